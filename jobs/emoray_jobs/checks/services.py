@@ -1,0 +1,142 @@
+"""Checks of storage and services: the lake, MLflow, the champion, the cluster and its token."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import uuid
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emoray.errors import ConfigError, ServiceError
+from emoray.lake import Lake
+from emoray_jobs import jobserver
+from emoray_jobs.checks import Finding
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+def check_lake(config: Config) -> Finding:
+    """Whether tables can be written, read and removed."""
+    lake = Lake(config.lake)
+    name, data = f".doctor-{uuid.uuid4().hex}", b"emoray"
+    try:
+        lake.write_bytes(data, "work", name)
+    except Exception as error:  # every store has exceptions of its own
+        return Finding(
+            "fail", f"{lake.root}: {error}", "Check lake.root, its permissions and, for s3://, the credentials"
+        )
+    try:
+        if lake.read_bytes("work", name) != data:
+            return Finding("fail", f"{lake.root} gives back other bytes than were written", "Check the store")
+    finally:
+        lake.fs.rm_file(lake.path("work", name))
+    corpora = lake.corpora()
+    return Finding("ok", f"{lake.root} is writable; corpora: {', '.join(corpora) or 'none yet'}")
+
+
+def check_tracking(config: Config) -> Finding:
+    """Whether MLflow's store answers; one that does not exist yet is made by the first training."""
+    uri = _tracking_uri(config)
+    if (path := _sqlite_path(uri)) is not None:
+        if not path.exists():
+            return Finding("ok", f"{uri} (made by the first training)")
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=CONNECT_TIMEOUT_S) as store:
+            (count,) = store.execute("SELECT COUNT(*) FROM runs").fetchone()
+        return Finding("ok", f"{uri}: {count} runs")
+    _get(uri, "/health")
+    return Finding("ok", f"{uri} answers")
+
+
+def check_champion(config: Config) -> Finding:
+    """Whether there is a model to score with."""
+    uri, name = _tracking_uri(config), config.tracking.model_name
+    version = None
+    if (path := _sqlite_path(uri)) is not None:
+        if path.exists():
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=CONNECT_TIMEOUT_S) as store:
+                query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = 'champion'"
+                version = next(iter(store.execute(query, (name,)).fetchone() or []), None)
+    else:
+        answer = _get(
+            uri, "/api/2.0/mlflow/registered-models/alias", {"name": name, "alias": "champion"}, missing_is_none=True
+        )
+        version = answer and answer["model_version"]["version"]
+    if version is None:
+        return Finding(
+            "warn",
+            f"{name} has no champion yet: nothing to score with",
+            "emoray train, then emoray promote; or emoray demo",
+        )
+    return Finding("ok", f"models:/{name}@champion is version {version}")
+
+
+def _tracking_uri(config: Config) -> str:
+    """Where runs are kept, as `emoray.registry` resolves it (without its import of MLflow, which takes seconds)."""
+    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    lake = Lake(config.lake)
+    if not lake.is_local:
+        remedy = "Name an MLflow server: tracking.uri=http://…, or MLFLOW_TRACKING_URI"
+        raise ConfigError("tables on a store, but no tracking server", where="tracking.uri", remedy=remedy)
+    return f"sqlite:///{lake.path('mlflow.db')}"
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    scheme, _, path = uri.partition(":///")
+    return Path(path) if scheme.startswith("sqlite") else None
+
+
+def _get(uri: str, path: str, query: dict[str, str] | None = None, *, missing_is_none: bool = False) -> Any:
+    import httpx
+
+    try:
+        trust = not jobserver.is_loopback(uri)
+        answer = httpx.get(uri.rstrip("/") + path, params=query, timeout=CONNECT_TIMEOUT_S, trust_env=trust)
+        if missing_is_none and answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        answer.raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServiceError(
+            f"MLflow does not answer ({error})", where=uri, remedy="Check tracking.uri and that the server runs"
+        ) from error
+    return answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
+
+
+def check_ray(config: Config) -> Finding:
+    """Whether the cluster answers and runs the same Ray."""
+    ours = metadata.version("ray")
+    given = config.submit.address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if not given:
+        where = config.cluster.address or os.environ.get("RAY_ADDRESS")
+        return Finding(
+            "ok", f"Ray {ours}; jobs run on {where or 'a local Ray'}" + ("" if where else ", no cluster named")
+        )
+    address = jobserver.resolve_address(given)
+    theirs = jobserver.server_version(address, CONNECT_TIMEOUT_S)
+    if theirs.split(".")[:2] != ours.split(".")[:2]:
+        return Finding(
+            "fail",
+            f"{address} runs Ray {theirs}, this client {ours}",
+            "Have one version on both sides (infra/Containerfile)",
+        )
+    return Finding("ok", f"{address} runs Ray {theirs}")
+
+
+def check_token(_config: Config) -> Finding:
+    """Whether a Ray token is at hand, and only its owner can read it."""
+    token, place = jobserver.auth_token()
+    if place == "RAY_AUTH_MODE=disabled":
+        remedy = "Unset it: whoever reaches the ports of a Ray without a token can run any code on it"
+        return Finding("warn", f"{place}: token authentication is off", remedy)
+    if token is None:
+        return Finding("ok", f"none at {place}; a local Ray makes its own, a cluster wants RAY_AUTH_TOKEN_PATH")
+    if os.path.isfile(place) and stat.S_IMODE(os.stat(place).st_mode) & 0o077:
+        return Finding("warn", f"{place} can be read by others", f"chmod 600 {place}")
+    return Finding("ok", f"from {place}")

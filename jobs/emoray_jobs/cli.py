@@ -1,0 +1,306 @@
+"""The command line `emoray`: reads arguments, hands over to the verb's module, prints what comes back.
+
+Nothing heavy is imported before a verb runs: `--help` stays under half a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from emoray.errors import ConfigError, EmorayError
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+USAGE_ERROR, FAILURE, REFUSED, INTERRUPTED = 2, 1, 3, 130
+PLAIN_WIDTH = 140
+
+app = App(
+    name="emoray",
+    help="Speech emotion at cluster scale: annotate, train, promote and score valence, arousal and dominance on Ray.",
+    version=lambda: metadata.version("emoray"),
+    help_format="plaintext",  # the others import a Markdown renderer: a fifth of the time that --help may take
+    default_parameter=Parameter(negative=(), show_default=False),
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+corpus_app = App(name="corpus", help="Import a corpus, look at it, list what there is.")
+app.command(corpus_app)
+
+COMMON = Group("Configuration", sort_key=100)
+
+
+@Parameter(name="*", group=COMMON)
+@dataclass(frozen=True)
+class Common:
+    """Options that every verb has.
+
+    Attributes:
+        preset: Shipped configuration to start from.
+        config: YAML file with what differs.
+        set: Override one key, value in YAML; may be repeated.
+        show_config: Print the configuration that would be in force, and stop.
+        debug: Show the trace of an error, and log more.
+    """
+
+    preset: Annotated[str, Parameter(alias="-p", help="Shipped configuration to start from: laptop, gpu or paper.")] = (
+        "laptop"
+    )
+    config: Annotated[Path | None, Parameter(alias="-c", help="YAML file with what differs from it.")] = None
+    set: Annotated[
+        list[str],
+        Parameter(alias="-s", help="Override one key: section.key=value, the value in YAML. May be repeated."),
+    ] = field(default_factory=list)
+    show_config: Annotated[bool, Parameter(help="Print the configuration that would be in force, and stop.")] = False
+    debug: Annotated[bool, Parameter(help="Show the trace of an error, and log more.")] = False
+
+
+DEFAULTS = Common()
+
+
+@app.command
+def demo(*, short: bool = False, common: Common = DEFAULTS) -> None:
+    """The whole way on this machine: corpus, annotations, two models, promotion, one clip scored over HTTP.
+
+    Args:
+        short: With little data and few epochs: shows that it works, not how well.
+    """
+    _do("demo", common, short=short)
+
+
+@corpus_app.command(name="build")
+def corpus_build(*, common: Common = DEFAULTS) -> None:
+    """Import the configured corpus into the lake (or make it, if it is the synthetic one)."""
+    _do("corpus", common, "build")
+
+
+@corpus_app.command(name="stats")
+def corpus_stats(*, common: Common = DEFAULTS) -> None:
+    """Hours, speakers, splits and labels of the configured corpus."""
+    _do("corpus", common, "stats")
+
+
+@corpus_app.command(name="list")
+def corpus_list(*, common: Common = DEFAULTS) -> None:
+    """The corpora of the lake."""
+    _do("corpus", common, "listing")
+
+
+@app.command
+def annotate(
+    *,
+    plan: bool = False,
+    retry_failed: bool = False,
+    refit_norms: bool = False,
+    split: list[str] | None = None,
+    common: Common = DEFAULTS,
+) -> None:
+    """Annotate the corpus: transcripts, emphasis, semantics and their vectors. After a kill the same command goes on.
+
+    Args:
+        plan: Print how many rows each stage would compute and reuse, and stop.
+        retry_failed: Try the rows again whose errors are on record.
+        refit_norms: Fit the speakers' and the corpus's norms anew.
+        split: Only this split; may be repeated.
+    """
+    if plan:
+        _do("annotate", common, "plan", splits=split or ())
+    else:
+        _do("annotate", common, retry_failed=retry_failed, refit_norms=refit_norms, splits=split or ())
+
+
+@app.command
+def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAULTS) -> None:
+    """Train the configured model on the annotated corpus and register it. After a kill the same command goes on.
+
+    Args:
+        fresh: Begin anew, even where the same run is finished or under way.
+        champion: Make the version champion if there is none yet.
+    """
+    _do("train", common, fresh=fresh, champion=champion)
+
+
+@app.command
+def evaluate(*, model: str | None = None, common: Common = DEFAULTS) -> None:
+    """Evaluate a registered model on the corpus's test split and write the report.
+
+    Args:
+        model: Version, alias or models:/name@alias; the newest challenger, else the champion, if left out.
+    """
+    _do("evaluate", common, model=model)
+
+
+@app.command
+def promote(*, version: str | None = None, common: Common = DEFAULTS) -> None:
+    """Let a challenger replace the champion, if it passes the gate. Ends with exit status 3 if it does not.
+
+    Args:
+        version: Version to promote; the one with the alias challenger if left out.
+    """
+    result = _do("promote", common, version=version)
+    if result is not None and not result.passed:
+        raise SystemExit(REFUSED)
+
+
+@app.command
+def rollback(*, common: Common = DEFAULTS) -> None:
+    """Make the previous champion champion again."""
+    _do("promote", common, "rollback")
+
+
+@app.command
+def serve(*, build: bool = False, detach: bool = False, common: Common = DEFAULTS) -> None:
+    """Serve the champion over HTTP until Ctrl-C.
+
+    Args:
+        build: Only print the Serve config, for `serve deploy` and KubeRay.
+        detach: On a cluster: return once the application runs, and leave it there.
+    """
+    _do("serve", common, build=build, detach=detach)
+
+
+@app.command
+def score(
+    *sources: str,
+    table: str | None = None,
+    model: str | None = None,
+    transcript: str | None = None,
+    semantics: Literal["none", "transcript", "full"] = "full",
+    name: str | None = None,
+    json: bool = False,
+    common: Common = DEFAULTS,
+) -> None:
+    """Score recordings: files, folders, or a table.
+
+    Args:
+        sources: Audio files and folders (local or s3://).
+        table: A corpus of the lake, or a manifest (csv, jsonl, parquet) with a column audio_uri.
+        model: models:/name@alias, models:/name/version, a version or an alias; the champion if left out.
+        transcript: What is said in the one file. Without it the voice decides, unless the model brings a recogniser.
+        semantics: How much of the words the score may use.
+        name: Under which name a table's scores are kept in the lake.
+        json: Print JSON, one object per recording.
+    """
+    _do(
+        "score",
+        common,
+        render="to_json" if json else "render",
+        sources=sources,
+        table=table,
+        model=model,
+        transcript=transcript,
+        semantics=semantics,
+        name=name,
+    )
+
+
+@app.command
+def submit(
+    verb: str,
+    *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    address: str | None = None,
+    wait: Annotated[bool, Parameter(negative="--no-wait")] = True,
+    common: Common = DEFAULTS,
+) -> None:
+    """Run a verb on a Ray cluster: emoray submit VERB … --address http://HEAD:8265. Ends with the job's status.
+
+    Args:
+        verb: The verb to run there.
+        arguments: The verb's own arguments.
+        address: The cluster's job server; submit.address if left out.
+        wait: Follow the job to its end.
+    """
+    result = _do("submit", common, verb=verb, arguments=arguments, address=address, wait=wait)
+    if result is not None and result.exit_code:
+        raise SystemExit(result.exit_code)
+
+
+@app.command
+def doctor(*, common: Common = DEFAULTS) -> None:
+    """Find what would go wrong before it does: versions, memory, storage, services."""
+    result = _do("doctor", common)
+    if result is not None and not result.ok:
+        raise SystemExit(FAILURE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program's name; the process's own by default.
+
+    Returns:
+        Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by the gate, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        app(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _fail(str(error), USAGE_ERROR, debug)
+    except EmorayError as error:
+        return _fail(str(error), USAGE_ERROR if isinstance(error, ConfigError) else FAILURE, debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what is done is kept", INTERRUPTED, debug)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else FAILURE
+    except Exception as error:
+        hint = "" if debug else ". This should not happen: run it again with --debug for the trace"
+        return _fail(f"{type(error).__name__}: {error}{hint}", FAILURE, debug)
+    return 0
+
+
+def _do(module: str, common: Common, function: str = "run", render: str = "render", **options: Any) -> Any:
+    """Load the configuration, call a verb's function and print its result; None if the configuration was all."""
+    config = _load(common)
+    if common.show_config:
+        from emoray.config import to_yaml
+
+        sys.stdout.write(to_yaml(config))
+        return None
+    job = importlib.import_module(f"emoray_jobs.{module}")
+    result = getattr(job, function)(config, **options)
+    shown = getattr(job, render)(result)
+    if isinstance(shown, str):
+        sys.stdout.write(shown)
+        return result
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    console.print(shown)
+    return result
+
+
+def _load(common: Common) -> Config:
+    import logging
+
+    logging.basicConfig(
+        level=logging.INFO if common.debug else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    from emoray.config import load
+    from emoray_jobs.config import Config
+
+    return load(Config, preset=common.preset, file=common.config, overrides=common.set)
+
+
+def _fail(text: str, status: int, debug: bool) -> int:
+    if debug and status != INTERRUPTED:
+        traceback.print_exc()
+    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    return status

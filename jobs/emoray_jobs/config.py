@@ -1,0 +1,51 @@
+"""The jobs' configuration: one typed root over the sections, which live beside what they configure."""
+
+from __future__ import annotations
+
+from emoray.config import Section
+from emoray.corpora import CorpusConfig
+from emoray.evaluation.config import EvaluateConfig
+from emoray.lake import LakeConfig
+from emoray.models.config import ModelConfig
+from emoray.registry.config import GateConfig, TrackingConfig
+from emoray.stages.config import AnnotateConfig
+from emoray.training.config import TrainConfig
+from emoray_jobs.cluster import ClusterConfig
+from emoray_jobs.demo import DemoConfig
+from emoray_jobs.submit import SubmitConfig
+from emoray_jobs.train_config import LaunchConfig
+from emoray_serving.config import ServeConfig
+
+
+class Config(Section):
+    """Everything that the verbs can be told.
+
+    Attributes:
+        lake: Where tables and artefacts live.
+        tracking: MLflow.
+        cluster: Which Ray the jobs run on.
+        corpus: Which corpus, and how it is made or read.
+        annotate: The annotation stages.
+        model: The model to train.
+        train: How it is trained.
+        launch: How a training is spread over a cluster.
+        evaluate: Intervals, groups and the conformal level of reports.
+        promote: The gate between challenger and champion.
+        serve: The online application.
+        demo: What `emoray demo` does in small.
+        submit: How jobs go to a cluster.
+    """
+
+    lake: LakeConfig
+    tracking: TrackingConfig
+    cluster: ClusterConfig
+    corpus: CorpusConfig
+    annotate: AnnotateConfig
+    model: ModelConfig
+    train: TrainConfig
+    launch: LaunchConfig
+    evaluate: EvaluateConfig
+    promote: GateConfig
+    serve: ServeConfig
+    demo: DemoConfig
+    submit: SubmitConfig

@@ -1,0 +1,152 @@
+"""corpus: import one into the lake, look at it, list what there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from emoray import corpora
+from emoray.lake import Lake
+from emoray.schema import DIMENSIONS, UNKNOWN_SPEAKER
+from emoray_jobs.progress import track
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+BINS = 8
+BAR = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class SplitStats:
+    """What one split holds.
+
+    Attributes:
+        split: Its name; `none` for utterances without one.
+        utterances: How many.
+        speakers: Known speakers.
+        unknown_speakers: Utterances whose speaker is not known.
+        hours: Hours of audio, as far as the table says.
+    """
+
+    split: str
+    utterances: int
+    speakers: int
+    unknown_speakers: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a corpus holds.
+
+    Attributes:
+        corpus: Its name.
+        splits: Per split, train first.
+        histograms: Per labelled dimension, the utterances in each of `BINS` equal bins of [0, 1].
+        emotions: Utterances per emotion, the most frequent first.
+        scale: Ends of the labels' scale, or None without dimensional labels.
+        transcripts: Utterances with a transcript.
+    """
+
+    corpus: str
+    splits: list[SplitStats]
+    histograms: dict[str, list[int]]
+    emotions: dict[str, int]
+    scale: tuple[float, float] | None
+    transcripts: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The corpora of a lake: name → utterances."""
+
+    root: str
+    corpora: dict[str, int]
+
+
+def build(config: Config) -> Stats:
+    """Import the configured corpus, or make it; what is there already is reused.
+
+    Raises:
+        InputError: The source cannot be used.
+        SchemaError: The table breaks its contract.
+        MissingExtraError: The synthesiser is not installed.
+    """
+    with track(f"building {config.corpus.name}", "utterances") as advance:
+        corpora.build(config.corpus, Lake(config.lake), advance)
+    return stats(config)
+
+
+def stats(config: Config) -> Stats:
+    """Look at the configured corpus.
+
+    Raises:
+        LakeError: It is not in the lake.
+    """
+    frame = pl.from_arrow(Lake(config.lake).utterances(config.corpus.name))
+    assert isinstance(frame, pl.DataFrame)
+    known = pl.col("speaker_id").is_not_null() & (pl.col("speaker_id") != UNKNOWN_SPEAKER)
+    seconds = pl.coalesce("duration_s", pl.col("end_s") - pl.col("start_s"))
+    splits = frame.group_by(pl.col("split").fill_null("none")).agg(
+        pl.len().alias("utterances"),
+        pl.col("speaker_id").filter(known).n_unique().alias("speakers"),
+        (~known).sum().alias("unknown_speakers"),
+        (seconds.sum() / 3600).alias("hours"),
+    )
+    order = {name: place for place, name in enumerate(("train", "dev", "gate"))}
+    rows = sorted(splits.iter_rows(named=True), key=lambda row: (order.get(row["split"], len(order)), row["split"]))
+    scales = frame.select("scale_min", "scale_max").drop_nulls()
+    counted = frame["emotion"].drop_nulls().value_counts(sort=True)
+    return Stats(
+        corpus=config.corpus.name,
+        splits=[SplitStats(**row) for row in rows],
+        histograms={name: _histogram(frame[name]) for name in DIMENSIONS if frame[name].count()},
+        emotions=dict(counted.iter_rows()),
+        scale=None if scales.is_empty() else (scales["scale_min"].min(), scales["scale_max"].max()),  # type: ignore[arg-type]
+        transcripts=frame["transcript"].count(),
+    )
+
+
+def listing(config: Config) -> Listing:
+    """The corpora of the lake."""
+    lake = Lake(config.lake)
+    return Listing(lake.root, {name: lake.utterances(name, ["utterance_id"]).num_rows for name in lake.corpora()})
+
+
+def _histogram(values: pl.Series) -> list[int]:
+    bins = (values.drop_nulls() * BINS).floor().clip(0, BINS - 1).cast(pl.Int64)
+    return [int((bins == place).sum()) for place in range(BINS)]
+
+
+def render(result: Stats | Listing) -> RenderableType:
+    """Statistics or the list, as they are printed."""
+    if isinstance(result, Listing):
+        lines = [f"{name}: {rows:,} utterances" for name, rows in result.corpora.items()]
+        return Text("\n".join(lines) or f"no corpora in {result.root} yet: emoray corpus build")
+    table = Table(title=f"corpus {result.corpus}", title_justify="left")
+    table.add_column("split")
+    for name in ("utterances", "speakers", "of unknown speakers", "hours"):
+        table.add_column(name, justify="right")
+    for split in result.splits:
+        cells = (f"{split.utterances:,}", f"{split.speakers:,}", f"{split.unknown_speakers:,}", f"{split.hours:.2f}")
+        table.add_row(split.split, *cells)
+    parts: list[RenderableType] = [table, f"{result.transcripts:,} with a transcript"]
+    if result.scale:
+        low, high = result.scale
+        bars = [f"{name} {_bars(counts)}" for name, counts in result.histograms.items()]
+        parts.append(Columns([f"labels {low:g}..{high:g}:", *bars], padding=(0, 2)))
+    if result.emotions:
+        parts.append(", ".join(f"{name} {number:,}" for name, number in result.emotions.items()))
+    return Group(*parts)
+
+
+def _bars(counts: list[int]) -> str:
+    top = max(counts)
+    return "".join(BAR[round(number / top * (len(BAR) - 1))] for number in counts)

@@ -1,0 +1,253 @@
+"""One pass of a phase on Ray Data: batches of rows through the phase's stages, outcomes into the sink.
+
+Neighbouring CPU stages share one task operator, so that a waveform lives and dies in one process; stages that hold
+weights get an actor pool. Nothing depends on order, and nothing comes back but ids: the stage tables are the record.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import resource
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.util.annotations import RayDeprecationWarning
+
+from emoray.audio.io import AUDIO_HZ
+from emoray.lake import Lake, LakeConfig
+from emoray.schema import UTTERANCES, stage_schema
+from emoray.stages.base import WAVEFORM, Row, Stage
+from emoray.stages.decode import Decode
+from emoray.stages.guard import GuardConfig, Outcome, run_guarded
+from emoray_jobs.sink import brief
+from emoray_jobs.worklist import TODO, hears, inputs, read_batch
+
+log = logging.getLogger(__name__)
+
+#: Blocks of a pass: enough to keep a large cluster busy, few enough for the driver to keep account of.
+MAX_BLOCKS = 4096
+#: Cores that an actor of a pool asks for. It keeps them while it waits for work: with whole ones, the pools of several
+#: runs on a small cluster would keep the tasks that feed them from ever starting.
+ACTOR_CPUS = 0.25
+#: Memory that a task with waveforms asks for: the interpreter with its libraries, and some copies of a batch's audio.
+TASK_BASE_BYTES = 384 * 2**20
+AUDIO_COPIES = 6
+IDS = pa.schema([("utterance_id", pa.string())])
+
+
+class Operator:
+    """The stages of one operator, over blocks of rows.
+
+    Args:
+        stages: Stages to run, in order.
+        passes_on: Schema of the rows that the next operator reads; None for the last operator.
+        fingerprints: Fingerprint of each stage.
+        guard: How failing rows are treated.
+        lake: Where the batches of the first operator are; None for a later operator, whose blocks hold the rows.
+        sink: Actor that takes the outcomes.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        passes_on: pa.Schema | None,
+        fingerprints: Mapping[str, str],
+        guard: GuardConfig,
+        lake: LakeConfig | None,
+        sink: Any,
+    ) -> None:
+        self._stages = stages
+        self._fingerprints = fingerprints
+        self._guard = guard
+        self._lake = Lake(lake) if lake else None
+        self._sink = sink
+        self._passes_on = passes_on
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """Run a block: descriptors of batches for the first operator, rows for the later ones."""
+        if self._lake is None:
+            yield from self._run(block)
+            return
+        for batch in block.to_pylist():
+            yield from self._run(read_batch(self._lake, batch["path"], batch["row_group"]))
+
+    def _run(self, table: pa.Table) -> Iterator[pa.Table]:
+        try:
+            rows = _to_rows(table)
+            outcomes = {}
+            for stage in self._stages:
+                outcomes[(stage.name, self._fingerprints[stage.name])] = self._annotate(stage, rows)
+            context = ray.get_runtime_context()
+            process = f"{context.get_node_id()}:{context.get_worker_id()}"
+            recorded = {name: table for name, table in outcomes.items() if table.num_rows}
+            ray.get(self._sink.add.remote(recorded, process, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+            if self._passes_on is None:
+                yield table.select(["utterance_id"]).cast(IDS)
+            else:
+                yield _to_table(rows, self._passes_on)
+        except Exception as error:
+            # Not a row's fault (those are outcomes): a disk that is full, a sink that died. These rows stay to do.
+            self._sink.problem.remote(brief(error))
+
+    def _annotate(self, stage: Stage, rows: list[Row]) -> pa.Table:
+        lacking = [row for row in rows if stage.name in row[TODO]]
+        if stage.name == Decode.name:
+            # Done before, but a later stage needs the waveform. Where decoding failed, that stage says missing_input.
+            again = [row for row in rows if stage.name not in row[TODO] and row.get(stage.name) is not None]
+            run_guarded(stage, again, self._guard)
+        return _outcome_table(stage, run_guarded(stage, lacking, self._guard))
+
+
+class Flow:
+    """A phase's stages as something that batches can be sent through.
+
+    Args:
+        stages: Stages to run, in order.
+        types: Type of every stage's value, of those too that are only read.
+        fingerprints: Fingerprint of each stage.
+        guard: How failing rows are treated.
+        lake: Where the batches are.
+        sink: Actor that takes the outcomes.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        types: Mapping[str, pa.DataType],
+        fingerprints: Mapping[str, str],
+        guard: GuardConfig,
+        lake: LakeConfig,
+        sink: Any,
+    ) -> None:
+        self._stages = stages
+        self._types = types
+        self._shared = (dict(fingerprints), guard)
+        self._lake = lake
+        self._sink = sink
+
+    def stream(self, batches: pa.Table, max_audio_s: float) -> Iterator[int]:
+        """Send batches through with Ray Data. Batches whose process dies are left out: they stay to do.
+
+        Args:
+            batches: What `worklist.write_batches` returned.
+            max_audio_s: Seconds of audio of a batch, for the memory that a task asks for.
+
+        Yields:
+            How many more rows are through.
+        """
+        if not log.isEnabledFor(logging.INFO):
+            # It would print a trace per lost batch; the passes say in a line what was lost.
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            # Ray 2.60 deprecates the arguments that limit retries, and has no others yet.
+            warnings.filterwarnings("ignore", category=RayDeprecationWarning, message=".*ray_remote_args")
+            dataset = self._dataset(batches, max_audio_s)
+        for ids in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            assert isinstance(ids, pa.Table)
+            yield ids.num_rows
+
+    def _dataset(self, batches: pa.Table, max_audio_s: float) -> ray.data.Dataset:
+        groups = [list(group) for _, group in itertools.groupby(self._stages, key=lambda stage: stage.resources)]
+        resources = ray.cluster_resources()
+        cores, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+        pools = sum(group[0].resources == "actor" for group in groups)
+        # Each actor loads its weights: not worth it for fewer than a few batches. Every GPU gets one of each pool.
+        actors = int(max(1, min(gpus or cores, batches.num_rows // 4)))
+        largest = pc.max(batches["rows"]).as_py()
+        size = -(-batches.num_rows // MAX_BLOCKS)
+        dataset: ray.data.Dataset = ray.data.from_arrow(
+            [batches.slice(start, size) for start in range(0, batches.num_rows, size)]
+        )
+        dataset.context.max_errored_blocks = -1
+        dataset.context.enable_progress_bars = False
+        for position, group in enumerate(groups):
+            later = [stage for rest in groups[position + 1 :] for stage in rest]
+            passes_on = _row_schema(later, self._types) if later else None
+            arguments = (group, passes_on, *self._shared, None if position else self._lake, self._sink)
+            # The first operator's blocks hold batches, one in a row; those of the later ones are batches already.
+            options: dict[str, Any] = {"batch_size": None if position else 1, "batch_format": "pyarrow"}
+            if group[0].resources == "actor":
+                options |= {"num_cpus": ACTOR_CPUS, "fn_constructor_args": arguments}
+                options["compute"] = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
+                if gpus:
+                    # Ray then wants a number of rows: those of the largest batch; it may put short ones together.
+                    options |= {"num_gpus": 1 / pools, "batch_size": options["batch_size"] or largest}
+                # The pool replaces an actor that died; restarting it would repeat the row that killed it for ever.
+                dataset = dataset.map_batches(Operator, max_restarts=0, max_task_retries=0, **options)
+            else:
+                options["num_cpus"] = min(1.0, cores / 2)
+                if any(hears(stage) or stage.name == Decode.name for stage in group):
+                    options["memory"] = TASK_BASE_BYTES + int(max_audio_s * AUDIO_HZ * 4 * AUDIO_COPIES)
+                dataset = dataset.map_batches(Operator(*arguments), max_retries=1, **options)
+        return dataset
+
+    def each_alone(self, batches: pa.Table) -> list[str]:
+        """Run every batch as a task of its own, in a process that works on nothing else meanwhile.
+
+        Returns:
+            utterance_ids of the batches whose process died.
+        """
+        operator = Operator(self._stages, None, *self._shared, self._lake, self._sink)
+        lone = ray.remote(num_cpus=1, max_retries=0)(_drain)
+        tasks = [
+            (lone.remote(operator, batches.slice(row, 1)), batches["first_id"][row].as_py())
+            for row in range(batches.num_rows)
+        ]
+        died = []
+        for task, utterance_id in tasks:
+            try:
+                ray.get(task)
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                died.append(utterance_id)
+        return died
+
+
+def _drain(operator: Operator, batch: pa.Table) -> None:
+    for _ in operator(batch):
+        pass
+
+
+def _row_schema(later: Sequence[Stage], types: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Schema of the rows that go to the later operators: utterances, what is to do, and the inputs that they read."""
+    fields = [*UTTERANCES, pa.field(TODO, pa.list_(pa.string()))]
+    fields += [pa.field(name, types[name]) for name in inputs(later)]
+    if any(map(hears, later)):
+        fields.append(pa.field(WAVEFORM, pa.binary()))
+    return pa.schema(fields)
+
+
+def _to_rows(table: pa.Table) -> list[Row]:
+    rows: list[Row] = table.to_pylist()
+    for row in rows:
+        if row.get(WAVEFORM) is not None:
+            row[WAVEFORM] = np.frombuffer(row[WAVEFORM], np.float32)
+    return rows
+
+
+def _to_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    if WAVEFORM in schema.names:
+        rows = [row | {WAVEFORM: None if row.get(WAVEFORM) is None else row[WAVEFORM].tobytes()} for row in rows]
+    return pa.Table.from_pylist(rows, schema)
+
+
+def _outcome_table(stage: Stage, outcomes: list[Outcome]) -> pa.Table:
+    schema = stage_schema(stage.value_type)
+    try:
+        return pa.Table.from_pylist([outcome.as_row() for outcome in outcomes], schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        if len(outcomes) == 1:
+            record = {
+                "type": "bad_value",
+                "message": f"stage {stage.name!r} gave a value of the wrong type: {error}",
+                "attempts": 1,
+            }
+            refused = Outcome(outcomes[0].utterance_id, None, record, outcomes[0].elapsed_s)
+            return pa.Table.from_pylist([refused.as_row()], schema)
+        return pa.concat_tables([_outcome_table(stage, [outcome]) for outcome in outcomes])

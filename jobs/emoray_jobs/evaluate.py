@@ -1,0 +1,253 @@
+"""evaluate: a registered version's predictions on the test split, at every semantic level, and the report on them.
+
+The test split is scored once per version; another call reads the stored predictions, and writes the report anew only if
+the options of the report changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from emoray.errors import InputError
+from emoray.evaluation.report import SYNTHETIC_NOTE, About, write_report
+from emoray.evaluation.summary import LEVELS
+from emoray.lake import Lake
+from emoray.registry import versions
+from emoray.registry.tracking import Tracking, connect
+from emoray.registry.versions import CHALLENGER, CHAMPION, Version
+from emoray.scoring.bundle import Bundle, open_bundle
+from emoray_jobs.judging import find_version, predictions
+from emoray_jobs.progress import waiting
+from emoray_jobs.release import levels_of
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+TEST = re.compile(r"test\d*")
+_TITLES = {"ua": "UA", "wa": "WA"}
+PREDICTIONS, METRICS, KEY = "predictions.parquet", "metrics.json", "key.json"
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """The report on one split.
+
+    Attributes:
+        split: Name of the split.
+        folder: Where the report lies.
+        metrics: The tree of its metrics.json.
+        reused: It was there before.
+    """
+
+    split: str
+    folder: str
+    metrics: dict[str, Any]
+    reused: bool
+
+    @property
+    def page(self) -> str:
+        """Address of the HTML page."""
+        return f"{self.folder}/report.html"
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What an evaluation found.
+
+    Attributes:
+        model_name: Name that the version is registered under.
+        version: The version.
+        kind: Name of the model.
+        reports: One per test split.
+    """
+
+    model_name: str
+    version: str
+    kind: str
+    reports: list[SplitReport]
+
+
+def run(config: Config, *, model: str | None = None) -> EvaluateResult:
+    """Judge a registered version on the corpus's test splits and log the report to its MLflow run.
+
+    Args:
+        config: The jobs' configuration.
+        model: Number, alias or `models:/…`; the challenger if left out, the champion if there is none.
+
+    Raises:
+        RegistryError: There is no such version.
+        InputError: The corpus has no labelled test split.
+    """
+    lake = Lake(config.lake)
+    tracking = connect(config.tracking, lake)
+    version = find_version(tracking, model or _latest(tracking))
+    bundle = open_bundle(versions.fetch(tracking, version))
+    found = lake.utterances(config.corpus.name, ["split"])["split"].unique().to_pylist()
+    splits = sorted(name for name in found if name is not None and TEST.fullmatch(name))
+    if not splits:
+        raise InputError(f"corpus {config.corpus.name!r} has no test split", remedy="Give some of its speakers to test")
+    with contextlib.ExitStack() as stack:
+        reports = [_judge(config, lake, tracking, stack, version, bundle, split) for split in splits]
+    return EvaluateResult(version.name, version.version, bundle.config.name, reports)
+
+
+def _latest(tracking: Tracking) -> str:
+    return CHALLENGER if versions.find_alias(tracking, CHALLENGER) is not None else CHAMPION
+
+
+def _judge(
+    config: Config,
+    lake: Lake,
+    tracking: Tracking,
+    stack: contextlib.ExitStack,
+    version: Version,
+    bundle: Bundle,
+    split: str,
+) -> SplitReport:
+    where = ("reports", version.name, version.version, split)
+    scored = _hash({"source": version.source, "corpus": _corpus_hash(lake, config.corpus.name, split)})
+    reported = _hash({"scored": scored, "evaluate": config.evaluate.model_dump(mode="json")})
+    key = lake.read_json(*where, KEY) if lake.exists(*where, KEY) else {}
+    if key.get("reported") == reported:
+        return SplitReport(split, lake.uri(*where), lake.read_json(*where, METRICS), reused=True)
+    with waiting(f"evaluating version {version.version} on {split}"):
+        if key.get("scored") == scored:
+            judged = pl.read_parquet(io.BytesIO(lake.read_bytes(*where, PREDICTIONS)))
+        else:
+            judged = predictions(config, lake, stack, bundle, [split], levels_of(bundle.config))
+        dev = predictions(config, lake, stack, bundle, ["dev"], levels_of(bundle.config)[-1:])
+        with tempfile.TemporaryDirectory(prefix="emoray-report-") as work:
+            report = write_report(
+                work,
+                judged,
+                config.evaluate,
+                _about(config, lake, version, bundle, split),
+                dev=dev,
+                half_widths=bundle.half_widths,
+                classes=bundle.config.classes,
+            )
+            _store(lake, work, where, {"scored": scored, "reported": reported})
+            tracking.log_folder(version.run_id, work, f"report/{split}")
+    _log_once(tracking, version.run_id, {f"{split}/{name}": value for name, value in report.flat().items()})
+    return SplitReport(split, lake.uri(*where), report.metrics, reused=False)
+
+
+def _store(lake: Lake, folder: str, where: Sequence[str], key: Mapping[str, str]) -> None:
+    """Copy a report into the lake, its key last: a report with a key is whole."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(root, name)
+            with open(path, "rb") as file:
+                lake.write_bytes(file.read(), *where, os.path.relpath(path, folder).replace(os.sep, "/"))
+    lake.write_json(dict(key), *where, KEY)
+
+
+def _log_once(tracking: Tracking, run_id: str, metrics: Mapping[str, float]) -> None:
+    known = tracking.client.get_run(run_id).data.metrics
+    tracking.log_metrics(run_id, {name: value for name, value in metrics.items() if name not in known})
+
+
+def _about(config: Config, lake: Lake, version: Version, bundle: Bundle, split: str) -> About:
+    synthetic = config.corpus.kind == "synthetic"
+    return About(
+        title=f"{version.name} version {version.version} ({bundle.config.name}) on {config.corpus.name}, {split}",
+        corpus=config.corpus.name,
+        facts={"model version": version.version, "MLflow run": version.run_id, **version.tags},
+        protocol=[
+            "Speakers of train occur in no other split; the epoch was selected on dev.",
+            f"{split} was scored once, by the registered version, and decided nothing.",
+        ],
+        ceiling=_ceiling(lake, config.corpus.name) if synthetic else None,
+        synthetic=synthetic,
+    )
+
+
+def _ceiling(lake: Lake, corpus: str) -> dict[str, float]:
+    from emoray.corpora.synthetic import ceiling
+
+    return ceiling(lake, corpus)
+
+
+def _corpus_hash(lake: Lake, corpus: str, split: str) -> str:
+    columns = ["utterance_id", "split", "audio_uri", "start_s", "end_s", "valence", "arousal", "dominance", "emotion"]
+    frame = pl.from_arrow(lake.utterances(corpus, columns))
+    assert isinstance(frame, pl.DataFrame)
+    return hashlib.sha256(frame.filter(pl.col("split") == split).sort("utterance_id").write_csv().encode()).hexdigest()
+
+
+def _hash(what: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def render(result: EvaluateResult) -> RenderableType:
+    """The tables as they are printed."""
+    parts: list[RenderableType] = []
+    for report in result.reports:
+        parts += [table([result], report.split), *notes(report), f"Report: {report.page}"]
+    return Group(*parts)
+
+
+def table(results: Sequence[EvaluateResult], split: str) -> Table:
+    """Metrics with their intervals: one row per version and semantic level, and the ceiling where it is known.
+
+    Args:
+        results: Evaluations on the same corpus.
+        split: The split to show.
+    """
+    reports = [(result, report) for result in results for report in result.reports if report.split == split]
+    first = reports[0][1].metrics
+    names = [f"ccc_{d}" for d in first["dimensions"]] + (["ccc_mean"] if first["dimensions"] else [])
+    names += ["ua", "wa"] if first["classes"] else []
+    heading = (
+        f"{split}: {first['n_clips']:,} clips, {first['n_speakers']} speakers; {100 * first['interval_level']:g} %"
+    )
+    shown = Table(title=f"{heading} intervals over {first['unit']}s", title_justify="left")
+    for column in ("model", "hears"):
+        shown.add_column(column)
+    for name in names:
+        shown.add_column(_TITLES.get(name) or name.replace("ccc_", "CCC "), justify="right")
+    covered = any(level["coverage"] for _, report in reports for level in report.metrics["levels"].values())
+    if covered:
+        shown.add_column(f"{100 * first['conformal_level']:g} % intervals cover", justify="right")
+    for result, report in reports:
+        for level, figures in report.metrics["levels"].items():
+            cells = [_cell(figures["metrics"][name]) for name in names]
+            if covered:
+                cells.append(" / ".join(f"{100 * share:.0f}" for share in (figures["coverage"] or {}).values()) + " %")
+            shown.add_row(f"{result.kind}, version {result.version}", LEVELS.get(level, level), *cells)
+    ceiling = first["about"]["ceiling"]
+    if ceiling:
+        limits = {f"ccc_{d}": value for d, value in ceiling.items()}
+        limits.setdefault("ccc_mean", sum(ceiling.values()) / len(ceiling))
+        cells = [f"{limits[name]:.3f}" if name in limits else "" for name in names]
+        shown.add_row("ceiling", "given the label noise", *cells, *([""] if covered else []), style="dim")
+    return shown
+
+
+def _cell(entry: Mapping[str, Any]) -> str:
+    """An estimate over its interval."""
+    if entry["estimate"] is None:
+        return "–"
+    text = f"{entry['estimate']:.3f}"
+    return text if entry["low"] is None else f"{text}\n{entry['low']:.3f} … {entry['high']:.3f}"
+
+
+def notes(report: SplitReport) -> list[str]:
+    """What a reader of the table must know."""
+    notes = [report.metrics["warning"]] if report.metrics["warning"] else []
+    if report.reused:
+        notes.append("Scored before; the test split is scored once per version.")
+    return notes + ([SYNTHETIC_NOTE] if report.metrics["about"]["synthetic"] else [])

@@ -1,0 +1,154 @@
+"""What evaluation and promotion share: finding a registered version, and its predictions on a split."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from emoray.audio.io import decode
+from emoray.errors import AudioError, InputError
+from emoray.lake import Lake
+from emoray.registry import versions
+from emoray.registry.tracking import Tracking
+from emoray.registry.versions import Version
+from emoray.schema import UTTERANCES
+from emoray.scoring.bundle import Bundle, load_bundle, text_read
+from emoray.scoring.predictions import predict_rows
+from emoray.scoring.score import LEVEL_OF
+from emoray.stages.base import WAVEFORM, Row
+from emoray.training.pack import training_rows
+from emoray.training.predict import predict
+from emoray_jobs.packing import packed
+from emoray_jobs.progress import track
+from emoray_jobs.train_worker import device_here, torch_threads
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+#: Utterances that are held in memory, with their waveforms, while a version scores them from their audio.
+ROWS_AT_ONCE = 64
+
+
+def find_version(tracking: Tracking, reference: str) -> Version:
+    """A version by its number, an alias, `latest`, or an address `models:/name@alias` or `models:/name/number`.
+
+    Raises:
+        RegistryError: There is no such version.
+    """
+    if reference.startswith("models:/"):
+        path = reference.removeprefix("models:/")
+        name, _, rest = path.partition("@" if "@" in path else "/")
+        if not name or not rest:
+            raise InputError(
+                f"{reference!r} names no version", remedy="Write models:/NAME@ALIAS or models:/NAME/NUMBER"
+            )
+        tracking, reference = dataclasses.replace(tracking, model_name=name), rest
+    return versions.resolve(tracking, reference)
+
+
+def predictions(
+    config: Config,
+    lake: Lake,
+    stack: contextlib.ExitStack,
+    bundle: Bundle,
+    splits: Sequence[str],
+    levels: Sequence[str],
+) -> pl.DataFrame:
+    """Predictions of a version on labelled clips of splits, one part per semantic level.
+
+    Its text vectors come from the stage tables that it was fitted with, through a packed training set. Where the
+    lake has none of these (the corpus was annotated anew since), the version makes its own from the audio, as online.
+
+    Args:
+        config: The jobs' configuration.
+        lake: Where everything is.
+        stack: Keeps Ray, where it has to be started, beyond this call.
+        bundle: The version.
+        splits: Names of splits.
+        levels: Semantic levels.
+
+    Raises:
+        InputError: No clip of these splits has a label that the model could be judged by.
+    """
+    keys = training_rows(lake, config.corpus.name, bundle.fingerprints, vectors=False)
+    reads = text_read(bundle.config)
+    if reads and not keys.select(pl.any_horizontal(*(pl.col(name).fill_null(False) for name in reads)).any()).item():
+        return _from_audio(config, lake, bundle, splits, levels)
+    training_set = packed(
+        config,
+        lake,
+        stack,
+        fingerprints=bundle.fingerprints,
+        model=bundle.config,
+        audio=bundle.annotate.audio,
+        keys=keys,
+    )
+    ids = [name for split in splits for name in training_set.ids(split)]
+    if not ids:
+        raise _nothing_labelled(config, splits)
+    device, size = device_here(config.train), config.train.eval_batch_size
+    model = bundle.model.to(device)
+    with torch_threads(config.train.threads):
+        parts = [predict(model, training_set, ids, level, batch_size=size, device=device) for level in levels]
+    bundle.model.to("cpu")
+    return pl.concat(parts)
+
+
+def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) -> list[Row]:
+    """Rows of utterances with their waveforms; clips that cannot be decoded are left out.
+
+    Args:
+        lake: Where the corpus is.
+        corpus: Its name.
+        ids: Which utterances.
+        bundle: The version that says what counts as usable audio.
+    """
+    table = lake.utterances(corpus)
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    rows: list[Row] = frame.filter(pl.col("utterance_id").is_in(list(ids))).sort("utterance_id").to_dicts()
+    storage = lake.fs.storage_options or None
+    good = []
+    for row in rows:
+        with contextlib.suppress(AudioError):
+            decoded = decode(
+                row["audio_uri"],
+                bundle.annotate.audio,
+                start_s=row["start_s"],
+                end_s=row["end_s"],
+                storage_options=storage,
+            )
+            good.append({**row, WAVEFORM: decoded.samples})
+    return good
+
+
+def _from_audio(
+    config: Config, lake: Lake, bundle: Bundle, splits: Sequence[str], levels: Sequence[str]
+) -> pl.DataFrame:
+    scorer = load_bundle(bundle.folder)
+    frame = pl.from_arrow(lake.utterances(config.corpus.name, UTTERANCES.names))
+    assert isinstance(frame, pl.DataFrame)
+    labelled = pl.any_horizontal(pl.col(name).is_not_null() for name in ("valence", "arousal", "dominance", "emotion"))
+    ids = frame.filter(pl.col("split").is_in(list(splits)) & labelled).sort("utterance_id")["utterance_id"].to_list()
+    if not ids:
+        raise _nothing_labelled(config, splits)
+    semantics = {level: name for name, level in LEVEL_OF.items()}
+    parts = []
+    with track("scoring from the audio", "utterances") as advance, torch_threads(config.train.threads):
+        for start in range(0, len(ids), ROWS_AT_ONCE):
+            rows = utterance_rows(lake, config.corpus.name, ids[start : start + ROWS_AT_ONCE], bundle)
+            parts += [predict_rows(scorer, rows, semantics=semantics[level]) for level in levels if rows]  # type: ignore[arg-type]
+            advance(min(start + ROWS_AT_ONCE, len(ids)), len(ids))
+    return pl.concat(parts)
+
+
+def _nothing_labelled(config: Config, splits: Sequence[str]) -> InputError:
+    return InputError(
+        f"corpus {config.corpus.name!r} has no labelled utterances in {', '.join(splits)}",
+        remedy="A model is judged by clips with labels",
+        kind="empty_split",
+    )

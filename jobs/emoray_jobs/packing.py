@@ -1,0 +1,73 @@
+"""The packed training set that a model reads, made where it is not there yet; train, evaluate and promote share it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from emoray.audio.io import AudioConfig
+from emoray.lake import Lake, LakeConfig
+from emoray.models import ModelConfig, frontend
+from emoray.training.pack import is_sealed, pack, training_rows, training_set_hash
+from emoray.training.training_set import TrainingSet
+from emoray_jobs.cluster import session
+from emoray_jobs.progress import track
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+
+def absolute(config: LakeConfig, lake: Lake) -> LakeConfig:
+    """The lake as other processes need it: their working directory is another (Ray Train gives each run its own)."""
+    return config.model_copy(update={"root": lake.root})
+
+
+def packed(
+    config: Config,
+    lake: Lake,
+    stack: contextlib.ExitStack,
+    *,
+    fingerprints: Mapping[str, str],
+    model: ModelConfig,
+    audio: AudioConfig,
+    keys: pl.DataFrame | None = None,
+) -> TrainingSet:
+    """Pack the configured corpus for a model as far as that is not done, and open it.
+
+    Args:
+        config: The jobs' configuration.
+        lake: Where everything is.
+        stack: Keeps Ray, where it has to be started, beyond this call.
+        fingerprints: Of the stages whose text vectors go in.
+        model: Whose front-end and text width.
+        audio: What counts as usable audio.
+        keys: `training_rows(…, vectors=False)`, if the caller has them.
+    """
+    corpus, front = config.corpus.name, frontend(model.encoder)
+    if keys is None:
+        keys = training_rows(lake, corpus, fingerprints, vectors=False)
+    set_hash = training_set_hash(keys, fingerprints, front, audio, model.text_width)
+    if not is_sealed(lake, set_hash):
+        options: dict[str, Any] = {
+            "frontend": front,
+            "audio": audio,
+            "text_width": model.text_width,
+            "shard_rows": config.train.shard_rows,
+        }
+        if config.train.workers:
+            stack.enter_context(session(config.cluster, config.lake))
+            from emoray_jobs.plan_data import pack_with_ray
+
+            with track("packing the training set", "utterances") as advance:
+                ids = keys["utterance_id"].to_list()
+                pack_with_ray(
+                    absolute(config.lake, lake), corpus, fingerprints, ids, set_hash, advance=advance, **options
+                )
+        else:
+            storage = config.lake.storage_options or None
+            with track("packing the training set", "utterances") as advance:
+                pack(lake, corpus, fingerprints, storage_options=storage, progress=advance, **options)
+    return TrainingSet.open(lake, set_hash, config.train.cache_dir, model.classes)

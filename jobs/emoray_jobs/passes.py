@@ -1,0 +1,216 @@
+"""Drives a phase to its end: pass after pass over what the stage tables still lack.
+
+A pass loses the batches whose process dies, and what a dying sink held. The next pass finds them by the same anti-join,
+with smaller batches; the few rows that are left run one by one, stage by stage, and a row that even then kills its
+process becomes an outcome of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+
+from emoray.errors import ServiceError
+from emoray.lake import Lake
+from emoray.schema import stage_schema
+from emoray.stages import pipeline
+from emoray.stages.base import Stage
+from emoray.stages.decode import Decode
+from emoray_jobs import worklist
+from emoray_jobs.progress import track
+from emoray_jobs.worklist import Worklist
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+    from emoray_jobs.dataflow import Flow
+    from emoray_jobs.sink import SinkReport
+
+log = logging.getLogger(__name__)
+
+#: A pass that leaves rows undone is repeated with batches this many times smaller …
+SHRINK = 8
+#: … until so few are left that each can be tried by itself.
+LONE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Workforce:
+    """Who took part in a run.
+
+    Attributes:
+        nodes: Machines that ran stages.
+        processes: Worker processes that did.
+        peak_memory_bytes: Largest resident memory of each of them and of the driver, summed: an upper bound.
+    """
+
+    nodes: int
+    processes: int
+    peak_memory_bytes: int
+
+
+class Passes:
+    """Brings utterances through stages. Starts Ray when there is work, not before.
+
+    Args:
+        config: The jobs' configuration.
+        lake: Where the tables are.
+        utterances: The rows.
+        stack: Ends what this starts.
+
+    Attributes:
+        durations: utterance_id and seconds of the rows.
+        lacked: What each stage lacked when it was begun: utterance_id and seconds.
+    """
+
+    def __init__(self, config: Config, lake: Lake, utterances: pa.Table, stack: contextlib.ExitStack) -> None:
+        self.durations = worklist.durations(utterances)
+        self.lacked: dict[str, pl.DataFrame] = {}
+        self._config = config
+        self._lake = lake
+        self._utterances = utterances
+        self._stack = stack
+        self._has_ray = False
+        self._peak_rss_bytes: dict[str, int] = {}
+        every = [*pipeline.audio_stages(config.annotate), *pipeline.text_stages(config.annotate, None)]
+        self._types: dict[str, pa.DataType] = {stage.name: stage.value_type for stage in every}
+
+    def finish(self, stages: Sequence[Stage], fingerprints: Mapping[str, str], what: str) -> None:
+        """Repeat passes until every row has an outcome of every stage.
+
+        Args:
+            stages: Stages of one phase, in order.
+            fingerprints: Fingerprint of every stage that the phase may read.
+            what: What is being done, for the progress display.
+
+        Raises:
+            ServiceError: A pass got nowhere.
+        """
+        work = worklist.outstanding(self._lake, self.durations, stages, fingerprints)
+        self._types |= {stage.name: stage.value_type for stage in stages}
+        for stage in stages:
+            self.lacked[stage.name] = work.lacking(stage.name).select("utterance_id", "seconds")
+        max_rows, stalled = self._config.annotate.batch_rows, 0
+        while work.cells:
+            problems = self._pass(work, fingerprints, max_rows, what)
+            left = worklist.outstanding(self._lake, self.durations, stages, fingerprints)
+            if left.cells:
+                cause = "; ".join(problems) or "worker processes died"
+                stalled = stalled + 1 if left.cells == work.cells else 0
+                if stalled > 1 and (problems or max_rows == 1):
+                    _give_up(left, cause)
+                log.warning("%d utterances are not finished and are tried again: %s", left.rows.height, cause)
+                if not problems and left.rows.height <= LONE_ROWS:
+                    self._one_by_one(left, fingerprints)
+                    left = worklist.outstanding(self._lake, self.durations, stages, fingerprints)
+            work, max_rows = left, max(1, max_rows // SHRINK)
+
+    def workforce(self) -> Workforce:
+        """Who took part so far."""
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        nodes = {process.partition(":")[0] for process in self._peak_rss_bytes}
+        return Workforce(len(nodes), len(self._peak_rss_bytes), own + sum(self._peak_rss_bytes.values()))
+
+    def _pass(self, work: Worklist, fingerprints: Mapping[str, str], max_rows: int, what: str) -> list[str]:
+        """One pass with Ray Data; returns failures outside the rows."""
+        self._need_ray()
+        max_audio_s = self._config.annotate.batch_audio_s
+        total, done = work.rows.height, 0
+        with (
+            self._sink() as (sink, problems),
+            self._lake.scratch("annotate") as folder,
+            track(what, "utterances") as advance,
+        ):
+            batches = self._batches(folder, work, fingerprints, max_rows, max_audio_s)
+            for rows in self._flow(work, fingerprints, sink).stream(batches, max_audio_s):
+                done += rows
+                advance(done, total)
+        return problems
+
+    def _one_by_one(self, work: Worklist, fingerprints: Mapping[str, str]) -> None:
+        """Each row in a task of its own, a stage at a time: a process that dies then tells which it was."""
+        audio = [stage for stage in work.stages if stage.name == Decode.name]
+        for stage in work.stages:
+            rows = worklist.outstanding(
+                self._lake, work.rows.select("utterance_id", "seconds"), [stage], fingerprints
+            ).rows
+            if rows.is_empty():
+                continue
+            died: list[str] = []
+            own = Worklist([*audio, stage] if worklist.hears(stage) else [stage], rows)
+            with self._sink() as (sink, _), self._lake.scratch("annotate") as folder:
+                batches = self._batches(folder, own, fingerprints, max_rows=1, max_audio_s=0.0)
+                died = self._flow(own, fingerprints, sink).each_alone(batches)
+            if died:
+                message = "the worker process died on this row, alone (out of memory, or a crash in native code)"
+                error = {"type": "worker_died", "message": message, "attempts": 1}
+                outcomes = [{"utterance_id": name, "value": None, "error": error, "elapsed_s": 0.0} for name in died]
+                table = pa.Table.from_pylist(outcomes, stage_schema(stage.value_type))
+                self._lake.append_stage(stage.name, fingerprints[stage.name], table)
+
+    def _batches(
+        self, folder: str, work: Worklist, fingerprints: Mapping[str, str], max_rows: int, max_audio_s: float
+    ) -> pa.Table:
+        reads = {name: fingerprints[name] for name in worklist.inputs(work.running())}
+        return worklist.write_batches(
+            self._lake, folder, work.rows, self._utterances, reads, max_rows=max_rows, max_audio_s=max_audio_s
+        )
+
+    def _flow(self, work: Worklist, fingerprints: Mapping[str, str], sink: Any) -> Flow:
+        from emoray_jobs.dataflow import Flow
+
+        return Flow(work.running(), self._types, fingerprints, self._config.annotate.guard, self._config.lake, sink)
+
+    @contextlib.contextmanager
+    def _sink(self) -> Iterator[tuple[Any, list[str]]]:
+        """A sink for the time of a pass, and a list that holds the pass's problems afterwards."""
+        import ray
+
+        from emoray_jobs import sink
+
+        annotate = self._config.annotate
+        actor = sink.start(self._config.lake, annotate.flush_rows, annotate.flush_s)
+        problems: list[str] = []
+        try:
+            try:
+                yield actor, problems
+            except ray.exceptions.RayError as error:
+                problems.append(sink.brief(error))
+            report: SinkReport = ray.get(actor.finish.remote())
+            problems += report.problems
+            for process, peak in report.peak_rss_bytes.items():
+                self._peak_rss_bytes[process] = max(peak, self._peak_rss_bytes.get(process, 0))
+        except ray.exceptions.RayError as error:
+            problems.append(sink.brief(error))
+        finally:
+            ray.kill(actor)
+
+    def _need_ray(self) -> None:
+        if not self._has_ray:
+            from emoray_jobs import cluster
+
+            self._stack.enter_context(cluster.session(self._config.cluster, self._config.lake))
+            self._has_ray = True
+            import ray
+
+            machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+            if self._lake.is_local and len(machines) > 1:
+                log.warning(
+                    "the lake %s is a folder, and the cluster has %d machines: all of them must have it mounted there",
+                    self._lake.root,
+                    len(machines),
+                )
+
+
+def _give_up(left: Worklist, cause: str) -> None:
+    raise ServiceError(
+        f"{left.rows.height} utterances cannot be finished: {cause}",
+        remedy="Mend the cause and run the same command again: what is done is kept",
+        kind="annotate_stuck",
+    )

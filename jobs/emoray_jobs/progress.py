@@ -1,0 +1,105 @@
+"""Progress on what takes longer than two seconds, on stderr: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+QUIET_S = 2.0
+LINE_EVERY_S = 5.0
+
+#: Tells how far a job is: (done, total).
+Advance = Callable[[int, int], None]
+
+
+@contextlib.contextmanager
+def track(what: str, unit: str = "") -> Iterator[Advance]:
+    """Show how far a countable job is.
+
+    Args:
+        what: What is being done, as a short phrase.
+        unit: What is being counted.
+
+    Yields:
+        A function to call with (done, total) whenever there is news; safe to call often.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as live:
+            task = live.add_task(what, total=None)
+            yield lambda done, total: live.update(task, completed=done, total=total)
+        return
+    lines = _Lines(what, unit)
+    yield lines.advance
+    lines.end()
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show that something of unknown length is under way: a spinner on a terminal, one line elsewhere."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(f"{what} …"):
+            yield
+        return
+    _line(f"{what} …")
+    yield
+
+
+class _Lines:
+    """Plain progress lines: none for what is over quickly, then one every few seconds and one at the end."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self.what = what
+        self.unit = f" {unit}" if unit else ""
+        self.started = time.monotonic()
+        self.said = self.started + QUIET_S - LINE_EVERY_S
+        self.state = (0, 0)
+
+    def advance(self, done: int, total: int) -> None:
+        self.state = (done, total)
+        now = time.monotonic()
+        if now - self.said >= LINE_EVERY_S:
+            self.said = now
+            self._say(now)
+
+    def end(self) -> None:
+        now = time.monotonic()
+        if now - self.started >= QUIET_S and self.state[1]:
+            self._say(now)
+
+    def _say(self, now: float) -> None:
+        done, total = self.state
+        _line(f"{self.what}: {done:,} of {total:,}{self.unit}, {now - self.started:.0f} s")
+
+
+def say(text: str) -> None:
+    """One line of news."""
+    _line(text)
+
+
+def _line(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

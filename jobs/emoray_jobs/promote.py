@@ -1,0 +1,164 @@
+"""promote: the gate between a challenger and the champion, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+from rich.console import RenderableType
+from rich.text import Text
+
+from emoray.errors import RegistryError
+from emoray.lake import Lake
+from emoray.registry import clean_process, gate, promotion, versions
+from emoray.registry.gate import Decision
+from emoray.registry.tracking import Tracking, connect
+from emoray.registry.versions import CHALLENGER, CHAMPION, Version
+from emoray.scoring.bundle import load_bundle, open_bundle
+from emoray.scoring.predictions import request_of
+from emoray_jobs.judging import find_version, predictions, utterance_rows
+from emoray_jobs.progress import waiting
+from emoray_jobs.train_worker import torch_threads
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+
+@dataclass(frozen=True)
+class PromoteResult:
+    """What the gate decided.
+
+    Attributes:
+        model_name: The registered model.
+        version: The version that was judged.
+        previous: The champion that it was compared with, None if there was none.
+        decision: The gate's decision.
+    """
+
+    model_name: str
+    version: str
+    previous: str | None
+    decision: Decision
+
+    @property
+    def passed(self) -> bool:
+        """Whether the version is champion now."""
+        return self.decision.passed
+
+
+@dataclass(frozen=True)
+class RollbackResult:
+    """What a rollback did.
+
+    Attributes:
+        model_name: The registered model.
+        stepped_down: The version that was champion.
+        champion: The version that is champion again.
+    """
+
+    model_name: str
+    stepped_down: str
+    champion: str
+
+
+def run(config: Config, *, version: str | None = None) -> PromoteResult:
+    """Judge a version on the corpus's gate split and make it champion if it passes. Decision and figures are recorded.
+
+    Args:
+        config: The jobs' configuration.
+        version: Number or alias; the challenger if left out.
+
+    Raises:
+        RegistryError: There is no such version (`no_challenger` …), or it is champion already (`already_champion`).
+        InputError: The corpus has nothing to decide on.
+    """
+    lake = Lake(config.lake)
+    tracking = connect(config.tracking, lake)
+    challenger = find_version(tracking, version or CHALLENGER)
+    champion = versions.find_alias(tracking, CHAMPION)
+    if champion is not None and champion.version == challenger.version:
+        raise RegistryError(
+            f"version {challenger.version} of {challenger.name!r} is champion already",
+            where=tracking.uri,
+            remedy="Train a challenger first: emoray train",
+            kind="already_champion",
+        )
+    splits = lake.utterances(config.corpus.name, ["split"])["split"].unique().to_pylist()
+    split, note = gate.gate_split(splits)
+    with contextlib.ExitStack() as stack, waiting(f"judging version {challenger.version} on {split}"):
+        new = _predictions(config, lake, tracking, stack, challenger, split)
+        old = None if champion is None else _predictions(config, lake, tracking, stack, champion, split)
+        if old is not None:
+            # A clip that one version's audio rules refuse is judged for neither.
+            both = set(new["utterance_id"]) & set(old["utterance_id"])
+            new, old = (frame.filter(pl.col("utterance_id").is_in(both)).sort("utterance_id") for frame in (new, old))
+        decision = gate.decide(
+            new,
+            old,
+            config.promote,
+            latency=_latency(config, lake, tracking, challenger, new),
+            clean=_clean(config, tracking, challenger),
+            note=note,
+        )
+    promotion.promote(tracking, challenger, decision)
+    previous = None if champion is None else champion.version
+    return PromoteResult(challenger.name, challenger.version, previous, decision)
+
+
+def rollback(config: Config) -> RollbackResult:
+    """Make the previous champion champion again.
+
+    Raises:
+        RegistryError: There is no champion (`no_champion`), or none before it (`no_previous_champion`).
+    """
+    tracking = connect(config.tracking, Lake(config.lake))
+    present, before = promotion.rollback(tracking)
+    return RollbackResult(present.name, present.version, before.version)
+
+
+def _predictions(
+    config: Config, lake: Lake, tracking: Tracking, stack: contextlib.ExitStack, version: Version, split: str
+) -> pl.DataFrame:
+    bundle = open_bundle(versions.fetch(tracking, version))
+    return predictions(config, lake, stack, bundle, [split], [config.promote.level])
+
+
+def _latency(config: Config, lake: Lake, tracking: Tracking, version: Version, judged: pl.DataFrame) -> gate.Latency:
+    """Single clips from sound and transcript to the score, all stages in this process."""
+    scorer = load_bundle(versions.fetch(tracking, version))
+    ids = judged["utterance_id"].sort()
+    chosen = ids.gather_every(max(1, len(ids) // config.promote.latency_clips))[: config.promote.latency_clips]
+    rows = utterance_rows(lake, config.corpus.name, chosen.to_list(), scorer.bundle)
+    with torch_threads(config.train.threads):
+        return gate.measure_latency(scorer, [request_of(row, {}) for row in rows])
+
+
+def _clean(config: Config, tracking: Tracking, version: Version) -> clean_process.CleanCheck | None:
+    if not config.promote.clean_process:
+        return None
+    folder = versions.model_folder(tracking, version)
+    return clean_process.check(folder, config.promote.clean_process_timeout_s)
+
+
+def render(result: PromoteResult | RollbackResult) -> RenderableType:
+    """The decision as it is printed."""
+    if isinstance(result, RollbackResult):
+        return Text(
+            f"Version {result.champion} of {result.model_name} is champion again;"
+            f" version {result.stepped_down} stepped down."
+        )
+    decision = result.decision
+    lines = [f"  {'yes' if check.passed else 'NO '}  {check.message}." for check in decision.checks]
+    if decision.figures["note"]:
+        lines.append(f"  note: {decision.figures['note']}.")
+    if result.passed:
+        before = "there was none" if result.previous is None else f"before: version {result.previous}"
+        verdict = f"Promoted: version {result.version} of {result.model_name} is champion now ({before})."
+    else:
+        stays = "there is still no champion" if result.previous is None else f"version {result.previous} stays champion"
+        verdict = f"Refused: version {result.version} of {result.model_name} does not pass; {stays}."
+    return Text(
+        "\n".join([f"Decided on {decision.split}, at semantic level {decision.figures['level']}:", *lines, verdict])
+    )

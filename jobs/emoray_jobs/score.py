@@ -1,0 +1,276 @@
+"""score: a few files in this process, or a folder or table of any size with Ray Data, by a registered model version."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from emoray.corpora import manifest
+from emoray.corpora.manifest_file import MANIFEST_SUFFIXES
+from emoray.errors import InputError
+from emoray.lake import Lake
+from emoray.registry import versions
+from emoray.registry.tracking import connect
+from emoray.registry.versions import CHAMPION, Version
+from emoray.schema import DIMENSIONS, ERROR, empty_row, utterances_table
+from emoray.scoring.bundle import FittedStages, open_stages
+from emoray.scoring.score import Semantics
+from emoray.stages import pipeline
+from emoray.stages.base import Stage
+from emoray.stages.decode import Decode
+from emoray.stages.fingerprint import fingerprint
+from emoray.stages.transcribe import transcriber
+from emoray_jobs import worklist
+from emoray_jobs.judging import find_version
+from emoray_jobs.passes import Passes
+from emoray_jobs.progress import track, waiting
+from emoray_jobs.scoring_stage import ScoreStage
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+#: So many clips are scored in this process; more are worth the start of Ray.
+IN_PROCESS_CLIPS = 32
+ROWS_AT_ONCE = 8
+HEAD = 10
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What was scored.
+
+    Attributes:
+        model: Registered model.
+        version: Its version.
+        scores: Per clip, the first `HEAD` of a table: utterance_id, `value` as `ScoreStage.value_type` says, or
+            `error` {type, message, attempts}.
+        clips: How many clips there are.
+        failed: How many of them could not be scored.
+        table: Address of the table's scores in the lake; None for clips scored in this process.
+    """
+
+    model: str
+    version: str
+    scores: list[dict[str, Any]]
+    clips: int
+    failed: int
+    table: str | None
+
+
+def run(
+    config: Config,
+    *,
+    sources: Sequence[str] = (),
+    table: str | None = None,
+    model: str | None = None,
+    transcript: str | None = None,
+    semantics: Semantics = "full",
+    name: str | None = None,
+) -> ScoreResult:
+    """Score recordings.
+
+    Args:
+        config: The jobs' configuration.
+        sources: Audio files and folders.
+        table: Instead: a corpus of the lake, or a manifest file.
+        model: `models:/name@alias`, `models:/name/number`, a number or an alias; the champion if left out.
+        transcript: What is said in the one file.
+        semantics: How much of the words a score may use.
+        name: Under which name a table's scores are kept; the table's own if left out.
+
+    Raises:
+        InputError: Nothing to score, or a transcript for several files.
+        RegistryError: There is no such version, or no champion yet.
+        ServiceError: Clips could not be finished.
+    """
+    lake = Lake(config.lake)
+    own_name, utterances = _utterances(config, lake, sources, table, transcript)
+    version = find_version(connect(config.tracking, lake), model or CHAMPION)
+    with waiting(f"fetching version {version.version} of {version.name}"):
+        fitted = open_stages(versions.fetch(connect(config.tracking, lake), version))
+    stages, fingerprints = _stages(config, version, fitted, semantics, time_course=table is None)
+    if table is None and utterances.num_rows <= IN_PROCESS_CLIPS:
+        scores = _here(config, stages, utterances)
+        failed = sum(score["error"] is not None for score in scores)
+        return ScoreResult(version.name, version.version, scores, len(scores), failed, None)
+    label = name or own_name
+    # Ids are unique in a table only: scores of another one must not pass for this one's.
+    fingerprints["score"] = hashlib.sha256(f"{label}\0{fingerprints['score']}".encode()).hexdigest()[:16]
+    with contextlib.ExitStack() as stack:
+        Passes(config, lake, utterances, stack).finish(stages, fingerprints, f"scoring {label}")
+    folder = ("scores", label, f"{version.name}-{version.version}-{semantics}")
+    failed, head = _publish(lake, utterances, stages, fingerprints, folder)
+    return ScoreResult(version.name, version.version, head, utterances.num_rows, failed, lake.uri(*folder))
+
+
+def _utterances(
+    config: Config, lake: Lake, sources: Sequence[str], table: str | None, transcript: str | None
+) -> tuple[str, pa.Table]:
+    """What to score, as an utterances table, and a name for it."""
+    if bool(sources) == bool(table):
+        raise InputError(
+            "nothing to score" if table is None else "files and a table at once", remedy="emoray score FILE…"
+        )
+    if table is not None:
+        if transcript is not None:
+            raise InputError("one transcript cannot belong to a whole table", where="--transcript")
+        if table in lake.corpora():
+            return table, lake.utterances(table)
+        if not table.endswith(MANIFEST_SUFFIXES):
+            known = ", ".join(lake.corpora()) or "none"
+            raise InputError(f"{table!r} is neither a corpus of the lake ({known}) nor a manifest", where="--table")
+        label = os.path.splitext(os.path.basename(table))[0]
+        return label, _read_manifest(config, label, table)
+    tables, rows = [], []
+    for source in sources:
+        if os.path.isdir(source):
+            tables.append(_read_manifest(config, "score", source))
+        else:
+            uri = source if "://" in source else os.path.abspath(source)
+            words = {"utterance_id": source, "audio_uri": uri, "transcript": transcript}
+            rows.append(empty_row() | {"corpus": "score"} | words)
+    if transcript is not None and (tables or len(rows) > 1):
+        raise InputError("one transcript cannot belong to several files", where="--transcript")
+    if rows:
+        tables.append(utterances_table(rows))
+    return os.path.basename(os.path.abspath(sources[0])), pa.concat_tables(tables)
+
+
+def _read_manifest(config: Config, label: str, path: str) -> pa.Table:
+    return manifest.read(label, config.corpus.manifest.model_copy(update={"path": path}))
+
+
+def _stages(
+    config: Config, version: Version, fitted: FittedStages, semantics: Semantics, *, time_course: bool
+) -> tuple[list[Stage], dict[str, str]]:
+    """Decode, the version's recogniser if it was fitted with one, score; and the fingerprints of all that is read."""
+    annotate = fitted.annotate
+    reads_text = "embed_transcript" in fitted.fingerprints
+    fingerprints = pipeline.fingerprints(annotate, fitted.norms.hash if reads_text else None)
+    stages: list[Stage] = [Decode(annotate.audio, config.lake.storage_options)]
+    if annotate.transcribe.kind != "reference" and semantics != "none":
+        stages.append(transcriber(annotate.transcribe))
+    score = ScoreStage(config.tracking, config.lake, version, semantics, fingerprints, time_course=time_course)
+    fingerprints["score"] = fingerprint(score, fingerprints)
+    return [*stages, score], fingerprints
+
+
+def _here(config: Config, stages: Sequence[Stage], utterances: pa.Table) -> list[dict[str, Any]]:
+    """Score in this process, a few clips at a time."""
+    scores = []
+    with track("scoring", "clips") as advance:
+        for start in range(0, utterances.num_rows, ROWS_AT_ONCE):
+            rows = utterances.slice(start, ROWS_AT_ONCE).to_pylist()
+            done = pipeline.annotate_rows(stages, rows, config.annotate.guard)
+            scores += [_score(*outcomes) for outcomes in zip(done["decode"], done["score"], strict=True)]
+            advance(start + len(rows), utterances.num_rows)
+    return scores
+
+
+def _score(decoded: Any, scored: Any) -> dict[str, Any]:
+    # That the waveform is missing says nothing; why it could not be decoded does.
+    error = decoded.error or scored.error
+    return {"utterance_id": scored.utterance_id, "value": scored.value, "error": error}
+
+
+def _publish(
+    lake: Lake, utterances: pa.Table, stages: Sequence[Stage], fingerprints: Mapping[str, str], folder: tuple[str, ...]
+) -> tuple[int, list[dict[str, Any]]]:
+    """Lay the outcomes of a table's clips down as its scores: one row per clip, those with errors among them.
+
+    Returns:
+        How many clips have an error, and the first rows.
+    """
+    errors: dict[str, dict[str, Any]] = {}
+    for stage in reversed(stages):  # the first stage that failed says why
+        errors |= worklist.errors(lake, stage.name, fingerprints[stage.name])
+    old = lake.list_files(*folder)
+    mark = uuid.uuid4().hex[:8]
+    failed = 0
+    head: list[dict[str, Any]] = []
+    columns = utterances.select(["utterance_id", "audio_uri"])
+    for number, part in enumerate(worklist.joined(lake, columns, {"score": fingerprints["score"]})):
+        values = part["score"].cast(ScoreStage.value_type)
+        error = [errors.get(name) for name in part["utterance_id"].to_pylist()]
+        failed += sum(one is not None for one in error)
+        table = part.drop_columns(["score"]).append_column("error", pa.array(error, ERROR))
+        for field in ScoreStage.value_type:
+            table = table.append_column(field.name, pc.struct_field(values, field.name))
+        for name in DIMENSIONS:
+            table = _spread(table, name)
+        lake.write_parquet(table, *folder, f"part-{mark}-{number:05d}.parquet")
+        ids = part["utterance_id"].to_pylist()[: HEAD - len(head)]
+        head += [
+            {"utterance_id": name, "value": value, "error": problem}
+            for name, value, problem in zip(ids, values[: len(ids)].to_pylist(), error, strict=False)
+        ]
+    for path in old:
+        lake.fs.rm_file(path)
+    return failed, head
+
+
+def _spread(table: pa.Table, dimension: str) -> pa.Table:
+    """Columns `valence`, `valence_low` … in place of the struct."""
+    place = table.schema.get_field_index(dimension)
+    estimate = table[dimension]
+    table = table.remove_column(place)
+    for offset, field in enumerate(estimate.type):
+        name = dimension if field.name == "value" else f"{dimension}_{field.name}"
+        table = table.add_column(place + offset, name, pc.struct_field(estimate, field.name))
+    return table
+
+
+def to_json(result: ScoreResult) -> str:
+    """One JSON object per clip and line."""
+    return "".join(json.dumps(score, ensure_ascii=False) + "\n" for score in result.scores)
+
+
+def render(result: ScoreResult) -> RenderableType:
+    """Scores as they are printed: in [0, 1] and, below, in units of the corpus's scale."""
+    table = Table(title=f"{result.model} version {result.version}", title_justify="left")
+    for name in ("clip", *DIMENSIONS, "emphasised", "semantics"):
+        table.add_column(name)
+    for score in result.scores:
+        if score["error"] is not None:
+            table.add_row(score["utterance_id"], f"{score['error']['type']}: {score['error']['message']}")
+            continue
+        value = score["value"]
+        cells = [_estimate(value[name]) for name in DIMENSIONS]
+        table.add_row(score["utterance_id"], *cells, ", ".join(value["emphasised"] or []) or "–", _semantics(value))
+    parts: list[RenderableType] = [table]
+    scored = next((score["value"] for score in result.scores if score["value"]), None)
+    if scored is not None:
+        scale = f"; below, {scored['scale'][0]:g}..{scored['scale'][1]:g}" if scored["scale"] else ""
+        parts.append(f"0..1{scale}. Intervals are meant to cover {scored['interval_level']:.0%} of clips")
+    if result.clips > len(result.scores):
+        parts.append(f"… and {result.clips - len(result.scores):,} more")
+    if result.failed:
+        parts.append(f"{result.failed:,} of {result.clips:,} could not be scored")
+    if result.table:
+        parts.append(f"scores: {result.table}")
+    return Group(*parts)
+
+
+def _estimate(estimate: dict[str, Any]) -> str:
+    lines = []
+    for value, low, high in (("value", "low", "high"), ("corpus", "corpus_low", "corpus_high")):
+        if estimate[value] is not None:
+            interval = "" if estimate[low] is None else f" [{estimate[low]:.2f}, {estimate[high]:.2f}]"
+            lines.append(f"{estimate[value]:.2f}{interval}")
+    return "\n".join(lines)
+
+
+def _semantics(value: dict[str, Any]) -> str:
+    absent = {reason for reason in value["absent"].values() if reason}
+    return "\n".join([value["level"], *sorted(absent)])

@@ -1,0 +1,125 @@
+"""Scoring as a stage: what makes bulk scoring as patient with bad rows, kills and repeats as annotate is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from emoray.lake import Lake, LakeConfig
+from emoray.registry import versions
+from emoray.registry.config import TrackingConfig
+from emoray.registry.tracking import connect
+from emoray.schema import DIMENSIONS, GRANULARITIES
+from emoray.scoring.predictions import request_of
+from emoray.scoring.score import Score, Semantics
+from emoray.scoring.scorer import Scorer
+from emoray.stages.base import WAVEFORM, Row, Stage, Value
+
+_ESTIMATE = pa.struct(
+    [(name, pa.float64()) for name in ("value", "low", "high", "corpus", "corpus_low", "corpus_high")]
+)
+_POINT = pa.struct([(name, pa.float64()) for name in ("start_s", "end_s", *DIMENSIONS)])
+
+#: Opened versions of this process, by store, model and number.
+_opened: dict[tuple[str, str, str], Scorer] = {}
+
+
+class ScoreStage(Stage):
+    """Score utterances with one registered version; the weights are fetched at the first run and kept in the process.
+
+    Args:
+        tracking: Where the version is registered.
+        lake: Where a store without an address of its own lies.
+        version: The version.
+        semantics: How much of a clip's words may be used.
+        fingerprints: Of the stage values that rows may bring; what is not the version's own counts as absent.
+        time_course: Whether windows of each clip are scored too.
+    """
+
+    name = "score"
+    version = 1
+    requires = (WAVEFORM,)
+    resources = "actor"
+    value_type: ClassVar[pa.StructType] = pa.struct(
+        [
+            *((name, _ESTIMATE) for name in DIMENSIONS),
+            ("scale", pa.list_(pa.float64())),
+            ("interval_level", pa.float64()),
+            ("level", pa.string()),
+            ("used", pa.list_(pa.string())),
+            ("absent", pa.struct([(name, pa.string()) for name in GRANULARITIES])),
+            ("gates", pa.struct([(name, pa.float64()) for name in GRANULARITIES])),
+            ("emphasised", pa.list_(pa.string())),
+            ("transcript", pa.string()),
+            ("emotion", pa.list_(pa.struct([("emotion", pa.string()), ("probability", pa.float64())]))),
+            ("time_course", pa.list_(_POINT)),
+            ("duration_s", pa.float64()),
+            ("model", pa.string()),
+            ("model_version", pa.string()),
+        ]
+    )
+
+    def __init__(
+        self,
+        tracking: TrackingConfig,
+        lake: LakeConfig,
+        version: versions.Version,
+        semantics: Semantics,
+        fingerprints: Mapping[str, str],
+        *,
+        time_course: bool,
+    ) -> None:
+        self._tracking = tracking
+        self._lake = lake
+        self._version = version
+        self._semantics = semantics
+        self._fingerprints = {name: mark for name, mark in fingerprints.items() if name != "decode"}
+        self._time_course = time_course
+        self.uses = tuple(self._fingerprints)  # type: ignore[misc]  # here it is the version that decides
+
+    def options(self) -> dict[str, Any]:
+        """Model, version (and the run that made it, since numbers start again in another store) and semantics."""
+        return {
+            "model": self._version.name,
+            "version": self._version.version,
+            "run": self._version.run_id,
+            "semantics": self._semantics,
+            "time_course": self._time_course,
+        }
+
+    def run(self, rows: list[Row]) -> list[Value]:
+        """Score a batch."""
+        requests = [
+            dataclasses.replace(request_of(row, self._fingerprints, self._semantics), time_course=self._time_course)
+            for row in rows
+        ]
+        return [self._value(score) for score in self._scorer().score(requests)]
+
+    def _scorer(self) -> Scorer:
+        tracking = connect(self._tracking, Lake(self._lake))
+        key = (tracking.uri, self._version.name, self._version.version)
+        if key not in _opened:
+            _opened[key] = versions.load(tracking, self._version)
+        return _opened[key]
+
+    def _value(self, score: Score) -> Value:
+        emotion = score.emotion and [{"emotion": name, "probability": share} for name, share in score.emotion.items()]
+        return {
+            **{name: dataclasses.asdict(getattr(score, name)) for name in DIMENSIONS},
+            "scale": score.scale and list(score.scale),
+            "interval_level": score.interval_level,
+            "level": score.level,
+            "used": list(score.used),
+            "absent": {name: score.absent.get(name) for name in GRANULARITIES},
+            "gates": score.gates,
+            "emphasised": score.emphasised,
+            "transcript": score.transcript,
+            "emotion": emotion,
+            "time_course": [dataclasses.asdict(point) for point in score.time_course] if self._time_course else None,
+            "duration_s": score.duration_s,
+            "model": self._version.name,
+            "model_version": self._version.version,
+        }

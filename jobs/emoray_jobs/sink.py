@@ -1,0 +1,134 @@
+"""The sink: one actor that gathers outcomes and writes them to the stage tables as whole files.
+
+What is in its buffer is not done: if it dies, the anti-join of the next pass finds those rows again. The rework after a
+kill is therefore at most the rows in flight plus one buffer per stage, whose size is `flush_rows` or `flush_s`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from emoray.lake import Lake, LakeConfig
+
+MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class SinkReport:
+    """What a sink saw.
+
+    Attributes:
+        rows: Outcomes received since it was started.
+        files: Files written.
+        peak_rss_bytes: Largest resident memory of each worker process that reported, by process.
+        problems: Failures outside the rows (a disk that is full, a stage that could not be built), as text.
+    """
+
+    rows: int = 0
+    files: int = 0
+    peak_rss_bytes: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+class Sink:
+    """Buffers outcomes per stage and writes a file when enough has come together or enough time has passed.
+
+    Args:
+        lake: Where the tables are.
+        flush_rows: Rows of one stage that make a file.
+        flush_s: Longest time that a row waits in the buffer.
+    """
+
+    def __init__(self, lake: LakeConfig, flush_rows: int, flush_s: float) -> None:
+        self._lake = Lake(lake)
+        self._flush_rows = flush_rows
+        self._flush_s = flush_s
+        self._lock = threading.Lock()
+        self._buffers: dict[tuple[str, str], list[pa.Table]] = {}
+        self._since: dict[tuple[str, str], float] = {}
+        self._rows = 0
+        self._files = 0
+        self._peak_rss_bytes: dict[str, int] = {}
+        self._problems: list[str] = []
+        threading.Thread(target=self._flush_overdue, name="flush-overdue", daemon=True).start()
+
+    def add(self, outcomes: dict[tuple[str, str], pa.Table], process: str, peak_rss_bytes: int) -> None:
+        """Take outcomes of a batch.
+
+        Args:
+            outcomes: Rows of stage tables by (stage, fingerprint).
+            process: Name of the process that computed them.
+            peak_rss_bytes: Its largest resident memory so far.
+
+        Raises:
+            LakeError: A file could not be written; its rows stay in the buffer.
+        """
+        with self._lock:
+            self._peak_rss_bytes[process] = max(peak_rss_bytes, self._peak_rss_bytes.get(process, 0))
+            for table, rows in outcomes.items():
+                self._rows += rows.num_rows
+                self._buffers.setdefault(table, []).append(rows)
+                self._since.setdefault(table, time.monotonic())
+                if sum(part.num_rows for part in self._buffers[table]) >= self._flush_rows:
+                    self._write(table)
+
+    def problem(self, text: str) -> None:
+        """Take note of a failure outside the rows."""
+        with self._lock:
+            if text not in self._problems and len(self._problems) < MAX_PROBLEMS:
+                self._problems.append(text)
+
+    def held(self) -> int:
+        """How many outcomes are in the buffer, not written yet."""
+        with self._lock:
+            return sum(part.num_rows for parts in self._buffers.values() for part in parts)
+
+    def finish(self) -> SinkReport:
+        """Write everything that is buffered.
+
+        Raises:
+            LakeError: A file could not be written.
+        """
+        with self._lock:
+            for table in list(self._buffers):
+                self._write(table)
+            return SinkReport(self._rows, self._files, dict(self._peak_rss_bytes), list(self._problems))
+
+    def _write(self, table: tuple[str, str]) -> None:
+        stage, fingerprint = table
+        self._lake.append_stage(stage, fingerprint, pa.concat_tables(self._buffers[table]))
+        self._files += 1
+        del self._buffers[table], self._since[table]
+
+    def _flush_overdue(self) -> None:
+        while True:
+            time.sleep(self._flush_s / 4)
+            with self._lock:
+                overdue = [table for table, since in self._since.items() if time.monotonic() - since >= self._flush_s]
+                for table in overdue:
+                    try:
+                        self._write(table)
+                    except Exception as error:
+                        # Kept in the buffer; the next add or finish raises it where it can be acted on.
+                        self._problems.append(f"cannot write outcomes of {table[0]}: {error}")
+
+
+def brief(error: Exception) -> str:
+    """What went wrong in one line; Ray wraps an exception of another process into one whose text is the trace."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else 'no message'}"
+
+
+def start(lake: LakeConfig, flush_rows: int, flush_s: float) -> Any:
+    """Start a sink on this node. It takes no core, and comes back if its process dies: empty, and asked again."""
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=True
+    )
+    actor = ray.remote(Sink).options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=here)
+    return actor.remote(lake, flush_rows, flush_s)

@@ -1,0 +1,291 @@
+"""train: annotated corpus → packed training set → batch plan → Ray Train workers → a registered model version.
+
+Run it again after a kill and it goes on where its last checkpoint is; run it again when it is done and it hands back
+what there is. What makes a run is the data, the model and the training options; workers and machines do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import RenderableType
+from rich.text import Text
+
+from emoray.errors import LakeError, TrainingError
+from emoray.lake import Lake
+from emoray.registry.tracking import Tracking, connect
+from emoray.schema import DIMENSIONS
+from emoray.scoring.bundle import text_read
+from emoray.stages import pipeline
+from emoray.stages.norms import Norms
+from emoray.training.batch_plan import make_plan
+from emoray.training.checkpoint import Checkpoint, plan_fingerprint
+from emoray.training.pack import training_rows
+from emoray_jobs import annotate, run_journal
+from emoray_jobs.cluster import session
+from emoray_jobs.packing import absolute, packed
+from emoray_jobs.progress import say, waiting
+from emoray_jobs.release import Prepared, begin_run, register
+from emoray_jobs.run_record import RunRecord
+from emoray_jobs.train_worker import Assignment, train_here
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+log = logging.getLogger(__name__)
+
+#: Options of a training that change no result; two runs that differ only in them are the same run.
+LAUNCH_ONLY = {"workers", "gpu", "threads", "eval_batch_size", "checkpoint_steps", "shard_rows", "cache_dir"}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to.
+
+    Attributes:
+        run: Name of the run; `checkpoints/<run>/` in the lake.
+        run_id: Its MLflow run.
+        version: The registered version.
+        model_name: Name that it is registered under.
+        alias: Alias that it got; None if it was there before.
+        reused: The same training was finished before, nothing was done.
+        resumed_at: Step that an unfinished run was continued from; None for a new one.
+        steps: Steps of the whole run.
+        best_epoch: Epoch whose weights were kept, from 0.
+        dev: Dev metrics of that epoch.
+        seconds: How long this call took.
+    """
+
+    run: str
+    run_id: str
+    version: str
+    model_name: str
+    alias: str | None
+    reused: bool
+    resumed_at: int | None
+    steps: int
+    best_epoch: int
+    dev: dict[str, float]
+    seconds: float
+
+
+def run(config: Config, *, fresh: bool = False, champion: bool = False) -> TrainResult:
+    """Train the configured model on the configured corpus and register it as challenger.
+
+    Args:
+        config: The jobs' configuration.
+        fresh: Begin anew, even where the same run is finished or under way.
+        champion: Make the version champion if there is none yet.
+
+    Raises:
+        LakeError: The corpus is not in the lake, or not annotated although the model reads text.
+        TrainingError: Nothing to train on or to select by, a loss that is not finite, or too many failed workers.
+    """
+    started = time.monotonic()
+    lake = Lake(config.lake)
+    with contextlib.ExitStack() as stack:
+        prepared = _prepare(config, lake, stack)
+        tracking = connect(config.tracking, lake)
+        record = RunRecord(lake, prepared.assignment.run, tracking)
+        if fresh:
+            record.forget()
+        done, alias, resumed_at = record.finished(), None, None
+        reused = done is not None
+        if done is None:
+            resumed_at = _train(config, lake, prepared, record, tracking, stack)
+            checkpoint = Checkpoint.latest(lake, record.run)
+            assert checkpoint is not None, "training ends with a checkpoint"
+            with waiting("registering the model"):
+                version, alias = register(tracking, config, prepared, checkpoint, record.run_id, champion=champion)
+            dev = checkpoint.history[checkpoint.best_epoch]
+            done = {
+                "version": version.version,
+                "steps": checkpoint.step,
+                "best_epoch": checkpoint.best_epoch,
+                "dev": dev,
+            }
+            record.finish(done)
+    return TrainResult(
+        run=record.run,
+        run_id=record.run_id,
+        model_name=config.tracking.model_name,
+        alias=alias,
+        reused=reused,
+        resumed_at=resumed_at,
+        seconds=time.monotonic() - started,
+        **done,
+    )
+
+
+def _prepare(config: Config, lake: Lake, stack: contextlib.ExitStack) -> Prepared:
+    """Pack the training set and plan the batches, as far as they are not there."""
+    corpus, train = config.corpus.name, config.train
+    lake.utterances(corpus, ["utterance_id"])
+    fingerprints, norms = _annotations(config, lake)
+    keys = training_rows(lake, corpus, fingerprints, vectors=False)
+    _assert_text(config, keys)
+    audio = config.annotate.audio
+    training_set = packed(config, lake, stack, fingerprints=fingerprints, model=config.model, audio=audio, keys=keys)
+    for split in ("train", "dev"):
+        if not training_set.ids(split):
+            raise TrainingError(
+                f"corpus {corpus!r} has no labelled utterances in split {split!r}",
+                where=lake.root,
+                remedy="Training needs a train and a dev split with labels (or model.classes that name its emotions)",
+                kind="empty_split",
+            )
+    ids = training_set.ids("train")
+    seconds = training_set.durations_s(ids)
+    crop_s = train.augment.crop_s
+    plan = make_plan(ids, seconds, train.plan, epochs=train.epochs, seed=train.seed, crop_s=crop_s)
+    plan_hash = plan_fingerprint(plan)
+    where = ("training_sets", training_set.set_hash, "plans", f"{plan_hash}.parquet")
+    if not lake.exists(*where):
+        lake.write_parquet(plan, *where)
+    assignment = Assignment(
+        lake=absolute(config.lake, lake),
+        run=f"{config.model.name}-{_run_hash(config, training_set.set_hash, plan_hash)}",
+        model=config.model,
+        train=train,
+        launch=config.launch,
+        training_set=training_set.set_hash,
+        plan="/".join(where),
+    )
+    return Prepared(assignment, training_set, plan_hash, fingerprints, norms)
+
+
+def _annotations(config: Config, lake: Lake) -> tuple[dict[str, str], Norms]:
+    """Fingerprints and norms of the annotations. A model that reads no text does without where there are none."""
+    try:
+        state = annotate.state(config, lake)
+    except LakeError as error:
+        if error.kind != "not_annotated" or text_read(config.model):
+            raise
+        unfitted = Norms(corpus={}, word_s={"intercept_s": 0.1, "per_letter_s": 0.05}, speakers={})
+        return pipeline.fingerprints(config.annotate, None), unfitted
+    return state.fingerprints, state.norms
+
+
+def _assert_text(config: Config, keys: pl.DataFrame) -> None:
+    wanted = text_read(config.model)
+    bare = keys.filter(~pl.any_horizontal(pl.col(name).fill_null(False) for name in wanted)).height if wanted else 0
+    if wanted and bare == keys.height:
+        raise LakeError(
+            f"corpus {config.corpus.name!r} has no text vectors yet, and {config.model.name} reads {', '.join(wanted)}",
+            remedy="Finish the annotation: emoray annotate. Or train on sound alone: --set model.name=acoustic",
+            kind="not_annotated",
+        )
+    if bare:
+        log.warning(
+            "%d of %d utterances have no text vector; the model learns from their sound alone", bare, keys.height
+        )
+
+
+def _run_hash(config: Config, set_hash: str, plan: str) -> str:
+    what = {
+        "training_set": set_hash,
+        "plan": plan,
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude=LAUNCH_ONLY),
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _train(
+    config: Config, lake: Lake, prepared: Prepared, record: RunRecord, tracking: Tracking, stack: contextlib.ExitStack
+) -> int | None:
+    """Have the workers run to the end.
+
+    Returns:
+        The step that they went on from; None for a new run.
+    """
+    assignment = prepared.assignment
+    before = Checkpoint.latest(lake, record.run)
+    first = 0 if before is None else before.step
+    if not record.has_begun:
+        record.begin(begin_run(tracking, config, prepared))
+    logger = run_journal.MetricLogger(tracking.client, record.run_id)
+    with lake.fs.open(lake.path(assignment.plan)) as file:
+        lines = _EpochLines(pq.read_table(file, columns=["epoch"]), first)
+
+    def see(entry: Mapping[str, Any]) -> None:
+        logger.log(entry)
+        lines.see(entry)
+
+    follower = run_journal.Follower(lake, record.run, see)
+    with tracking.running(record.run_id):
+        if first == lines.steps:
+            # Killed between its last step and the end of this call.
+            follower.catch_up()
+        elif config.train.workers:
+            stack.enter_context(session(config.cluster, config.lake))
+            from emoray_jobs.train_launch import train_on_ray
+
+            local = not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+            with follower.in_background():
+                train_on_ray(assignment, lake, share_cores=local)
+        else:
+            follower.catch_up()
+            train_here(assignment, lambda _: follower.catch_up())
+    return None if before is None else first
+
+
+class _EpochLines:
+    """One line per epoch, from the journal."""
+
+    def __init__(self, plan: pa.Table, first: int) -> None:
+        self._epochs = plan["epoch"].to_pylist()
+        self.steps = len(self._epochs)
+        self._first, self._started = first, time.monotonic()
+        self._losses: list[float] = []
+        self._best = float("-inf")
+
+    def see(self, entry: Mapping[str, Any]) -> None:
+        for row in entry["metrics"]:
+            if "loss" in row:
+                self._losses.append(row["loss"])
+            if "dev_score" in row:
+                self._say(int(row["step"]), row)
+                self._losses = []
+
+    def _say(self, step: int, row: Mapping[str, float]) -> None:
+        best, self._best = row["dev_score"] > self._best, max(row["dev_score"], self._best)
+        if step < self._first:
+            return
+        loss = sum(self._losses) / max(1, len(self._losses))
+        per_step = (time.monotonic() - self._started) / (step + 1 - self._first)
+        eta = per_step * (len(self._epochs) - step - 1)
+        names = [name for name in (*DIMENSIONS, "mean") if f"dev_ccc_{name}" in row]
+        scores = " ".join(f"{name} {row[f'dev_ccc_{name}']:.3f}" for name in names)
+        if "dev_uar" in row:
+            scores = f"{scores} UAR {row['dev_uar']:.3f}".strip()
+        mark = " *" if best else ""
+        epoch = f"epoch {self._epochs[step] + 1}/{self._epochs[-1] + 1}"
+        say(f"{epoch}  loss {loss:.3f}  dev CCC {scores}{mark}  {eta:.0f} s to go")
+
+
+def render(result: TrainResult) -> RenderableType:
+    """The result as it is printed."""
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in result.dev.items() if name != "score")
+    if result.reused:
+        how = "was finished before (--fresh trains anew)"
+    else:
+        went_on = "" if result.resumed_at is None else f", continued from step {result.resumed_at}"
+        how = f"took {result.seconds:.0f} s for {result.steps} steps{went_on}"
+    alias = f", alias {result.alias}" if result.alias else ""
+    return Text(
+        f"Run {result.run} {how}.\n"
+        f"Best on dev after epoch {result.best_epoch + 1}: {scores}.\n"
+        f"Version {result.version} of {result.model_name}{alias} (MLflow run {result.run_id})."
+    )

@@ -1,0 +1,92 @@
+"""Ray Train: starting the workers of a run and waiting for them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+
+import pyarrow.fs
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from emoray.errors import TrainingError
+from emoray.lake import Lake
+from emoray_jobs.progress import say
+from emoray_jobs.train_worker import ERROR, Assignment, train_on_worker
+
+#: How often Ray Train looks whether its workers live or are done; its own two seconds add up in short runs.
+HEALTH_CHECK_S = "0.5"
+
+
+def train_on_ray(assignment: Assignment, lake: Lake, *, share_cores: bool) -> None:
+    """Have Ray Train run the workers of a run to the end; after a worker's death all go on from the last checkpoint.
+
+    Args:
+        assignment: What the workers are told.
+        lake: Where everything is.
+        share_cores: Ray has all the cores that it will get: let workers reserve less where they would leave none to
+            Ray Data, which they wait for.
+
+    Raises:
+        TrainingError: The run cannot go on, or workers died more often than `launch.max_failures`.
+    """
+    error = ("checkpoints", assignment.run, ERROR)
+    if lake.exists(*error):
+        lake.fs.rm_file(lake.path(*error))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
+    say(f"starting {assignment.train.workers} training workers …")
+    try:
+        _fit(_trainer(assignment, lake, share_cores))
+    except TrainingFailedError as failure:
+        raise TrainingError(
+            f"workers failed more than {assignment.launch.max_failures} times: {' '.join(str(failure).split())}",
+            where=assignment.run,
+            remedy="Mend the cause and run the same command again: it goes on from the last checkpoint",
+            kind="workers_failed",
+        ) from failure
+    if lake.exists(*error):
+        found = lake.read_json(*error)
+        raise TrainingError(found["what"], where=found["where"], remedy=found["remedy"], kind=found["kind"])
+
+
+def _trainer(assignment: Assignment, lake: Lake, share_cores: bool) -> TorchTrainer:
+    train, launch = assignment.train, assignment.launch
+    resources = {"CPU": launch.cpus_per_worker}
+    if share_cores:
+        left = ray.cluster_resources().get("CPU", 1.0) - launch.cpus_per_data_task
+        resources["CPU"] = min(launch.cpus_per_worker, int(1000 * left / train.workers) / 1000)
+    if train.gpu:
+        resources["GPU"] = 1
+    return TorchTrainer(
+        train_on_worker,
+        train_loop_config={"assignment": assignment},
+        torch_config=TorchConfig(backend="nccl" if train.gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=train.gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=assignment.run,
+            storage_path=lake.path("work", "ray_train"),
+            storage_filesystem=None if lake.is_local else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(lake.fs)),
+            failure_config=FailureConfig(max_failures=launch.max_failures),
+        ),
+    )
+
+
+def _fit(trainer: TorchTrainer) -> None:
+    """Fit in a thread: in the main one Ray Train takes Ctrl-C for itself, and ends with an error of its own."""
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # handed to the thread that waits
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    # A daemon, since after Ctrl-C it lives until Ray is gone.
+    threading.Thread(target=fit, name="ray-train", daemon=True).start()
+    error = ended.get()
+    if error is not None:
+        raise error

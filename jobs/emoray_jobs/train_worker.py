@@ -1,0 +1,154 @@
+"""What a training worker does, on Ray Train or in the caller's process: `emoray.training.fit`, with checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from emoray.errors import TrainingError
+from emoray.lake import Lake, LakeConfig
+from emoray.models import ModelConfig, build
+from emoray.training.checkpoint import Checkpoint, prune
+from emoray.training.config import TrainConfig
+from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
+from emoray.training.loader import Loader, LocalLoader
+from emoray.training.objectives import class_weights
+from emoray.training.seeds import seed_torch
+from emoray.training.step import Learner
+from emoray.training.training_set import TrainingSet
+from emoray_jobs import run_journal
+from emoray_jobs.train_config import LaunchConfig
+
+#: In a run's folder: why its workers stopped, where a restart would not help.
+ERROR = "error.json"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the workers of a run are told.
+
+    Attributes:
+        lake: Where everything is.
+        run: Name of the run; its folder is `checkpoints/<run>/`.
+        model: The model to train.
+        train: How.
+        launch: How the work is spread.
+        training_set: Hash of the packed training set.
+        plan: Path of the batch plan below the lake's root.
+    """
+
+    lake: LakeConfig
+    run: str
+    model: ModelConfig
+    train: TrainConfig
+    launch: LaunchConfig
+    training_set: str
+    plan: str
+
+
+def train_here(assignment: Assignment, on_checkpoint: Callable[[Checkpoint], None]) -> FitResult:
+    """Train in this process, on one device, without Ray."""
+    training_set = open_training_set(assignment)
+    device = device_here(assignment.train)
+    with torch_threads(assignment.train.threads):
+        return _train(assignment, training_set, LocalLoader(training_set, assignment.train), device, on_checkpoint)
+
+
+def train_on_worker(config: dict[str, Any]) -> None:
+    """Train as one of several Ray Train workers. Ray Train calls this on each, and again on all after a worker's death.
+
+    Args:
+        config: {"assignment": …}.
+    """
+    import ray.train
+    import ray.train.torch
+
+    from emoray_jobs.plan_data import RayDataLoader
+
+    assignment: Assignment = config["assignment"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    training_set = open_training_set(assignment)
+    loader = RayDataLoader(assignment, rank, world)
+
+    def report(checkpoint: Checkpoint) -> None:
+        ray.train.report(
+            {"step": checkpoint.step, "best_score": checkpoint.best_score, "best_epoch": checkpoint.best_epoch}
+        )
+
+    torch.set_num_threads(assignment.train.threads)
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL's collectives of objects go through the current device
+    try:
+        _train(assignment, training_set, loader, device, report)
+    except TrainingError as error:
+        # All workers stop alike, and would again: no reason to restart them, as Ray Train would. The driver raises it.
+        if rank == 0:
+            failure = {"what": error.what, "where": error.where, "remedy": error.remedy, "kind": error.kind}
+            Lake(assignment.lake).write_json(failure, "checkpoints", assignment.run, ERROR)
+
+
+def open_training_set(assignment: Assignment) -> TrainingSet:
+    """The packed training set of a run."""
+    lake = Lake(assignment.lake)
+    return TrainingSet.open(lake, assignment.training_set, assignment.train.cache_dir, assignment.model.classes)
+
+
+def _train(
+    assignment: Assignment,
+    training_set: TrainingSet,
+    loader: Loader,
+    device: torch.device | str,
+    on_checkpoint: Callable[[Checkpoint], None],
+) -> FitResult:
+    lake, config = Lake(assignment.lake), assignment.train
+    with lake.fs.open(lake.path(assignment.plan)) as file:
+        plan = pq.read_table(file)
+    seed_torch(config.seed, "weights")
+    learner = Learner(
+        build(assignment.model),
+        config,
+        total_steps=plan.num_rows,
+        device=device,
+        class_weight_C=_class_weights(training_set, assignment.model.classes),
+    )
+
+    def keep(checkpoint: Checkpoint) -> None:
+        if learner.rank == 0:
+            # The journal first: its entry counts only once the checkpoint that it belongs to is there.
+            run_journal.write(lake, assignment.run, checkpoint.step, checkpoint.pending)
+            checkpoint.push(lake, assignment.run)
+            prune(lake, assignment.run, assignment.launch.keep_checkpoints)
+        on_checkpoint(checkpoint)
+
+    evaluate = DevEvaluation(training_set, training_set.ids("dev"))
+    resume = Checkpoint.latest(lake, assignment.run)
+    return fit(learner, plan, loader, evaluate, callbacks=Callbacks(on_checkpoint=keep), resume=resume)
+
+
+def _class_weights(training_set: TrainingSet, classes: Sequence[str]) -> torch.Tensor | None:
+    if not classes:
+        return None
+    return class_weights(training_set.labels(training_set.ids("train")), len(classes))
+
+
+def device_here(config: TrainConfig) -> str:
+    """Where this process computes: on a GPU if workers do and it sees one."""
+    return "cuda" if config.gpu and torch.cuda.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Let torch use so many threads for the time of a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,266 @@
+"""What is still to do: anti-joins of ids against the stage tables, and the batches that follow from them. No Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from emoray.lake import Lake
+from emoray.stages.base import WAVEFORM, Stage
+from emoray.stages.decode import Decode
+
+#: Rows that are held in memory at a time while stage values are joined in.
+PART_ROWS = 8192
+#: Length assumed for an utterance that nothing is known about.
+UNKNOWN_DURATION_S = 10.0
+#: What the workers are told of a batch.
+BATCHES = pa.schema([("path", pa.string()), ("row_group", pa.int32()), ("rows", pa.int32()), ("first_id", pa.string())])
+#: Names the stages that a batch's row still lacks.
+TODO = "_todo"
+
+
+def answers(lake: Lake, stage: str, fingerprint: str) -> pl.DataFrame:
+    """What a stage table holds, without the values.
+
+    Returns:
+        One row per id, a value before an error: utterance_id; failed, the error's type or null; elapsed_s.
+    """
+    columns = {
+        "utterance_id": pads.field("utterance_id"),
+        "failed": pads.field("error", "type"),
+        "elapsed_s": pads.field("elapsed_s"),
+    }
+    dataset = lake.dataset("annotations", stage, fingerprint)
+    if dataset is None:
+        return pl.DataFrame(schema={"utterance_id": pl.String, "failed": pl.String, "elapsed_s": pl.Float64})
+    frame = pl.from_arrow(dataset.to_table(columns=columns))
+    assert isinstance(frame, pl.DataFrame)
+    return frame.sort(pl.col("failed").is_not_null(), maintain_order=True).unique("utterance_id", keep="first")
+
+
+def errors(lake: Lake, stage: str, fingerprint: str) -> dict[str, dict[str, Any]]:
+    """The errors of a stage table by utterance_id; a row that also has a value is not among them."""
+    outcomes = lake.stage_outcomes(stage, fingerprint, columns=["error"])
+    if outcomes is None:
+        return {}
+    failed = outcomes.filter(pl.col("error").is_not_null()).collect()
+    return dict(zip(failed["utterance_id"], failed["error"].to_list(), strict=True))
+
+
+def forget_failures(lake: Lake, stage: str, fingerprint: str) -> int:
+    """Drop the errors of a stage table, file by file, so that the anti-join finds those rows again.
+
+    Returns:
+        How many errors were dropped.
+    """
+    dropped = 0
+    for path in lake.list_files("annotations", stage, fingerprint):
+        with lake.fs.open(path) as file:
+            table = pq.read_table(file)
+        kept = table.filter(pc.field("error").is_null())
+        if kept.num_rows == table.num_rows:
+            continue
+        if kept.num_rows:
+            lake.append_stage(stage, fingerprint, kept)
+        with contextlib.suppress(FileNotFoundError):
+            lake.fs.rm_file(path)
+        dropped += table.num_rows - kept.num_rows
+    return dropped
+
+
+@dataclass(frozen=True)
+class Worklist:
+    """Rows of a phase that lack an outcome of at least one of its stages.
+
+    Attributes:
+        stages: The phase's stages, in order.
+        rows: utterance_id, seconds and `_todo` (names of the lacking stages), in order of id.
+    """
+
+    stages: Sequence[Stage]
+    rows: pl.DataFrame
+
+    @property
+    def cells(self) -> int:
+        """How many outcomes are outstanding."""
+        return int(self.rows[TODO].list.len().sum())
+
+    def lacking(self, stage: str) -> pl.DataFrame:
+        """The rows that lack an outcome of a stage."""
+        return self.rows.filter(pl.col(TODO).list.contains(stage))
+
+    def running(self) -> list[Stage]:
+        """The stages that must run: those with something to do, and `decode` where one of them hears the clip."""
+        busy = [stage for stage in self.stages if not self.lacking(stage.name).is_empty()]
+        heard = any(map(hears, busy))
+        return [stage for stage in self.stages if stage in busy or (heard and stage.name == Decode.name)]
+
+
+def outstanding(
+    lake: Lake, utterances: pl.DataFrame, stages: Sequence[Stage], fingerprints: Mapping[str, str]
+) -> Worklist:
+    """Hold the utterances against the stage tables.
+
+    Args:
+        lake: Where the tables are.
+        utterances: utterance_id and seconds.
+        stages: The stages of a phase.
+        fingerprints: Fingerprint of each.
+    """
+    frame = utterances
+    for stage in stages:
+        done = answers(lake, stage.name, fingerprints[stage.name]).select(
+            "utterance_id", pl.lit(True).alias(stage.name)
+        )
+        frame = frame.join(done, on="utterance_id", how="left")
+    lacks = [pl.when(pl.col(stage.name).is_null()).then(pl.lit(stage.name)) for stage in stages]
+    todo = pl.concat_list(lacks).list.drop_nulls().alias(TODO)
+    rows = frame.select("utterance_id", "seconds", todo).filter(pl.col(TODO).list.len() > 0)
+    return Worklist(stages, rows.sort("utterance_id"))
+
+
+def durations(utterances: pa.Table) -> pl.DataFrame:
+    """utterance_id and seconds of an utterances table, with a guess where it does not say."""
+    frame = pl.from_arrow(utterances.select(["utterance_id", "start_s", "end_s", "duration_s"]))
+    assert isinstance(frame, pl.DataFrame)
+    seconds = pl.coalesce("duration_s", pl.col("end_s") - pl.col("start_s"), pl.lit(UNKNOWN_DURATION_S))
+    return frame.select("utterance_id", seconds.alias("seconds"))
+
+
+def hears(stage: Stage) -> bool:
+    """Whether a stage reads the waveform."""
+    return WAVEFORM in (*stage.requires, *stage.uses)
+
+
+def inputs(stages: Sequence[Stage]) -> list[str]:
+    """Names of the stage values that stages read, their own among them; `decode` stands for the waveform."""
+    names = [Decode.name if name == WAVEFORM else name for stage in stages for name in (*stage.requires, *stage.uses)]
+    return list(dict.fromkeys(names))
+
+
+def joined(lake: Lake, utterances: pa.Table, fingerprints: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Utterances with the values of stages beside them, in order of id; memory does not grow with the table.
+
+    Each stage table is read once and spread over the parts (local scratch files), as a join does that exceeds memory.
+
+    Args:
+        lake: Where the tables are.
+        utterances: Columns of the utterances table.
+        fingerprints: Stages to join in, with their fingerprints.
+
+    Yields:
+        The utterances' columns and one column per stage, null where the stage has no value.
+    """
+    utterances = utterances.sort_by("utterance_id")
+    parts = -(-utterances.num_rows // PART_ROWS)
+    numbered = pl.DataFrame({"utterance_id": pl.from_arrow(utterances["utterance_id"])}).with_row_index("part")
+    numbered = numbered.with_columns(pl.col("part") // PART_ROWS)
+    with tempfile.TemporaryDirectory(prefix="emoray-join-") as folder:
+        for stage, fingerprint in fingerprints.items():
+            _spread(lake, stage, fingerprint, numbered, folder)
+        for part in range(parts):
+            table = utterances.slice(part * PART_ROWS, PART_ROWS)
+            for stage in fingerprints:
+                table = table.append_column(
+                    stage, _values(os.path.join(folder, f"{stage}-{part}.arrow"), table["utterance_id"])
+                )
+            yield table
+
+
+def _spread(lake: Lake, stage: str, fingerprint: str, numbered: pl.DataFrame, folder: str) -> None:
+    dataset = lake.dataset("annotations", stage, fingerprint)
+    if dataset is None:
+        return
+    writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
+    with contextlib.ExitStack() as stack:
+        for batch in dataset.to_batches(
+            columns=["utterance_id", "value"], filter=pads.field("error").is_null(), batch_size=PART_ROWS
+        ):
+            ids = pl.DataFrame({"utterance_id": pl.from_arrow(batch["utterance_id"])}).with_row_index("row")
+            for (part,), rows in ids.join(numbered, on="utterance_id").partition_by("part", as_dict=True).items():
+                if part not in writers:
+                    path = os.path.join(folder, f"{stage}-{part}.arrow")
+                    writers[part] = stack.enter_context(pa.ipc.new_file(path, batch.schema))
+                writers[part].write_batch(batch.take(rows["row"].to_arrow()))
+
+
+def _values(path: str, ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    if not os.path.exists(path):
+        return pa.nulls(len(ids))
+    with pa.memory_map(path) as file:
+        table = pa.ipc.open_file(file).read_all().combine_chunks()
+        return table["value"].take(pc.index_in(ids, value_set=table["utterance_id"].combine_chunks()))
+
+
+def write_batches(
+    lake: Lake,
+    folder: str,
+    rows: pl.DataFrame,
+    utterances: pa.Table,
+    reads: Mapping[str, str],
+    *,
+    max_rows: int,
+    max_audio_s: float,
+) -> pa.Table:
+    """Write rows to scratch files, one row group per batch, clips of like length together.
+
+    Args:
+        lake: Where the tables are; the files go below it, where every worker can read them.
+        folder: Folder for the files, relative to the lake's root.
+        rows: utterance_id, seconds, and columns to put beside the utterances' own.
+        utterances: The utterances table; what is not in `rows` is left out.
+        reads: Stages whose values go along, with their fingerprints.
+        max_rows: Rows of a batch.
+        max_audio_s: Seconds of audio of a batch (a single clip may be longer).
+
+    Returns:
+        One row per batch: path below the lake's root, row_group, rows, first_id.
+    """
+    rows = rows.sort("utterance_id")
+    wanted = pc.is_in(utterances["utterance_id"], value_set=rows["utterance_id"].to_arrow().cast(pa.string()))
+    extra = [name for name in rows.columns if name not in ("utterance_id", "seconds")]
+    batches: list[dict[str, object]] = []
+    for number, table in enumerate(joined(lake, utterances.filter(wanted), reads)):
+        part = rows.slice(number * PART_ROWS, table.num_rows)
+        for name in extra:
+            table = table.append_column(name, pa.array(part[name].to_list()))
+        path = f"{folder}/part-{number:05d}.parquet"
+        buffer = io.BytesIO()
+        with pq.ParquetWriter(buffer, table.schema, compression="lz4") as writer:
+            for group, members in enumerate(_batches(part["seconds"].to_numpy(), max_rows, max_audio_s)):
+                writer.write_table(table.take(members), row_group_size=len(members))
+                first_id = table["utterance_id"][int(members[0])].as_py()
+                batches.append({"path": path, "row_group": group, "rows": len(members), "first_id": first_id})
+        lake.write_bytes(buffer.getvalue(), path)
+    return pa.Table.from_pylist(batches, BATCHES)
+
+
+def _batches(seconds: np.ndarray, max_rows: int, max_audio_s: float) -> list[np.ndarray]:
+    """Cut a part's rows, shortest first, into batches under both caps."""
+    order = np.argsort(seconds, kind="stable")
+    groups: list[np.ndarray] = []
+    start, total = 0, 0.0
+    for position, row in enumerate(order):
+        if position > start and (position - start >= max_rows or total + seconds[row] > max_audio_s):
+            groups.append(order[start:position])
+            start, total = position, 0.0
+        total += float(seconds[row])
+    return [*groups, order[start:]] if len(order) else groups
+
+
+def read_batch(lake: Lake, path: str, row_group: int) -> pa.Table:
+    """Read one batch that `write_batches` wrote."""
+    with lake.fs.open(lake.path(path)) as file:
+        return pq.ParquetFile(file).read_row_group(row_group)

@@ -1,0 +1,1 @@
+"""Metrics, intervals and reports that judge a table of predictions."""

@@ -1,0 +1,182 @@
+"""The report of an evaluation: a folder with metrics.json, predictions.parquet, figures and one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+from matplotlib.figure import Figure
+
+from emoray.evaluation import conformal, figures
+from emoray.evaluation.config import EvaluateConfig
+from emoray.evaluation.metrics import DEFINITIONS
+from emoray.evaluation.summary import LEVELS, check_predictions, levels_of, summarise
+
+SYNTHETIC_NOTE = (
+    "Synthetic speech with planted labels: this table tests the machinery. It is no evidence about how people express"
+    " or hear emotion, nor for any paper's claim about people."
+)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a reader must know about the run behind a report.
+
+    Attributes:
+        title: Headline, for example the model's name and version.
+        corpus: Name of the corpus.
+        facts: Run id, model version, hashes, seeds, commit …, shown as they are, in this order.
+        protocol: Further sentences on how the splits were made and the model selected.
+        ceiling: Best CCC that any predictor can reach per dimension, where it is known (synthetic labels with planted
+            noise).
+        synthetic: Whether the corpus is synthetic; the page then says what that means.
+    """
+
+    title: str
+    corpus: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    protocol: Sequence[str] = ()
+    ceiling: Mapping[str, float] | None = None
+    synthetic: bool = False
+
+
+@dataclass(frozen=True)
+class Image:
+    """A figure inside the page: its PNG file in base64 and the width it is shown with."""
+
+    data: str
+    width_px: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A written report.
+
+    Attributes:
+        folder: Where it lies.
+        page: Its HTML page.
+        metrics: The tree of metrics.json.
+    """
+
+    folder: Path
+    page: Path
+    metrics: dict[str, Any]
+
+    def flat(self) -> dict[str, float]:
+        """Estimates as `full/ccc_valence` → value, for a tracking store; undefined ones are left out."""
+        return {
+            f"{level}/{name}": entry["estimate"]
+            for level, found in self.metrics["levels"].items()
+            for name, entry in found["metrics"].items()
+            if entry["estimate"] is not None
+        }
+
+
+def write_report(
+    folder: str | Path,
+    predictions: pl.DataFrame,
+    config: EvaluateConfig,
+    about: About,
+    *,
+    dev: pl.DataFrame | None = None,
+    half_widths: conformal.HalfWidths | None = None,
+    classes: Sequence[str] = (),
+) -> Report:
+    """Evaluate predictions and write the report folder.
+
+    Args:
+        folder: Folder to write to; made if absent, files in it with the same names are replaced.
+        predictions: Predictions on the split that is judged, at one or several semantic levels (see `summarise`).
+        config: Intervals and groups.
+        about: Where the predictions come from.
+        dev: Predictions on dev, for the calibration figure, and for the half widths where none are given.
+        half_widths: The model version's conformal half widths.
+        classes: Classes of the categorical head.
+
+    Returns:
+        Where it lies and its figures.
+
+    Raises:
+        InputError: The predictions break the contract of `summarise`.
+    """
+    target = Path(folder)
+    if half_widths is None and dev is not None:
+        half_widths = conformal.fit(dev, config.conformal_level)
+    metrics = summarise(predictions, config, half_widths=half_widths, classes=classes)
+    metrics["about"] = {**asdict(about), "facts": dict(about.facts), "protocol": list(about.protocol)}
+    frame = check_predictions(predictions)
+    drawn = _figures(frame, metrics, about, dev)
+    images: dict[str, Image] = {}
+    (target / "figures").mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        path = target / "figures" / f"{name}.png"
+        figure.savefig(path)
+        width_px = round(96 * figure.get_size_inches()[0])
+        images[name] = Image(base64.b64encode(path.read_bytes()).decode(), width_px)
+    (target / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    frame.write_parquet(target / "predictions.parquet")
+    page = target / "report.html"
+    page.write_text(render(metrics, images), encoding="utf-8")
+    return Report(target, page, metrics)
+
+
+def render(metrics: Mapping[str, Any], images: Mapping[str, Image]) -> str:
+    """The HTML page.
+
+    Args:
+        metrics: The tree that `write_report` puts into metrics.json.
+        images: The figures by name.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("emoray.evaluation", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = _number
+    used = [*(("CCC", "Pearson", "MAE", "bias") if metrics["dimensions"] else ())]
+    used += ("UA", "WA", "macro-F1") if metrics["classes"] else ()
+    return environment.get_template("report.html.j2").render(
+        m=metrics,
+        about=metrics["about"],
+        images=images,
+        level_names=LEVELS,
+        best=list(metrics["levels"])[-1],
+        definitions=[(name, DEFINITIONS[name]) for name in used],
+        synthetic_note=SYNTHETIC_NOTE,
+    )
+
+
+def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """A figure for a table: an en dash where it is undefined, a real minus sign."""
+    if value is None:
+        return "–"
+    rounded = round(value, digits) + 0.0  # −0.00 becomes 0.00
+    return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", "−")
+
+
+def _figures(
+    frame: pl.DataFrame, metrics: Mapping[str, Any], about: About, dev: pl.DataFrame | None
+) -> dict[str, Figure]:
+    best = levels_of(frame)[-1]
+    shown, level = frame.filter(pl.col("level") == best), metrics["levels"][best]
+    drawn: dict[str, Figure | None] = {}
+    if metrics["dimensions"]:
+        drawn["ccc"] = figures.ccc_by_level(metrics, about.ceiling)
+        drawn["predicted"] = figures.predicted_against_true(shown, level)
+        if dev is not None and best in dev["level"]:
+            dev_best = check_predictions(dev).filter(pl.col("level") == best)
+            drawn["calibration"] = figures.calibration(dev_best, shown, metrics["conformal_level"])
+        drawn["groups"] = figures.ccc_by_group(level, "ccc_mean", "mean CCC")
+    if metrics["classes"]:
+        drawn["confusion"] = figures.confusion_matrix(level["confusion"], metrics["classes"])
+        if not metrics["dimensions"]:
+            drawn["groups"] = figures.ccc_by_group(level, "ua", "UA")
+    return {name: figure for name, figure in drawn.items() if figure is not None}

@@ -1,0 +1,104 @@
+"""What goes into a model and what comes out.
+
+Shapes: B batch, T frames, F features, K granularities in the order of `emoray.schema.GRANULARITIES` (LES, GS, ES),
+E text width or experts, C classes, 3 = (valence, arousal, dominance).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from emoray.schema import GRANULARITIES
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one forward pass.
+
+    Attributes:
+        features_BTF: Front-end features, float32, zero beyond each clip's length.
+        lengths_B: Valid frames of each clip, int64.
+        text_BKE: Text vectors, zero where absent.
+        present_BK: Which text vectors are there.
+        target_B3: Labels in [0, 1]; NaN where unlabelled.
+        label_B: Class index; -1 where unlabelled.
+        utterance_ids: One id per clip.
+    """
+
+    features_BTF: Tensor
+    lengths_B: Tensor
+    text_BKE: Tensor
+    present_BK: Tensor
+    target_B3: Tensor
+    label_B: Tensor
+    utterance_ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.utterance_ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device (copies from pinned memory do not block)."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory."""
+        return self._map(Tensor.pin_memory)
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Clips start..stop, trimmed to the longest of them."""
+        longest = int(self.lengths_B[start:stop].max())
+        part = self._map(lambda tensor: tensor[start:stop])
+        return replace(part, features_BTF=part.features_BTF[:, :longest], utterance_ids=self.utterance_ids[start:stop])
+
+    def at_level(self, level: str) -> Batch:
+        """The batch as a semantic level sees it.
+
+        Args:
+            level: `audio` (no text), `transcript` (LES and GS) or `full`.
+        """
+        keep = torch.tensor([name in LEVELS[level] for name in GRANULARITIES], device=self.present_BK.device)
+        return replace(self, present_BK=self.present_BK & keep)
+
+    def unlabelled(self) -> Batch:
+        """The batch without its labels: such clips count in no objective."""
+        return replace(
+            self,
+            target_B3=torch.full_like(self.target_B3, torch.nan),
+            label_B=torch.full_like(self.label_B, -1),
+        )
+
+    def _map(self, change: object) -> Batch:
+        assert callable(change)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()})
+
+
+#: Granularities that a semantic level lets through.
+LEVELS: dict[str, tuple[str, ...]] = {"audio": (), "transcript": ("les", "gs"), "full": GRANULARITIES}
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model says about each clip.
+
+    Attributes:
+        prediction_B3: Valence, arousal, dominance on the label scale [0, 1], not clipped.
+        logits_BC: Class logits, or None without a categorical head.
+        gates_BK: Share of each granularity in the fused semantics (rows sum to 1; to 0 where all are absent), or None.
+        experts_B3E: Weight of each expert for each dimension (rows sum to 1), or None.
+        router_B3E: The router's full softmax, before any top-2 choice (`experts_B3E` if routing is dense), or None.
+    """
+
+    prediction_B3: Tensor
+    logits_BC: Tensor | None = None
+    gates_BK: Tensor | None = None
+    experts_B3E: Tensor | None = None
+    router_B3E: Tensor | None = None
+
+
+def frame_mask(lengths_B: Tensor, frames: int) -> Tensor:
+    """Mask (B, T) of valid frames."""
+    return torch.arange(frames, device=lengths_B.device)[None, :] < lengths_B[:, None]

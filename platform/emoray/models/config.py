@@ -1,0 +1,158 @@
+"""Configuration of the acoustic encoders and of the models built on them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import PositiveFloat, PositiveInt, field_validator
+
+from emoray.config import Section
+from emoray.schema import GRANULARITIES
+
+
+class LogMelConfig(Section):
+    """The `logmel` encoder and its front-end.
+
+    Attributes:
+        mels: Mel bands.
+        window_s: Analysis window.
+        hop_s: Step between frames.
+        low_hz: Lower edge of the mel bands.
+        high_hz: Upper edge of the mel bands.
+        floor: Added to the mel power before the logarithm.
+        center: Subtracted from the log-mels. Fixed, not per clip: loudness carries emotion.
+        scale: Divides the centred log-mels.
+        width: Hidden width D.
+        strides: Stride of each convolution over time.
+        kernel: Kernel of each convolution, in frames.
+        layers: Transformer layers.
+        heads: Attention heads.
+        dropout: Dropout inside the transformer layers.
+    """
+
+    mels: PositiveInt
+    window_s: PositiveFloat
+    hop_s: PositiveFloat
+    low_hz: float
+    high_hz: PositiveFloat
+    floor: PositiveFloat
+    center: float
+    scale: PositiveFloat
+    width: PositiveInt
+    strides: list[PositiveInt]
+    kernel: PositiveInt
+    layers: int
+    heads: PositiveInt
+    dropout: float
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the attention projections (extra `lora`).
+
+    Attributes:
+        rank: Rank of the adapters.
+        alpha: Their scale is alpha / rank.
+        dropout: Dropout before the adapters.
+        target_modules: Names of the linear layers that get one.
+    """
+
+    rank: PositiveInt
+    alpha: PositiveFloat
+    dropout: float
+    target_modules: list[str]
+
+
+class SslConfig(Section):
+    """The `ssl` encoder: a Hugging Face speech encoder of the wav2vec 2.0 family.
+
+    Attributes:
+        checkpoint: Hub id or folder.
+        revision: Revision on the hub, or null.
+        tuning: `frozen`, `finetune` or `lora`; the convolutional front-end is frozen in every case.
+        layers: `weighted` (learnable softmax-weighted sum of all hidden layers) or `last`.
+        lora: Adapters for `tuning: lora`.
+        architecture: The checkpoint's own configuration and waveform normalisation, filled in by
+            `emoray.models.portable` so that a saved model needs no checkpoint; null before.
+    """
+
+    checkpoint: str
+    revision: str | None
+    tuning: Literal["frozen", "finetune", "lora"]
+    layers: Literal["weighted", "last"]
+    lora: LoraConfig
+    architecture: dict[str, Any] | None
+
+
+class EncoderConfig(Section):
+    """Which acoustic encoder, and the options of each kind."""
+
+    kind: Literal["logmel", "ssl"]
+    logmel: LogMelConfig
+    ssl: SslConfig
+
+
+class MoeConfig(Section):
+    """Mixture of experts (FM-MOE).
+
+    Attributes:
+        experts: Number of experts E.
+        inner: Inner width of an expert.
+        routing: `dense` (all experts) or `top2`.
+        router: `per_dimension` (one each for V, A and D) or `shared`.
+    """
+
+    experts: PositiveInt
+    inner: PositiveInt
+    routing: Literal["dense", "top2"]
+    router: Literal["per_dimension", "shared"]
+
+
+class FusionConfig(Section):
+    """How semantics meet sound in MSF-SER.
+
+    Attributes:
+        kind: `fm_moe` (FiLM and mixture of experts), `concat_mlp` or `cross_attention`.
+        gate: `vector` (sigmoid per channel) or `softmax` (one weight per granularity).
+        heads: Attention heads of `cross_attention`.
+        moe: Options of `fm_moe`.
+    """
+
+    kind: Literal["fm_moe", "concat_mlp", "cross_attention"]
+    gate: Literal["vector", "softmax"]
+    heads: PositiveInt
+    moe: MoeConfig
+
+
+class ModelConfig(Section):
+    """A model.
+
+    Attributes:
+        name: Key of `emoray.models.MODELS`.
+        width: Width D of the vectors that are fused.
+        hidden: Hidden width of the MLP heads (`acoustic`, `concat`, `fusion.kind: concat_mlp`).
+        dropout: Dropout before the outputs.
+        attention: Hidden width of attentive statistics pooling.
+        text_width: Width E of the text vectors.
+        granularities: Semantics that the model is built with (ablations leave some out).
+        classes: Names of the classes of the categorical head; empty for none.
+        encoder: The acoustic encoder.
+        fusion: The fusion of MSF-SER.
+    """
+
+    name: Literal["msf_ser", "acoustic", "concat"]
+    width: PositiveInt
+    hidden: PositiveInt
+    dropout: float
+    attention: PositiveInt
+    text_width: PositiveInt
+    granularities: list[Literal["les", "gs", "es"]]
+    classes: list[str]
+    encoder: EncoderConfig
+    fusion: FusionConfig
+
+    @field_validator("granularities")
+    @classmethod
+    def _in_order(cls, names: list[str]) -> list[str]:
+        if len(set(names)) != len(names):
+            raise ValueError("a granularity occurs twice")
+        return [name for name in GRANULARITIES if name in names]

@@ -1,0 +1,102 @@
+"""The part of an acoustic encoder that is not learned: from samples to the features that a training set stores.
+
+Shapes: S samples, T frames, F features.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from emoray.audio.io import AUDIO_HZ
+from emoray.models.config import LogMelConfig
+
+
+class Frontend(ABC):
+    """Features of a clip; cheap to pickle.
+
+    Attributes:
+        width: Features per frame F.
+        frame_hz: Frames per second.
+    """
+
+    width: int
+    frame_hz: float
+
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """Everything that the features depend on, as JSON values (it enters the training set's hash)."""
+
+    @abstractmethod
+    def features(self, samples: np.ndarray) -> np.ndarray:
+        """Features (T, F), float32, of mono samples (S,) at 16 kHz."""
+
+
+class LogMelFrontend(Frontend):
+    """Log-mels on a fixed scale, centred frames, so that T = S // hop + 1.
+
+    Args:
+        config: Bands, window, hop and scale.
+    """
+
+    def __init__(self, config: LogMelConfig) -> None:
+        self._config = config
+        self._hop = round(config.hop_s * AUDIO_HZ)
+        self._window = round(config.window_s * AUDIO_HZ)
+        self.width = config.mels
+        self.frame_hz = AUDIO_HZ / self._hop
+
+    def options(self) -> dict[str, Any]:
+        """See `Frontend.options`."""
+        names = ("mels", "window_s", "hop_s", "low_hz", "high_hz", "floor", "center", "scale")
+        return {"kind": "logmel", **{name: getattr(self._config, name) for name in names}}
+
+    def features(self, samples: np.ndarray) -> np.ndarray:
+        """See `Frontend.features`."""
+        config = self._config
+        size = 1 << (self._window - 1).bit_length()
+        window, filters_FM = _filters(self._window, size, config.mels, config.low_hz, config.high_hz)
+        # One frame around every hop's centre: zeros, not reflection, so that a clip shorter than a window works too.
+        padded = np.pad(samples.astype(np.float32, copy=False), (self._window // 2, self._window))
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self._window)[:: self._hop][
+            : len(samples) // self._hop + 1
+        ]
+        power = np.abs(np.fft.rfft(frames * window, n=size)).astype(np.float32) ** 2
+        log_mel = np.log(power @ filters_FM + config.floor)
+        return ((log_mel - config.center) / config.scale).astype(np.float32)
+
+
+class WaveformFrontend(Frontend):
+    """The waveform itself (F = 1), normalised as the checkpoint's feature extractor says.
+
+    Args:
+        normalise: Zero mean and unit variance per clip (`do_normalize`).
+    """
+
+    width = 1
+    frame_hz = float(AUDIO_HZ)
+
+    def __init__(self, normalise: bool) -> None:
+        self._normalise = normalise
+
+    def options(self) -> dict[str, Any]:
+        """See `Frontend.options`."""
+        return {"kind": "waveform", "normalise": self._normalise}
+
+    def features(self, samples: np.ndarray) -> np.ndarray:
+        """See `Frontend.features`."""
+        samples = samples.astype(np.float32, copy=False)
+        if self._normalise:
+            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+        return samples[:, None]
+
+
+@functools.lru_cache(maxsize=4)
+def _filters(window: int, size: int, mels: int, low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    from transformers.audio_utils import mel_filter_bank  # over a second to import, and every verb imports this module
+
+    bank = mel_filter_bank(size // 2 + 1, mels, low_hz, high_hz, AUDIO_HZ, norm="slaney", mel_scale="slaney")
+    return np.hanning(window).astype(np.float32), bank.astype(np.float32)

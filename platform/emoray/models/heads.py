@@ -1,0 +1,79 @@
+"""The last layers that all models share: from sound to one vector, from a vector to labels.
+
+Shapes: B batch, T frames, F features, D width, C classes, 3 = (valence, arousal, dominance).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from emoray.models.batch import Batch
+from emoray.models.config import EncoderConfig, ModelConfig
+from emoray.models.encoders import LogMelEncoder, SslEncoder
+from emoray.models.pooling import AttentiveStatistics
+from emoray.schema import DIMENSIONS
+
+#: Middle of the label scale: outputs start there.
+LABEL_CENTER = 0.5
+
+
+def build_encoder(config: EncoderConfig) -> LogMelEncoder | SslEncoder:
+    """The acoustic encoder of a configuration."""
+    return LogMelEncoder(config.logmel) if config.kind == "logmel" else SslEncoder(config.ssl)
+
+
+class PooledSound(nn.Module):
+    """h_a = W_a ASP(H): the encoder and attentive statistics, projected to the common width.
+
+    Args:
+        config: The model's configuration.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.encoder = build_encoder(config.encoder)
+        self.pool = AttentiveStatistics(self.encoder.width, config.attention)
+        self.project = nn.Linear(2 * self.encoder.width, config.width)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """One vector (B, D) per clip."""
+        hidden_BTD, mask_BT = self.encoder(batch.features_BTF, batch.lengths_B)
+        return self.project(self.pool(hidden_BTD, mask_BT))
+
+
+class MlpHead(nn.Module):
+    """The head of the MSP-Podcast challenge baseline: one hidden layer, then the three dimensions.
+
+    Args:
+        inputs: Width of the input.
+        hidden: Hidden width.
+        dropout: Dropout before the output.
+    """
+
+    def __init__(self, inputs: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Dropout(dropout))
+        self.output = nn.Linear(hidden, len(DIMENSIONS))
+        nn.init.constant_(self.output.bias, LABEL_CENTER)
+
+    def forward(self, vector_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions (B, 3) and the hidden vector (B, hidden) for a categorical head."""
+        hidden_BD = self.hidden(vector_BD)
+        return self.output(hidden_BD), hidden_BD
+
+
+class ClassHead(nn.Module):
+    """The optional categorical head: logits of the named classes, or None.
+
+    Args:
+        inputs: Width of the input.
+        classes: Number of classes; 0 for no head.
+    """
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(inputs, classes) if classes else None
+
+    def forward(self, vector_BD: Tensor) -> Tensor | None:
+        """Logits (B, C), or None without a head."""
+        return None if self.output is None else self.output(vector_BD)

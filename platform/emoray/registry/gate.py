@@ -1,0 +1,257 @@
+"""The promotion gate: may a challenger replace the champion? A pure function of predictions and measurements.
+
+A challenger passes when all of these hold:
+
+- its mean CCC on the same clips is higher: the estimated gain reaches `min_gain`, and the lower end of the paired
+bootstrap
+  interval (over speakers) lies above `min_lower_bound`;
+- no group (gender, for example) with enough clips loses more than `max_group_loss` beyond chance;
+- its p95 latency keeps the budget;
+- it loads and scores in a clean process.
+
+Without a champion there is nothing to compare with, and the last two decide.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from emoray.errors import InputError
+from emoray.evaluation.bootstrap import Interval, clusters, interval, paired_difference
+from emoray.evaluation.metrics import labelled_dimensions, mean_ccc
+from emoray.registry.clean_process import CleanCheck
+from emoray.registry.config import GateConfig
+from emoray.scoring.score import ScoreRequest
+from emoray.scoring.scorer import Scorer
+
+__all__ = ["Check", "CleanCheck", "Decision", "GateConfig", "Latency", "decide", "gate_split", "measure_latency"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of single clips through a scorer, in milliseconds."""
+
+    p50_ms: float
+    p95_ms: float
+    clips: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition of the gate.
+
+    Attributes:
+        name: gain, groups, latency or clean_process.
+        passed: Whether it holds.
+        message: Why, in one sentence with its figures.
+    """
+
+    name: str
+    passed: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate says.
+
+    Attributes:
+        passed: Whether the challenger may become champion.
+        checks: Every condition, in order.
+        split: Split that was compared on.
+        figures: Everything that was measured, JSON-ready.
+    """
+
+    passed: bool
+    checks: tuple[Check, ...]
+    split: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> list[str]:
+        """The checks' sentences, failures first."""
+        return [check.message for check in sorted(self.checks, key=lambda check: check.passed)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "passed": self.passed,
+            "split": self.split,
+            "checks": [asdict(check) for check in self.checks],
+            "figures": self.figures,
+        }
+
+
+def gate_split(splits: Sequence[str | None]) -> tuple[str, str | None]:
+    """The split to decide on, and a note where it is not `gate`.
+
+    Raises:
+        InputError: There is neither a gate nor a dev split.
+    """
+    if "gate" in splits:
+        return "gate", None
+    if "dev" in splits:
+        return (
+            "dev",
+            "The corpus has no gate split: decided on dev, which also selected the models and so flatters them",
+        )
+    raise InputError(
+        "the corpus has neither a gate nor a dev split to decide on",
+        remedy="Give its utterances splits; test is only reported, never decided on",
+    )
+
+
+def decide(
+    challenger: pl.DataFrame,
+    champion: pl.DataFrame | None,
+    config: GateConfig,
+    *,
+    latency: Latency,
+    clean: CleanCheck | None,
+    note: str | None = None,
+) -> Decision:
+    """Decide on a challenger.
+
+    Args:
+        challenger: Its predictions on the gate split at one semantic level (`emoray.scoring.predictions.predict_rows`).
+        champion: The champion's on the same clips at the same level; None where there is no champion.
+        config: The conditions.
+        latency: The challenger's latency (`measure_latency`).
+        clean: How it did in a clean process; None only where `config.clean_process` is off.
+        note: Something that readers of the decision must know, for example that dev stood in for gate.
+
+    Raises:
+        InputError: The predictions are not on the same clips, hold several levels, or have no dimensional label.
+    """
+    dimensions = labelled_dimensions(challenger)
+    if not dimensions:
+        raise InputError("no clip of the gate split has a dimensional label", remedy="Decide on labelled clips")
+    levels = set(challenger["level"]) | (set() if champion is None else set(champion["level"]))
+    if len(levels) != 1:
+        raise InputError(f"the predictions are at several semantic levels: {', '.join(sorted(levels))}")
+    metric = mean_ccc(dimensions)
+    options: dict[str, Any] = {
+        "level": config.interval_level,
+        "resamples": config.resamples,
+        "seed": config.seed,
+    }
+    figures: dict[str, Any] = {
+        "level": levels.pop(),
+        "challenger_ccc_mean": interval(metric, challenger, **options).to_dict(),
+        "latency": asdict(latency),
+        "warning": clusters(challenger).warning,
+        "note": note,
+    }
+    checks = []
+    if champion is None:
+        checks.append(Check("gain", True, "There is no champion yet, so there is nothing to beat"))
+    else:
+        difference = paired_difference(metric, challenger, champion, **options)
+        groups = _groups(challenger, champion, config, options)
+        figures |= {
+            "champion_ccc_mean": interval(metric, champion, **options).to_dict(),
+            "difference": difference.to_dict(),
+            "groups": groups,
+        }
+        checks += [_gain(difference, config), _no_group_worse(groups, config)]
+    checks.append(_fast_enough(latency, config))
+    if config.clean_process:
+        if clean is None:
+            raise InputError("the clean-process check is on, but it was not run")
+        figures["clean_process"] = asdict(clean)
+        verb = "Loads and scores" if clean.passed else "Does not load and score"
+        checks.append(Check("clean_process", clean.passed, f"{verb} in a clean process: {clean.message}"))
+    split = ", ".join(sorted({str(name) for name in challenger["split"]}))
+    return Decision(all(check.passed for check in checks), tuple(checks), split, figures)
+
+
+def _gain(difference: Interval, config: GateConfig) -> Check:
+    enough = difference.estimate >= config.min_gain
+    sure = difference.low > config.min_lower_bound
+    text = (
+        f"Mean CCC changes by {difference.estimate:+.4f}, {100 * difference.level:g} % interval"
+        f" {difference.low:+.4f} to {difference.high:+.4f} over {difference.n_units} {difference.unit}s"
+    )
+    if not enough:
+        text += f": less than the gain asked for ({config.min_gain:+g})"
+    elif not sure:
+        text += f": the lower end is not above {config.min_lower_bound:+g}"
+    return Check("gain", enough and sure, text)
+
+
+def _groups(
+    challenger: pl.DataFrame, champion: pl.DataFrame, config: GateConfig, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Paired difference of mean CCC in every group; groups that are too small are listed without one."""
+    found = []
+    for column in config.group_columns:
+        if column not in challenger.columns:
+            continue
+        for value in sorted(challenger[column].drop_nulls().unique().to_list()):
+            new = challenger.filter(pl.col(column) == value)
+            old = champion.filter(pl.col("utterance_id").is_in(new["utterance_id"].implode()))
+            entry: dict[str, Any] = {"column": column, "value": str(value), "n_clips": new.height, "difference": None}
+            dimensions = labelled_dimensions(new)
+            if new.height >= config.min_group_clips and dimensions:
+                entry["difference"] = paired_difference(mean_ccc(dimensions), new, old, **options).to_dict()
+            found.append(entry)
+    return found
+
+
+def _no_group_worse(groups: list[dict[str, Any]], config: GateConfig) -> Check:
+    judged = [entry for entry in groups if entry["difference"] is not None]
+    worse = [
+        f"{entry['column']} {entry['value']} loses {-entry['difference']['estimate']:.4f}"
+        f" (interval {entry['difference']['low']:+.4f} to {entry['difference']['high']:+.4f}, n = {entry['n_clips']})"
+        for entry in judged
+        if _much_worse(entry["difference"], config)
+    ]
+    if worse:
+        text = f"Some group gets worse by more than {config.max_group_loss:g}: {'; '.join(worse)}"
+    elif judged:
+        text = f"None of {len(judged)} groups gets worse by more than {config.max_group_loss:g} beyond chance"
+    else:
+        text = f"No group has {config.min_group_clips} clips, so none was judged"
+    return Check("groups", not worse, text)
+
+
+def _much_worse(difference: dict[str, Any], config: GateConfig) -> bool:
+    # An undefined difference (None: some resample without spread) cannot accuse anybody.
+    if difference["estimate"] is None or difference["high"] is None:
+        return False
+    return bool(difference["estimate"] < -config.max_group_loss and difference["high"] < 0)
+
+
+def _fast_enough(latency: Latency, config: GateConfig) -> Check:
+    passed = latency.p95_ms <= config.latency_budget_ms
+    relation = "within" if passed else "over"
+    return Check(
+        "latency",
+        passed,
+        f"p95 latency {latency.p95_ms:.0f} ms per clip over {latency.clips} clips, {relation} the budget of"
+        f" {config.latency_budget_ms:g} ms",
+    )
+
+
+def measure_latency(scorer: Scorer, requests: Sequence[ScoreRequest]) -> Latency:
+    """Time single clips through a scorer, after one that warms it up.
+
+    Args:
+        scorer: The version.
+        requests: Clips; their stage values, if they carry any, spare the scorer that work.
+    """
+    if not requests:
+        raise InputError("no clip to measure the latency on")
+    scorer.score(requests[:1])
+    times_ms = []
+    for request in requests:
+        started = time.perf_counter()
+        scorer.score([request])
+        times_ms.append(1000 * (time.perf_counter() - started))
+    return Latency(float(np.percentile(times_ms, 50)), float(np.percentile(times_ms, 95)), len(times_ms))

@@ -1,0 +1,362 @@
+"""Model versions: log a bundle, register it, name it by alias, fetch it again."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import mlflow
+import numpy as np
+import pandas as pd
+import soundfile
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+import emoray
+from emoray.audio.io import AUDIO_HZ
+from emoray.errors import RegistryError
+from emoray.registry.pyfunc import SIGNATURE, data_uri
+from emoray.registry.tracking import Tracking
+from emoray.scoring.bundle import load_bundle, open_bundle
+from emoray.scoring.scorer import Scorer
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+CARD = "model_card.md"
+
+#: What loading and scoring a version imports; each is pinned to what is installed here.
+REQUIREMENTS = (
+    "mlflow",
+    "torch",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "tenacity",
+    "fsspec",
+    "s3fs",
+    "soundfile",
+    "soxr",
+    "pyworld-prebuilt",
+    "pocketsphinx",
+)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model version.
+
+    Attributes:
+        name: Registered model.
+        version: Its number.
+        run_id: The run that made it.
+        source: Where MLflow keeps its files.
+        aliases: Aliases that point at it.
+        tags: Its tags.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    source: str
+    aliases: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """As MLflow addresses it: `models:/name/7`."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def log_bundle(
+    tracking: Tracking,
+    run_id: str,
+    bundle: str | Path,
+    *,
+    card: str,
+    tags: Mapping[str, str],
+) -> Version:
+    """Log a bundle to its run as an MLflow pyfunc and register it as a new version. It gets no alias yet.
+
+    The version carries the bundle, the source of the package `emoray` and pinned requirements: a process without this
+    repository loads it.
+
+    Args:
+        tracking: The store.
+        run_id: The run that made the bundle.
+        bundle: The bundle's folder.
+        card: Model card, Markdown (`emoray.registry.card`).
+        tags: Tags of the version: configuration and data hashes, seeds, git commit ….
+
+    Raises:
+        RegistryError: The bundle cannot be opened (`bad_bundle`); nothing is registered then.
+    """
+    config = open_bundle(bundle).config
+    with tempfile.TemporaryDirectory(prefix="emoray-version-") as work:
+        code = _source_without_caches(Path(work) / "code")
+        card_path = Path(work) / CARD
+        card_path.write_text(card, encoding="utf-8")
+        staged = Path(work) / "bundle"
+        _link_tree(Path(bundle), staged)
+        with _active(run_id):
+            info = mlflow.pyfunc.log_model(
+                name=config.name,
+                python_model=str(Path(__file__).with_name("model_script.py")),
+                artifacts={"bundle": str(staged), "card": str(card_path)},
+                code_paths=[str(code)],
+                pip_requirements=pip_requirements(),
+                signature=SIGNATURE,
+                input_example=pd.DataFrame({"audio": [data_uri(example_wav())]}),
+            )
+    with contextlib.suppress(MlflowException):  # it is there already
+        tracking.client.create_registered_model(tracking.model_name)
+    made = tracking.client.create_model_version(
+        tracking.model_name,
+        source=info.model_uri,
+        run_id=run_id,
+        tags={key: str(value) for key, value in tags.items()},
+        model_id=info.model_id,
+    )
+    return _version(made)
+
+
+def pip_requirements() -> list[str]:
+    """Pinned requirements of a version, without local build marks such as `+cpu`."""
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+
+
+def example_wav() -> bytes:
+    """A third of a second of a falling tone: a valid input that needs no file."""
+    time_s = np.arange(round(0.3 * AUDIO_HZ)) / AUDIO_HZ
+    tone = 0.2 * np.sin(2 * np.pi * (200 * time_s - 60 * time_s**2))
+    file = io.BytesIO()
+    soundfile.write(file, tone, AUDIO_HZ, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+# --- finding --------------------------------------------------------------------------------------------------------
+
+
+def by_alias(tracking: Tracking, alias: str) -> Version:
+    """The version that an alias names.
+
+    Raises:
+        RegistryError: It names none (`no_champion`, `no_challenger` …).
+    """
+    found = find_alias(tracking, alias)
+    if found is None:
+        remedy = {
+            CHAMPION: "Train and promote one: emoray train, then emoray promote (or: emoray demo)",
+            CHALLENGER: "Train one first: emoray train",
+        }.get(alias, "See the registered model's aliases in MLflow")
+        raise RegistryError(
+            f"model {tracking.model_name!r} has no {alias} yet", where=tracking.uri, remedy=remedy, kind=f"no_{alias}"
+        )
+    return found
+
+
+def find_alias(tracking: Tracking, alias: str) -> Version | None:
+    """The version that an alias names, or None."""
+    try:
+        return _version(tracking.client.get_model_version_by_alias(tracking.model_name, alias))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def by_version(tracking: Tracking, version: str | int) -> Version:
+    """A version by its number.
+
+    Raises:
+        RegistryError: There is no such version.
+    """
+    try:
+        found = tracking.client.get_model_version(tracking.model_name, str(version))
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        known = ", ".join(one.version for one in all_versions(tracking)) or "none"
+        raise RegistryError(
+            f"model {tracking.model_name!r} has no version {version} (it has: {known})",
+            where=tracking.uri,
+            remedy="Choose one of these, or an alias",
+            kind="no_such_version",
+        ) from None
+    return _version(found)
+
+
+def all_versions(tracking: Tracking) -> list[Version]:
+    """All versions, oldest first."""
+    found = tracking.client.search_model_versions(f"name = '{tracking.model_name}'", max_results=1000)
+    return sorted((_version(one) for one in found), key=lambda one: int(one.version))
+
+
+def resolve(tracking: Tracking, reference: str) -> Version:
+    """A version by what a user may write: an alias (`champion`, `@champion`), a number (`7`), or `latest`.
+
+    Raises:
+        RegistryError: There is no such version.
+    """
+    name = reference.removeprefix("@")
+    if name == "latest":
+        versions = all_versions(tracking)
+        if not versions:
+            raise RegistryError(
+                f"model {tracking.model_name!r} has no version yet",
+                where=tracking.uri,
+                remedy="Train one first: emoray train",
+                kind="no_such_version",
+            )
+        return versions[-1]
+    return by_version(tracking, name) if name.isdigit() else by_alias(tracking, name)
+
+
+# --- naming ---------------------------------------------------------------------------------------------------------
+
+
+def set_alias(tracking: Tracking, alias: str, version: Version) -> None:
+    """Point an alias at a version (it leaves the one that it named before)."""
+    tracking.client.set_registered_model_alias(tracking.model_name, alias, version.version)
+
+
+def drop_alias(tracking: Tracking, alias: str) -> None:
+    """Take an alias away; nothing happens if it names nothing."""
+    if find_alias(tracking, alias) is not None:
+        tracking.client.delete_registered_model_alias(tracking.model_name, alias)
+
+
+def tag_version(tracking: Tracking, version: Version, tags: Mapping[str, Any]) -> None:
+    """Set tags on a version."""
+    for key, value in tags.items():
+        tracking.client.set_model_version_tag(tracking.model_name, version.version, key, str(value))
+
+
+# --- fetching -------------------------------------------------------------------------------------------------------
+
+
+def fetch(tracking: Tracking, version: Version, cache_dir: str | Path | None = None) -> Path:
+    """The version's bundle as a local folder. Files that are local already stay where they are, others are cached.
+
+    Args:
+        tracking: The store.
+        version: The version.
+        cache_dir: Where fetched versions are kept; a folder per user in the system's temporary one by default.
+
+    Raises:
+        RegistryError: Its files are gone.
+    """
+    return model_folder(tracking, version, cache_dir) / "artifacts" / "bundle"
+
+
+def model_folder(tracking: Tracking, version: Version, cache_dir: str | Path | None = None) -> Path:
+    """The version's whole MLflow model as a local folder; see `fetch`."""
+    try:
+        address = tracking.client.get_model_version_download_uri(version.name, version.version)
+        local = _local_path(address)
+        if local is not None:
+            if not (local / "MLmodel").is_file():
+                raise FileNotFoundError(local)
+            return local
+        root = Path(cache_dir or Path(tempfile.gettempdir()) / f"emoray-{getpass.getuser()}") / "models"
+        # Version numbers start again in another store: the address keeps two models of one name and number apart.
+        final = root / version.name / f"{version.version}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+        if final.is_dir():
+            return final
+        final.parent.mkdir(parents=True, exist_ok=True)
+        work = tempfile.mkdtemp(prefix=".fetch-", dir=final.parent)
+        try:
+            mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=work, tracking_uri=tracking.uri)
+            # Another process may have been first: a whole folder is there then, and ours is not needed.
+            with contextlib.suppress(OSError):
+                os.replace(work, final)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return final
+    except (MlflowException, FileNotFoundError) as error:
+        raise RegistryError(
+            f"the files of version {version.version} cannot be fetched: {error}",
+            where=version.source,
+            remedy="Restore the artifact folder, or choose another version",
+            kind="version_files_missing",
+        ) from error
+
+
+def load(tracking: Tracking, version: Version, cache_dir: str | Path | None = None) -> Scorer:
+    """Fetch a version and open it as a scorer (its `version` is filled in).
+
+    Raises:
+        RegistryError: Its files are gone or no usable bundle.
+    """
+    scorer = load_bundle(fetch(tracking, version, cache_dir))
+    scorer.version = version.version
+    return scorer
+
+
+def _local_path(address: str) -> Path | None:
+    parsed = urlparse(address)
+    if parsed.scheme == "file":
+        return Path(url2pathname(parsed.path))
+    return Path(address) if parsed.scheme == "" else None
+
+
+def _version(found: ModelVersion) -> Version:
+    return Version(
+        name=found.name,
+        version=str(found.version),
+        run_id=str(found.run_id),
+        source=str(found.source),
+        aliases=tuple(found.aliases or ()),
+        tags=dict(found.tags or {}),
+    )
+
+
+@contextlib.contextmanager
+def _active(run_id: str) -> Iterator[None]:
+    """Make a run MLflow's active one, which its `log_model` insists on, and leave its status as it was."""
+    current = mlflow.active_run()
+    if current is not None and current.info.run_id == run_id:
+        yield
+        return
+    client = mlflow.MlflowClient()
+    before = client.get_run(run_id).info.status
+    with mlflow.start_run(run_id=run_id, nested=current is not None):
+        yield
+    if before != "FINISHED":
+        client.update_run(run_id, status=before)
+
+
+def _source_without_caches(target: Path) -> Path:
+    """A copy of the installed package's source, without bytecode. Returns the package's folder."""
+    source = Path(emoray.__file__).parent
+    shutil.copytree(source, target / "emoray", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    return target / "emoray"
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """The same tree by hard links where the disk allows (MLflow copies it anyway), else by copies."""
+
+    def link_or_copy(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copyfile(one, other)
+
+    shutil.copytree(source, target, copy_function=link_or_copy)

@@ -1,0 +1,278 @@
+"""A model version's folder: the weights and everything that they were fitted with.
+
+Layout::
+
+    model.json        name, configuration, scale, classes, text width
+    model.safetensors weights
+    stages.json       the annotate configuration and the fingerprint of every stage
+    norms.json        prosody norms that emphasis and semantics measure against
+    conformal.json    half width per semantic level and dimension, and their nominal level
+    text_encoder/     the text encoder, Hugging Face layout (absent where the model reads no text)
+    metrics.json      what the version reached when it was made
+
+Nothing in it is a pickle: loading a bundle runs no code of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from emoray.errors import RegistryError
+from emoray.evaluation.conformal import HalfWidths
+from emoray.models import ModelConfig, build, portable
+from emoray.schema import GRANULARITIES
+from emoray.stages.config import AnnotateConfig
+from emoray.stages.norms import Norms
+from emoray.stages.weights import model_folder, revision
+
+if TYPE_CHECKING:
+    from emoray.scoring.scorer import Scorer
+
+FORMAT = 1
+
+#: What is taken from a Hugging Face folder. No `.bin`: those are pickles.
+_ENCODER_FILES = (".safetensors", ".json", ".txt", ".model")
+
+
+@dataclass(frozen=True)
+class FittedStages:
+    """The annotation stages as a version was fitted with them.
+
+    Attributes:
+        annotate: Their configuration; the text encoder points into the bundle.
+        fingerprints: Fingerprint of each.
+        norms: The norms that they measured against.
+    """
+
+    annotate: AnnotateConfig
+    fingerprints: dict[str, str]
+    norms: Norms
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        folder: Where it lies.
+        config: The model's configuration.
+        model: The model in evaluation mode, on the CPU.
+        scale: Ends of the corpus's scale, or None where the corpus has no dimensional labels.
+        annotate: Configuration of the stages; its text encoder points into the folder.
+        fingerprints: Fingerprint of every stage that the version was fitted with.
+        norms: Prosody norms.
+        half_widths: Conformal half widths on the [0, 1] scale.
+        conformal_level: Their nominal coverage.
+        metrics: What the version reached when it was made.
+    """
+
+    folder: Path
+    config: ModelConfig
+    model: nn.Module
+    scale: tuple[float, float] | None
+    annotate: AnnotateConfig
+    fingerprints: dict[str, str]
+    norms: Norms
+    half_widths: HalfWidths
+    conformal_level: float
+    metrics: dict[str, Any]
+
+    @property
+    def granularities(self) -> tuple[str, ...]:
+        """Text vectors that the model reads."""
+        return text_read(self.config)
+
+
+def text_read(config: ModelConfig) -> tuple[str, ...]:
+    """Text vectors that a model of this configuration reads: none for the acoustic baseline."""
+    return () if config.name == "acoustic" else tuple(name for name in GRANULARITIES if name in config.granularities)
+
+
+def save_bundle(
+    folder: str | Path,
+    *,
+    model: nn.Module,
+    config: ModelConfig,
+    annotate: AnnotateConfig,
+    fingerprints: Mapping[str, str],
+    norms: Norms,
+    half_widths: HalfWidths,
+    conformal_level: float,
+    scale: Sequence[float] | None,
+    metrics: Mapping[str, Any],
+) -> Path:
+    """Write a bundle, whole or not at all.
+
+    Args:
+        folder: Where to; an older bundle there is replaced.
+        model: The fitted model.
+        config: Its configuration.
+        annotate: Configuration of the stages it was fitted with.
+        fingerprints: Their fingerprints (`emoray.stages.pipeline.fingerprints`).
+        norms: The norms they were fitted with.
+        half_widths: Conformal half widths from dev (`emoray.evaluation.conformal.fit`).
+        conformal_level: Their nominal coverage.
+        scale: Ends of the corpus's scale; None where it has no dimensional labels.
+        metrics: Figures to carry along.
+
+    Returns:
+        The folder.
+    """
+    final = Path(folder).absolute()
+    final.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    try:
+        document = {
+            "format": FORMAT,
+            "name": config.name,
+            "config": portable(config).model_dump(mode="json"),
+            "scale": list(scale) if scale is not None else None,
+            "classes": list(config.classes),
+            "text_width": config.text_width,
+        }
+        _write(work / "model.json", document)
+        save_model(model, str(work / "model.safetensors"))
+        stages = {"annotate": annotate.model_dump(mode="json"), "fingerprints": dict(fingerprints)}
+        _write(work / "stages.json", stages)
+        _write(work / "norms.json", norms.to_json())
+        _write(work / "conformal.json", {"level": conformal_level, "half_widths": half_widths})
+        _write(work / "metrics.json", dict(metrics))
+        if text_read(config):
+            _copy_encoder(annotate.embed.model, work / "text_encoder")
+        if final.exists():
+            shutil.rmtree(final)
+        os.chmod(work, 0o755)  # mkdtemp makes it private
+        os.replace(work, final)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return final
+
+
+def open_bundle(folder: str | Path) -> Bundle:
+    """Read a bundle without making a scorer of it.
+
+    Raises:
+        RegistryError: The folder is no bundle, is incomplete, or was written by a newer version.
+    """
+    root = Path(folder)
+    document = _model_document(root)
+    fitted, conformal = open_stages(root), _read(root / "conformal.json")
+    try:
+        config = ModelConfig.model_validate(document["config"])
+    except ValidationError as error:
+        raise _misfit(root, error) from error
+    model = build(config)
+    try:
+        load_model(model, str(root / "model.safetensors"))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _broken(root, f"its weights cannot be loaded: {error}") from error
+    model.eval()
+    return Bundle(
+        folder=root,
+        config=config,
+        model=model,
+        scale=None if document["scale"] is None else (document["scale"][0], document["scale"][1]),
+        annotate=fitted.annotate,
+        fingerprints=fitted.fingerprints,
+        norms=fitted.norms,
+        half_widths=conformal["half_widths"],
+        conformal_level=conformal["level"],
+        metrics=_read(root / "metrics.json"),
+    )
+
+
+def open_stages(folder: str | Path) -> FittedStages:
+    """Read what a bundle says about its stages, without its weights.
+
+    Raises:
+        RegistryError: See `open_bundle`.
+    """
+    root = Path(folder)
+    _model_document(root)
+    stages = _read(root / "stages.json")
+    try:
+        annotate = AnnotateConfig.model_validate(stages["annotate"])
+    except ValidationError as error:
+        raise _misfit(root, error) from error
+    encoder = (root / "text_encoder").absolute()
+    if encoder.is_dir():
+        annotate = annotate.model_copy(update={"embed": annotate.embed.model_copy(update={"model": str(encoder)})})
+    return FittedStages(annotate, stages["fingerprints"], Norms.from_json(_read(root / "norms.json")))
+
+
+def load_bundle(folder: str | Path) -> Scorer:
+    """Open a bundle as a scorer.
+
+    Raises:
+        RegistryError: See `open_bundle`.
+    """
+    from emoray.scoring.scorer import Scorer
+
+    return Scorer(open_bundle(folder))
+
+
+def _copy_encoder(model: str, target: Path) -> None:
+    """Copy a text encoder's weights, settings and tokenizer."""
+    target.mkdir()
+    for path in sorted(model_folder(model).iterdir()):
+        if path.suffix in _ENCODER_FILES and path.is_file():
+            shutil.copyfile(path, target / path.name)
+    # Fingerprints name the encoder by the hash of its files: a copy under which they changed would be another encoder.
+    if revision(str(target)) != revision(model):
+        raise RegistryError(
+            "the text encoder cannot be carried along: its weights are not (only) safetensors",
+            where=model,
+            remedy="Convert it: AutoModel.from_pretrained(…).save_pretrained(…), into a folder of its own",
+            kind="bad_bundle",
+        )
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _broken(path.parent, f"{path.name} is missing") from None
+    except ValueError as error:
+        raise _broken(path.parent, f"{path.name} is not valid JSON: {error}") from error
+
+
+def _model_document(root: Path) -> dict[str, Any]:
+    document: dict[str, Any] = _read(root / "model.json")
+    if document.get("format") != FORMAT:
+        raise RegistryError(
+            f"bundle has format {document.get('format')}, this version of emoray reads {FORMAT}",
+            where=str(root),
+            remedy="Install the version of emoray that wrote it",
+            kind="bad_bundle",
+        )
+    return document
+
+
+def _misfit(folder: Path, error: ValidationError) -> RegistryError:
+    return _broken(folder, f"its configuration does not fit this version of emoray: {error.errors()[0]['msg']}")
+
+
+def _broken(folder: Path, what: str) -> RegistryError:
+    return RegistryError(
+        f"not a usable model bundle, {what}",
+        where=str(folder),
+        remedy="Fetch the version again, or train it anew",
+        kind="bad_bundle",
+    )

@@ -1,0 +1,237 @@
+"""The scorer: one class behind the online service, bulk scoring, the MLflow model and the promotion gate.
+
+Shapes: B clips of one forward pass, T frames, F features, K granularities (LES, GS, ES), E text width, 3 = (valence,
+arousal, dominance).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from emoray.audio.io import AUDIO_HZ, AudioConfig
+from emoray.errors import AudioError
+from emoray.models import Batch, Output, frontend
+from emoray.schema import DIMENSIONS, GRANULARITIES
+from emoray.scoring.bundle import Bundle
+from emoray.scoring.score import Estimate, Score, ScoreRequest, Semantic, TimePoint
+from emoray.scoring.semantics import SemanticsRunner
+
+WINDOW_S = 4.0
+HOP_S = 1.0
+
+#: Seconds of padded audio in one forward pass: bounds memory, whatever clips come together.
+MAX_PADDED_S = 240.0
+
+#: Text vectors that a score needs to count as one of this semantic level, richest first.
+_NEEDS = (("full", ("les", "gs", "es")), ("transcript", ("les", "gs")), ("audio", ()))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of one request's samples: the whole clip (`start_s` None) or a window of the time course."""
+
+    request: int
+    samples: np.ndarray
+    start_s: float | None
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """One piece's outputs."""
+
+    prediction: np.ndarray
+    gates: list[float] | None
+    experts: list[list[float]] | None
+    emotion: list[float] | None
+
+
+class Scorer:
+    """Scores clips with one model version.
+
+    Nothing is kept between calls, but use it from one thread at a time: Hugging Face's fast tokenizers allow no more.
+
+    Args:
+        bundle: The version.
+        device: Where the model runs.
+
+    Attributes:
+        bundle: The version.
+        version: Name of the version for replies; whoever fetched it from a registry fills it in.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
+        self.bundle = bundle
+        self.version: str | None = None
+        self._device = torch.device(device)
+        self._model = bundle.model.to(self._device).eval()
+        self._frontend = frontend(bundle.config.encoder)
+        self._semantics = SemanticsRunner(bundle)
+
+    @property
+    def audio(self) -> AudioConfig:
+        """What counts as usable audio: decode clips with it."""
+        return self.bundle.annotate.audio
+
+    @property
+    def stale_stages(self) -> dict[str, str]:
+        """Stages of this installation that are not the version's own → why; what they give counts as absent."""
+        return dict(self._semantics.stale)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
+        """Score clips together; each clip's score does not depend on the others.
+
+        Args:
+            requests: The clips.
+
+        Returns:
+            One score per request, in order.
+
+        Raises:
+            AudioError: A clip is no finite mono signal.
+        """
+        for number, request in enumerate(requests):
+            _check(request.samples, number)
+        semantics = self._semantics.run(requests)
+        pieces = [piece for number, request in enumerate(requests) for piece in _pieces(number, request)]
+        raw: dict[int, _Raw] = {}
+        for places in _batches([len(piece.samples) for piece in pieces]):
+            raw.update(zip(places, self._forward([pieces[place] for place in places], semantics), strict=True))
+        whole: dict[int, _Raw] = {}
+        windows: dict[int, list[TimePoint]] = {number: [] for number in range(len(requests))}
+        for place, piece in enumerate(pieces):
+            if piece.start_s is None:
+                whole[piece.request] = raw[place]
+            else:
+                windows[piece.request].append(_point(piece, raw[place]))
+        return [
+            self._score(request, semantics[number], whole[number], windows[number])
+            for number, request in enumerate(requests)
+        ]
+
+    def _forward(self, pieces: Sequence[_Piece], semantics: Sequence[Semantic]) -> list[_Raw]:
+        # Training reads features as float16; the same rounding here makes offline and online scores equal.
+        features = [self._frontend.features(piece.samples).astype(np.float16).astype(np.float32) for piece in pieces]
+        features_BTF = np.zeros((len(pieces), max(map(len, features)), self._frontend.width), dtype=np.float32)
+        text_BKE = np.zeros((len(pieces), len(GRANULARITIES), self.bundle.config.text_width), dtype=np.float32)
+        present_BK = np.zeros((len(pieces), len(GRANULARITIES)), dtype=bool)
+        for place, (piece, clip) in enumerate(zip(pieces, features, strict=True)):
+            features_BTF[place, : len(clip)] = clip
+            for k, name in enumerate(GRANULARITIES):
+                vector = semantics[piece.request].vectors.get(name)
+                if vector is not None:
+                    text_BKE[place, k], present_BK[place, k] = vector, True
+        batch = Batch(
+            features_BTF=torch.from_numpy(features_BTF),
+            lengths_B=torch.tensor([len(clip) for clip in features]),
+            text_BKE=torch.from_numpy(text_BKE),
+            present_BK=torch.from_numpy(present_BK),
+            target_B3=torch.full((len(pieces), len(DIMENSIONS)), torch.nan),
+            label_B=torch.full((len(pieces),), -1),
+            utterance_ids=tuple(str(piece.request) for piece in pieces),
+        )
+        with torch.inference_mode():
+            output: Output = self._model(batch.to(self._device))
+        prediction_B3 = output.prediction_B3.float().cpu().numpy()
+        emotion = None if output.logits_BC is None else output.logits_BC.float().softmax(-1).tolist()
+        gates = None if output.gates_BK is None else output.gates_BK.float().tolist()
+        experts = None if output.experts_B3E is None else output.experts_B3E.float().tolist()
+        return [
+            _Raw(
+                prediction_B3[place].clip(0.0, 1.0),
+                None if gates is None else gates[place],
+                None if experts is None else experts[place],
+                None if emotion is None else emotion[place],
+            )
+            for place in range(len(pieces))
+        ]
+
+    def _score(self, request: ScoreRequest, semantic: Semantic, raw: _Raw, points: list[TimePoint]) -> Score:
+        level = next(name for name, needed in _NEEDS if self._covers(semantic, needed))
+        duration_s = len(request.samples) / AUDIO_HZ
+        estimates = {name: self._estimate(float(raw.prediction[d]), name, level) for d, name in enumerate(DIMENSIONS)}
+        # A clip that is no longer than a window is its own only window.
+        course = points or [TimePoint(0.0, duration_s, *(estimates[name].value for name in DIMENSIONS))]
+        emphasis = semantic.row.get("emphasis")
+        record = semantic.row.get("semantics")
+        transcribed = semantic.row.get("transcribe")
+        return Score(
+            **estimates,
+            scale=self.bundle.scale,
+            interval_level=self.bundle.conformal_level,
+            time_course=tuple(course),
+            level=level,
+            used=tuple(name for name in GRANULARITIES if name in semantic.vectors),
+            absent=semantic.absent,
+            gates=None if raw.gates is None else dict(zip(GRANULARITIES, raw.gates, strict=True)),
+            experts=None if raw.experts is None else dict(zip(DIMENSIONS, raw.experts, strict=True)),
+            words=None if emphasis is None else [dict(word) for word in emphasis["words"]],
+            transcript=None if transcribed is None else transcribed["text"],
+            semantics=None if record is None else {key: value for key, value in record.items() if key != "text"},
+            emotion=None if raw.emotion is None else dict(zip(self.bundle.config.classes, raw.emotion, strict=True)),
+            duration_s=duration_s,
+        )
+
+    def _covers(self, semantic: Semantic, needed: Sequence[str]) -> bool:
+        """Whether the text vectors of a level are there, as far as this model reads them at all.
+
+        The acoustic baseline has one level only, whatever text came along.
+        """
+        read = self.bundle.granularities
+        asked = [name for name in needed if name in read]
+        return all(name in semantic.vectors for name in asked) and (bool(asked) or not needed)
+
+    def _estimate(self, value: float, dimension: str, level: str) -> Estimate:
+        width = self.bundle.half_widths.get(level, {}).get(dimension)
+        low, high = (None, None) if width is None else (max(0.0, value - width), min(1.0, value + width))
+        return Estimate(value, low, high, self._corpus(value), self._corpus(low), self._corpus(high))
+
+    def _corpus(self, value: float | None) -> float | None:
+        if value is None or self.bundle.scale is None:
+            return None
+        start, end = self.bundle.scale
+        return start + value * (end - start)
+
+
+def _check(samples: np.ndarray, number: int) -> None:
+    if samples.ndim != 1 or samples.size == 0 or not np.isfinite(samples).all():
+        raise AudioError(
+            f"samples of shape {samples.shape} are not a finite mono signal",
+            where=f"request {number}",
+            remedy="Decode clips with emoray.audio.io.decode",
+            kind="non_finite_samples" if samples.ndim == 1 and samples.size else "audio_too_short",
+        )
+
+
+def _pieces(number: int, request: ScoreRequest) -> Iterator[_Piece]:
+    """The whole clip, and the windows of its time course: every full window, one per hop (none in a shorter clip)."""
+    samples = request.samples
+    samples = request.samples
+    yield _Piece(number, samples, None)
+    window, hop = round(WINDOW_S * AUDIO_HZ), round(HOP_S * AUDIO_HZ)
+    if request.time_course and len(samples) > window:
+        for start in range(0, len(samples) - window + 1, hop):
+            yield _Piece(number, samples[start : start + window], start / AUDIO_HZ)
+
+
+def _point(piece: _Piece, raw: _Raw) -> TimePoint:
+    assert piece.start_s is not None
+    valence, arousal, dominance = (float(value) for value in raw.prediction)
+    return TimePoint(piece.start_s, piece.start_s + len(piece.samples) / AUDIO_HZ, valence, arousal, dominance)
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Group pieces by length: little is padded, and no batch exceeds `MAX_PADDED_S` (a longer clip goes alone)."""
+    budget = MAX_PADDED_S * AUDIO_HZ
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        # Sorted: this piece would be the longest. Beside much shorter ones most of the batch would be padding.
+        if batch and (lengths[place] * (len(batch) + 1) > budget or lengths[place] > 2 * lengths[batch[0]]):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch

@@ -1,0 +1,60 @@
+"""What a stage is: a named, versioned function over rows that declares what it reads and what it gives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+
+#: An utterance on its way: the utterances columns by name, `waveform` (float32 (S,), mono, 16 kHz) once decoded, and
+#: every finished stage's value under the stage's name. An absent key and None mean the same: absent.
+Row = dict[str, Any]
+Value = dict[str, Any]
+
+#: Names that a row carries beside the stages' values; they have no fingerprint of their own.
+WAVEFORM = "waveform"
+
+
+class Stage(ABC):
+    """One annotation stage.
+
+    A stage holds configuration only, so that it is cheap to build, to fingerprint and to send to a worker; weights are
+    fetched at the first `run` and cached in the process that runs it.
+
+    Attributes:
+        name: Key of the value in a row and name of the stage table.
+        version: Raised by hand whenever the output for the same input and options changes (a golden test watches).
+        requires: Stages, or `waveform`, that a row must have; a row without one fails with `missing_input`.
+        uses: Stages that are read where present.
+        value_type: Arrow type of the value.
+        needs_norms: The output depends on the fitted norms, whose hash then enters the fingerprint.
+        resources: `actor` for stages that hold weights or a decoder, `task` for the rest.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    requires: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
+    value_type: ClassVar[pa.StructType]
+    needs_norms: ClassVar[bool] = False
+    resources: Literal["task", "actor"] = "task"
+
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """All that can change the output but version and inputs: kind, model revision, options, prompt version."""
+
+    @abstractmethod
+    def run(self, rows: list[Row]) -> list[Value]:
+        """Annotate rows, all or none.
+
+        Args:
+            rows: Rows that have every required input.
+
+        Returns:
+            One value per row, in order, with the fields of `value_type`. A row's value must not depend on its
+            neighbours.
+
+        Raises:
+            Exception: Whatever went wrong; `guard.run_guarded` finds the row that is to blame.
+        """

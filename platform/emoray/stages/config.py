@@ -1,0 +1,48 @@
+"""Configuration of annotate: what each stage does, and how the rows are driven through them."""
+
+from __future__ import annotations
+
+from emoray.audio.io import AudioConfig
+from emoray.audio.prosody import ProsodyConfig
+from emoray.config import Section
+from emoray.stages.embed import EmbedConfig
+from emoray.stages.emphasis import EmphasisConfig
+from emoray.stages.guard import GuardConfig
+from emoray.stages.norms import NormsConfig
+from emoray.stages.semantics import SemanticsConfig
+from emoray.stages.transcribe import TranscribeConfig
+
+
+class AnnotateConfig(Section):
+    """Everything that `annotate` needs.
+
+    Attributes:
+        audio: What counts as usable audio; the scorer holds requests to the same.
+        prosody: F0 and energy.
+        transcribe: Which transcriber.
+        emphasis: Which emphasis detector.
+        norms: How speaker and corpus norms are fitted.
+        semantics: Which writer.
+        embed: The text encoder.
+        guard: Retries.
+        batch_rows: Utterances per batch, at most …
+        batch_audio_s: … and seconds of audio per batch, at most.
+        flush_rows: A sink writes a file once it holds so many outcomes (repeated work after a kill is at most this and
+            what is in flight)…
+        flush_s: … or once its oldest outcome is so old.
+        max_error_fraction: Over this share of failed utterances, the job fails (after everything is written).
+    """
+
+    audio: AudioConfig
+    prosody: ProsodyConfig
+    transcribe: TranscribeConfig
+    emphasis: EmphasisConfig
+    norms: NormsConfig
+    semantics: SemanticsConfig
+    embed: EmbedConfig
+    guard: GuardConfig
+    batch_rows: int
+    batch_audio_s: float
+    flush_rows: int
+    flush_s: float
+    max_error_fraction: float

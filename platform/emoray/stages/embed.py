@@ -1,0 +1,131 @@
+"""embed_transcript and embed_semantics: texts into the vectors LES, GS and ES (models.md, section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+
+from emoray.config import Section
+from emoray.stages.base import Row, Stage, Value
+from emoray.stages.weights import revision
+
+
+class EmbedConfig(Section):
+    """The text encoder.
+
+    Attributes:
+        model: `minilm` (carried by a Python package), a folder, or a Hugging Face name.
+        les_context: LES from the emphasised words' token states on the full `sentence`, or from these words encoded
+            `alone`.
+        max_tokens: Longer texts are cut.
+        batch_size: Texts per forward pass; not part of the fingerprint.
+        device: `auto`, `cpu` or `cuda`; not part of the fingerprint.
+    """
+
+    model: str
+    les_context: Literal["sentence", "alone"]
+    max_tokens: int
+    batch_size: int
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class EmbedTranscript(Stage):
+    """LES and GS vectors; LES is absent where emphasis is absent.
+
+    Args:
+        config: Encoder and where LES takes its context from.
+    """
+
+    name = "embed_transcript"
+    version = 1
+    requires = ("transcribe",)
+    uses = ("emphasis",)
+    resources = "actor"
+    value_type: ClassVar[pa.StructType] = pa.struct([("les", pa.list_(pa.float32())), ("gs", pa.list_(pa.float32()))])
+
+    def __init__(self, config: EmbedConfig) -> None:
+        self.config = config
+
+    def options(self) -> dict[str, Any]:
+        """The encoder's revision (not its name: a copy elsewhere is the same encoder), length and context."""
+        return {**_encoder_options(self.config), "les_context": self.config.les_context}
+
+    def run(self, rows: list[Row]) -> list[Value]:
+        """Embed a batch; vectors are float32 (E,)."""
+        from emoray.stages.text_encoder import masked_mean, span_mean, text_encoder
+
+        config = self.config
+        encoder = text_encoder(config.model, config.device, config.max_tokens)
+        texts = [row["transcribe"]["text"] for row in rows]
+        marked = [_marked(row.get("emphasis")) for row in rows]
+        states = encoder.states(texts, config.batch_size)
+        values: list[Value] = [{"les": None, "gs": masked_mean(own)} for own, _ in states]
+        stressed = [index for index, words in enumerate(marked) if any(mark for _, mark in words)]
+        if config.les_context == "alone":
+            phrases = [" ".join(word for word, mark in marked[index] if mark) for index in stressed]
+            for index, (own, _) in zip(stressed, encoder.states(phrases, config.batch_size), strict=True):
+                values[index]["les"] = masked_mean(own)
+            return values
+        for index in stressed:
+            spans = word_spans(texts[index], [word for word, _ in marked[index]])
+            wanted = [span for span, (_, mark) in zip(spans, marked[index], strict=True) if mark and span is not None]
+            values[index]["les"] = span_mean(*states[index], wanted)
+        return values
+
+
+class EmbedSemantics(Stage):
+    """ES vectors: masked mean over the semantics' text.
+
+    Args:
+        config: Encoder.
+    """
+
+    name = "embed_semantics"
+    version = 1
+    requires = ("semantics",)
+    resources = "actor"
+    value_type: ClassVar[pa.StructType] = pa.struct([("es", pa.list_(pa.float32()))])
+
+    def __init__(self, config: EmbedConfig) -> None:
+        self.config = config
+
+    def options(self) -> dict[str, Any]:
+        """The encoder's revision and length."""
+        return _encoder_options(self.config)
+
+    def run(self, rows: list[Row]) -> list[Value]:
+        """Embed a batch; vectors are float32 (E,)."""
+        from emoray.stages.text_encoder import masked_mean, text_encoder
+
+        config = self.config
+        encoder = text_encoder(config.model, config.device, config.max_tokens)
+        states = encoder.states([row["semantics"]["text"] for row in rows], config.batch_size)
+        return [{"es": masked_mean(own)} for own, _ in states]
+
+
+def word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:
+    """Where each word stands in the text: searched in order, letter case ignored; None for one that is not there."""
+    folded = text.lower()
+    # Some letters change length when folded; positions would then be off.
+    haystack = folded if len(folded) == len(text) else text
+    spans: list[tuple[int, int] | None] = []
+    position = 0
+    for word in words:
+        needle = word.lower() if haystack is folded else word
+        start = haystack.find(needle, position)
+        if start < 0 or not needle:
+            spans.append(None)
+            continue
+        position = start + len(needle)
+        spans.append((start, position))
+    return spans
+
+
+def _marked(emphasis: Mapping[str, Any] | None) -> list[tuple[str, bool]]:
+    return [(word["word"], bool(word["emphasised"])) for word in emphasis["words"]] if emphasis else []
+
+
+def _encoder_options(config: EmbedConfig) -> dict[str, Any]:
+    return {"revision": revision(config.model), "max_tokens": config.max_tokens}

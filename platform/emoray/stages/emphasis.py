@@ -1,0 +1,230 @@
+"""emphasis: which words the speaker stresses (the words behind LES), by measured prosody.
+
+models.md, section 1: per word, F0 maximum and range (semitones over the utterance's median), energy (dB over the
+utterance's mean), duration over the expected one, and the pause before; each z-scored within the utterance; their
+weighted sum is the prominence. Emphasised is what rises above mean + 1 sd, at most 30 % of the words, and the most
+prominent word if none does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from emoray.config import Section
+from emoray.errors import ConfigError, StageError
+from emoray.stages.base import Row, Stage, Value
+from emoray.stages.delivery import semitones
+from emoray.stages.norms import Norms
+
+FLAT = 1e-6  # a feature that varies less than this within the utterance says nothing about it
+
+
+class EmphasisWeights(Section):
+    """Weight of each z-scored feature in the prominence."""
+
+    f0_max: float
+    f0_range: float
+    energy: float
+    duration: float
+    pause: float
+
+
+class ProsodyEmphasisConfig(Section):
+    """Emphasis by measured prosody.
+
+    Attributes:
+        weights: Weight of each feature.
+        threshold_sd: Emphasised lies above the mean prominence by so many standard deviations.
+        max_share: At most this share of the words, but always one.
+    """
+
+    weights: EmphasisWeights
+    threshold_sd: float
+    max_share: float
+
+
+class EmphasisConfig(Section):
+    """Which detector."""
+
+    kind: Literal["prosody"]
+    prosody: ProsodyEmphasisConfig
+
+
+class Emphasis(Stage):
+    """Base of the emphasis detectors: the words with their prominence and a mark."""
+
+    name = "emphasis"
+    requires = ("prosody", "transcribe")
+    value_type: ClassVar[pa.StructType] = pa.struct(
+        [
+            (
+                "words",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("word", pa.string()),
+                            ("start_s", pa.float64()),
+                            ("end_s", pa.float64()),
+                            ("prominence", pa.float32()),
+                            ("emphasised", pa.bool_()),
+                        ]
+                    )
+                ),
+            )
+        ]
+    )
+
+
+class ProsodyEmphasis(Emphasis):
+    """Emphasis by measured prosody.
+
+    Args:
+        config: Weights and threshold.
+        norms: Give the expected duration of a word.
+    """
+
+    version = 1
+    needs_norms = True
+
+    def __init__(self, config: ProsodyEmphasisConfig, norms: Norms | None) -> None:
+        self.config = config
+        self.norms = norms
+
+    def options(self) -> dict[str, Any]:
+        """Kind, weights and threshold."""
+        return {"kind": "prosody", **self.config.model_dump(mode="json")}
+
+    def run(self, rows: list[Row]) -> list[Value]:
+        """Mark words.
+
+        Raises:
+            StageError: `missing_word_times`.
+        """
+        return [self._one(row) for row in rows]
+
+    def _one(self, row: Row) -> Value:
+        words = row["transcribe"]["words"]
+        if any(word["start_s"] is None or word["end_s"] is None for word in words):
+            raise StageError(
+                "the transcript has no word times, so no word can be measured",
+                where=row["utterance_id"],
+                remedy="Give word times with the corpus, or let annotate.transcribe align them",
+                kind="missing_word_times",
+            )
+        assert self.norms is not None
+        features_WF = word_features(words, row["prosody"], self.norms)
+        weights_F = np.array([getattr(self.config.weights, name) for name in FEATURES])
+        prominence_W = z_scores(features_WF) @ weights_F
+        marks_W = emphasised(prominence_W, self.config.threshold_sd, self.config.max_share)
+        return {
+            "words": [
+                {
+                    "word": word["word"],
+                    "start_s": word["start_s"],
+                    "end_s": word["end_s"],
+                    "prominence": float(prominence),
+                    "emphasised": bool(mark),
+                }
+                for word, prominence, mark in zip(words, prominence_W, marks_W, strict=True)
+            ]
+        }
+
+
+FEATURES = tuple(EmphasisWeights.model_fields)
+
+
+def detector(config: EmphasisConfig, norms: Norms | None) -> Emphasis:
+    """The detector that the configuration names.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    if config.kind == "prosody":
+        return ProsodyEmphasis(config.prosody, norms)
+    raise ConfigError(f"unknown emphasis detector {config.kind!r}", where="annotate.emphasis.kind")
+
+
+def word_features(words: Sequence[Mapping[str, Any]], prosody: Mapping[str, Any], norms: Norms) -> np.ndarray:
+    """Features of each word, float64 (W, F) in the order of `FEATURES`; NaN where a word has none (no voiced frame)."""
+    hop_s = float(prosody["hop_s"])
+    energy_db = np.asarray(prosody["energy_db"], np.float64)
+    pitch_st = semitones(np.asarray(prosody["f0_hz"], np.float64))
+    pitch_st = pitch_st - (np.nanmedian(pitch_st) if np.isfinite(pitch_st).any() else 0.0)
+    mean_db = float(energy_db.mean()) if len(energy_db) else 0.0
+    features_WF = np.full((len(words), len(FEATURES)), np.nan)
+    previous_end_s = None
+    for index, word in enumerate(words):
+        start_s, end_s = float(word["start_s"]), float(word["end_s"])
+        first = max(0, round(start_s / hop_s))
+        last = max(first + 1, round(end_s / hop_s))
+        pitch = pitch_st[first:last]
+        pitch = pitch[np.isfinite(pitch)]
+        energy = energy_db[first:last]
+        if len(pitch):
+            features_WF[index, 0] = pitch.max()
+            features_WF[index, 1] = pitch.max() - pitch.min()
+        if len(energy):
+            features_WF[index, 2] = energy.mean() - mean_db
+        features_WF[index, 3] = np.log2(max(end_s - start_s, hop_s) / norms.expected_word_s(word["word"]))
+        features_WF[index, 4] = 0.0 if previous_end_s is None else max(0.0, start_s - previous_end_s)
+        previous_end_s = end_s
+    return features_WF
+
+
+def z_scores(features_WF: np.ndarray) -> np.ndarray:
+    """z-score each feature over the words; missing values and features that do not vary become 0."""
+    known = np.isfinite(features_WF)
+    count_F = np.maximum(known.sum(axis=0), 1)
+    filled = np.where(known, features_WF, 0.0)
+    mean_F = filled.sum(axis=0) / count_F
+    centred = np.where(known, features_WF - mean_F, 0.0)
+    sd_F = np.sqrt(np.sum(centred**2, axis=0) / count_F)
+    return np.where(sd_F > FLAT, centred / np.where(sd_F > FLAT, sd_F, 1.0), 0.0)
+
+
+def emphasised(prominence_W: np.ndarray, threshold_sd: float, max_share: float) -> np.ndarray:
+    """Marks, bool (W,): above mean + threshold_sd · sd, at most max_share of the words, the most prominent if none."""
+    marks_W = np.zeros(len(prominence_W), bool)
+    if not len(prominence_W):
+        return marks_W
+    order = np.argsort(-prominence_W, kind="stable")
+    threshold = prominence_W.mean() + threshold_sd * prominence_W.std()
+    above = [index for index in order if prominence_W[index] > threshold]
+    allowed = max(1, int(max_share * len(prominence_W) + 1e-9))
+    marks_W[above[:allowed] or order[:1]] = True
+    return marks_W
+
+
+class EmphasisScore(NamedTuple):
+    """Per-word detection figures over all words of all utterances."""
+
+    precision: float
+    recall: float
+    f1: float
+    words: int
+    planted: int
+
+
+def evaluate_emphasis(predicted: Sequence[Sequence[bool]], planted: Sequence[Sequence[bool]]) -> EmphasisScore:
+    """Judge marks against planted ones, word by word.
+
+    Args:
+        predicted: Marks per utterance.
+        planted: True marks per utterance, equally long.
+
+    Raises:
+        ValueError: The lengths differ.
+    """
+    found = np.array([mark for marks in predicted for mark in marks], bool)
+    truth = np.array([mark for marks in planted for mark in marks], bool)
+    if [len(marks) for marks in predicted] != [len(marks) for marks in planted]:
+        raise ValueError("predicted and planted marks must pair up word by word")
+    hits = int(np.sum(found & truth))
+    precision = hits / max(1, int(found.sum()))
+    recall = hits / max(1, int(truth.sum()))
+    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    return EmphasisScore(precision, recall, f1, len(truth), int(truth.sum()))

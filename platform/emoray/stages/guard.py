@@ -1,0 +1,128 @@
+"""The row wrapper: one bad row is isolated, retried if that may help, recorded, and never takes another row with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tenacity
+
+from emoray.config import Section
+from emoray.errors import EmorayError, StageError, TransientError
+from emoray.stages.base import Row, Stage, Value
+
+MESSAGE_CHARACTERS = 500
+
+
+class GuardConfig(Section):
+    """How failures are treated.
+
+    Attributes:
+        max_attempts: How often a call that fails with `TransientError` is tried in all.
+        backoff_s: First pause between tries; it doubles each time.
+    """
+
+    max_attempts: int
+    backoff_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one row in one stage: a value or an error, never both.
+
+    Attributes:
+        utterance_id: The row.
+        value: The stage's value.
+        error: `{type, message, attempts}` as in `emoray.schema.ERROR`.
+        elapsed_s: The row's share of the time spent.
+    """
+
+    utterance_id: str
+    value: Value | None
+    error: dict[str, Any] | None
+    elapsed_s: float
+
+    def as_row(self) -> dict[str, Any]:
+        """The outcome as a row of the stage table."""
+        return {
+            "utterance_id": self.utterance_id,
+            "value": self.value,
+            "error": self.error,
+            "elapsed_s": self.elapsed_s,
+        }
+
+
+def run_guarded(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[Outcome]:
+    """Run a stage over rows; whatever happens to a row becomes its outcome.
+
+    A batch that fails is halved until the row to blame stands alone, which also finds the batch size that fits when
+    memory runs out. `TransientError` is retried with exponential backoff, on the whole batch and again on a lone row.
+    `KeyboardInterrupt` and `SystemExit` pass.
+
+    Args:
+        stage: The stage.
+        rows: Utterances; the value of each that succeeds is put into its row under the stage's name.
+        config: Attempts and backoff.
+
+    Returns:
+        One outcome per row, in the order of `rows`.
+    """
+    outcomes: list[Outcome | None] = [None] * len(rows)
+    ready: list[int] = []
+    for index, row in enumerate(rows):
+        missing = [name for name in stage.requires if row.get(name) is None]
+        if missing:
+            error = StageError(
+                f"stage {stage.name!r} needs {', '.join(missing)}, absent from this row",
+                remedy="The outcome of that stage says why",
+                kind="missing_input",
+            )
+            outcomes[index] = Outcome(row["utterance_id"], None, _record(error, 0), 0.0)
+        else:
+            ready.append(index)
+    pending = [ready] if ready else []
+    while pending:
+        chunk = pending.pop()
+        whole = len(chunk) in (1, len(ready))
+        attempts = config.max_attempts if whole else 1
+        started = time.perf_counter()
+        values, caught, tried = _attempt(stage, [rows[index] for index in chunk], attempts, config.backoff_s)
+        elapsed_s = (time.perf_counter() - started) / len(chunk)
+        if caught is not None and len(chunk) > 1:
+            middle = len(chunk) // 2
+            pending += [chunk[middle:], chunk[:middle]]
+            continue
+        for position, index in enumerate(chunk):
+            row = rows[index]
+            if caught is not None:
+                outcomes[index] = Outcome(row["utterance_id"], None, _record(caught, tried), elapsed_s)
+            else:
+                row[stage.name] = values[position]
+                outcomes[index] = Outcome(row["utterance_id"], values[position], None, elapsed_s)
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _attempt(
+    stage: Stage, rows: list[Row], max_attempts: int, backoff_s: float
+) -> tuple[list[Value], Exception | None, int]:
+    """Run a stage on one chunk: (values, None, tries) or ([], the last error, tries)."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(TransientError),
+        stop=tenacity.stop_after_attempt(max_attempts),
+        wait=tenacity.wait_exponential(multiplier=backoff_s),
+        reraise=True,
+    )
+    try:
+        values = retrying(stage.run, rows)
+        if len(values) != len(rows):
+            raise StageError(f"stage {stage.name!r} gave {len(values)} values for {len(rows)} rows")
+    except Exception as error:
+        return [], error, int(retrying.statistics["attempt_number"])
+    return values, None, int(retrying.statistics["attempt_number"])
+
+
+def _record(error: Exception, attempts: int) -> dict[str, Any]:
+    kind = error.kind if isinstance(error, EmorayError) else type(error).__name__
+    return {"type": kind, "message": str(error)[:MESSAGE_CHARACTERS] or kind, "attempts": attempts}

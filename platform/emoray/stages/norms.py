@@ -1,0 +1,259 @@
+"""Norms: how a corpus and each of its speakers usually speak, which emphasis and cues measure against.
+
+A fitted artefact, aggregates only: stored by hash, part of the fingerprint of what uses it, shipped with the model
+version. No label is ever read. The corpus's figures come from the train split alone. A speaker's come from at most
+`enrol_clips` of their own clips, chosen by the hash of the utterance id (so not by order, split or content), and are
+shrunk towards the corpus as a random
+effect: with variance w within and b between speakers, n clips of mean m move the expectation from the corpus's M to
+(n·b·m + w·M) / (n·b + w), with predictive variance w + b·w / (n·b + w). No clips give the corpus itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from emoray.config import Section
+from emoray.errors import InputError, StageError
+from emoray.schema import UNKNOWN_SPEAKER
+from emoray.stages.delivery import MEASURES, Measures, letter_count, measure_delivery
+
+TRAIN = "train"
+DIGITS = 5  # significant digits kept, so that the order of a sum cannot change the hash
+FORMAT = 1
+MIN_SD = 1e-3
+
+
+class NormsConfig(Section):
+    """How norms are fitted.
+
+    Attributes:
+        enrol_clips: At most so many clips of a speaker make the speaker's norms.
+    """
+
+    enrol_clips: int
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What to expect of a speaker's next clip.
+
+    Attributes:
+        mean: Expected value per measure.
+        sd: Standard deviation per measure.
+        clips: How many of the speaker's own clips it rests on; 0 = the corpus's figures.
+    """
+
+    mean: Measures
+    sd: Measures
+    clips: int
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Fitted norms.
+
+    Attributes:
+        corpus: Measure → {mean, within, between (variances), clips}.
+        word_s: Expected duration of a word: {intercept_s, per_letter_s}.
+        speakers: Speaker → {clips, means of the measures}.
+        enrolled: Speakers added after fitting, for this process only: neither in the JSON nor in the hash.
+    """
+
+    corpus: Mapping[str, Mapping[str, float]]
+    word_s: Mapping[str, float]
+    speakers: Mapping[str, Mapping[str, float]]
+    enrolled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, rows: Iterable[Mapping[str, Any]], config: NormsConfig) -> Norms:
+        """Fit, independently of the order of the rows.
+
+        Args:
+            rows: {utterance_id, speaker_id, split, prosody, transcribe}; rows whose prosody is None are skipped,
+                transcribe may be None. Read once, one at a time.
+            config: How many clips enrol a speaker.
+
+        Raises:
+            StageError: No row has prosody (kind `no_norms`).
+        """
+        clips = sorted(
+            (_Clip.of(row) for row in rows if row.get("prosody") is not None), key=lambda clip: clip.utterance_id
+        )
+        if not clips:
+            raise StageError(
+                "no clip has prosody to fit norms from",
+                remedy="See the errors in the decode and prosody tables",
+                kind="no_norms",
+            )
+        # A corpus without a train split (cross-validation folds) has nothing but the whole to go by.
+        train = [clip for clip in clips if clip.split == TRAIN] or clips
+        corpus = {}
+        for name in MEASURES:
+            values = [(clip.speaker, clip.measures[name]) for clip in train if name in clip.measures]
+            if values:
+                corpus[name] = _spread(values)
+        by_speaker: dict[str, list[_Clip]] = {}
+        for clip in clips:
+            if clip.speaker is not None:
+                by_speaker.setdefault(clip.speaker, []).append(clip)
+        speakers = {}
+        for name, own in sorted(by_speaker.items()):
+            chosen = sorted(own, key=lambda clip: hashlib.sha256(clip.utterance_id.encode()).digest())[
+                : config.enrol_clips
+            ]
+            speakers[name] = _speaker([clip.measures for clip in sorted(chosen, key=lambda clip: clip.utterance_id)])
+        return cls(corpus, _word_duration([clip.words for clip in train]), speakers)
+
+    def for_speaker(self, speaker_id: str | None) -> Expectation:
+        """What to expect of a speaker; the corpus's figures for one that is unknown."""
+        own = self.enrolled.get(speaker_id or "") or self.speakers.get(speaker_id or "") or {}
+        clips = int(own.get("clips", 0))
+        mean: Measures = {}
+        sd: Measures = {}
+        for name, figure in self.corpus.items():
+            n = clips if name in own else 0
+            within, between = figure["within"], figure["between"]
+            weight = n * between + within
+            mean[name] = (
+                (n * between * own.get(name, 0.0) + within * figure["mean"]) / weight if weight else figure["mean"]
+            )
+            variance = within + (between * within / weight if weight else 0.0)
+            sd[name] = max(MIN_SD, variance**0.5)
+        return Expectation(mean, sd, clips)
+
+    def enroll(self, name: str, clips: Sequence[Mapping[str, Any]]) -> Norms:
+        """Norms that also know a new speaker; the hash stays, since what was fitted stays.
+
+        Args:
+            name: The speaker's id in later rows.
+            clips: {prosody, transcribe} of a few clips.
+
+        Raises:
+            InputError: There is no clip.
+        """
+        if not clips:
+            raise InputError(f"no clips to enrol speaker {name!r} with", remedy="Give at least one, better five")
+        own = _speaker([measure_delivery(clip["prosody"], clip.get("transcribe")) for clip in clips])
+        return replace(self, enrolled={**self.enrolled, name: own})
+
+    def expected_word_s(self, word: str) -> float:
+        """Expected duration of a word, from its letters."""
+        return self.word_s["intercept_s"] + self.word_s["per_letter_s"] * letter_count(word)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fitted figures as a JSON document."""
+        return {
+            "format": FORMAT,
+            "corpus": {name: dict(figure) for name, figure in self.corpus.items()},
+            "word_s": dict(self.word_s),
+            "speakers": {name: dict(figure) for name, figure in self.speakers.items()},
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Norms:
+        """Norms from the document that `to_json` gives.
+
+        Raises:
+            InputError: It is no such document.
+        """
+        if document.get("format") != FORMAT:
+            raise InputError(
+                f"norms have format {document.get('format')!r}, expected {FORMAT}", remedy="Fit them again"
+            )
+        return cls(document["corpus"], document["word_s"], document["speakers"])
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """16 hexadecimal characters over the fitted figures."""
+        text = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Clip:
+    utterance_id: str
+    speaker: str | None
+    split: str | None
+    measures: Measures
+    words: tuple[float, float, float, float, float]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> _Clip:
+        speaker = row.get("speaker_id")
+        transcribe = row.get("transcribe")
+        return cls(
+            row["utterance_id"],
+            speaker if speaker and speaker != UNKNOWN_SPEAKER else None,
+            row.get("split"),
+            measure_delivery(row["prosody"], transcribe),
+            _word_sums(transcribe["words"] if transcribe else []),
+        )
+
+
+def _word_sums(words: Sequence[Mapping[str, Any]]) -> tuple[float, float, float, float, float]:
+    """Sums for the regression of duration on letters: n, Σx, Σy, Σx², Σxy."""
+    timed = [word for word in words if word["start_s"] is not None and word["end_s"] is not None]
+    x = np.array([letter_count(word["word"]) for word in timed], np.float64)
+    y = np.array([word["end_s"] - word["start_s"] for word in timed], np.float64)
+    return float(len(x)), float(x.sum()), float(y.sum()), float(x @ x), float(x @ y)
+
+
+def _word_duration(sums: Sequence[tuple[float, ...]]) -> dict[str, float]:
+    """Least squares; without word times, or spread, the usual English figures: emphasis can then still rank words."""
+    n, x, y, xx, xy = np.sum(np.array(sums, np.float64).reshape(-1, 5), axis=0)
+    spread = n * xx - x * x
+    per_letter = (n * xy - x * y) / spread if spread > 0 else 0.0
+    if per_letter <= 0:
+        return {"intercept_s": 0.1, "per_letter_s": 0.05}
+    intercept = (y - per_letter * x) / n
+    if intercept < 0:  # through the origin, so that no word is expected to last no time
+        intercept, per_letter = 0.0, xy / xx
+    return {"intercept_s": _rounded(intercept), "per_letter_s": _rounded(per_letter)}
+
+
+def _spread(values: Sequence[tuple[str | None, float]]) -> dict[str, float]:
+    """Mean and the variance within and between speakers, by the moments of a one-way analysis of variance."""
+    everything = np.array([value for _, value in values], np.float64)
+    groups: dict[str, list[float]] = {}
+    for speaker, value in values:
+        if speaker is not None:
+            groups.setdefault(speaker, []).append(value)
+    sizes = np.array([len(group) for group in groups.values()], np.float64)
+    total = float(everything.var())
+    if len(groups) < 2 or sizes.sum() <= len(groups):
+        # Speakers cannot be told from clips here: one clip of a speaker then counts as much as the corpus does.
+        within = between = total / 2
+    else:
+        n, number = sizes.sum(), len(groups)
+        means = np.array([np.mean(group) for group in groups.values()])
+        squares_within = sum(float(np.sum((np.array(g) - m) ** 2)) for g, m in zip(groups.values(), means, strict=True))
+        squares_between = float(np.sum(sizes * (means - np.sum(sizes * means) / n) ** 2))
+        within = squares_within / (n - number)
+        effective = (n - float(np.sum(sizes**2)) / n) / (number - 1)
+        between = max(0.0, (squares_between / (number - 1) - within) / effective)
+    return {
+        "mean": _rounded(everything.mean()),
+        "within": _rounded(within),
+        "between": _rounded(between),
+        "clips": float(len(values)),
+    }
+
+
+def _speaker(clips: Sequence[Measures]) -> dict[str, float]:
+    figures = {"clips": float(len(clips))}
+    for name in MEASURES:
+        values = [measures[name] for measures in clips if name in measures]
+        if values:
+            figures[name] = _rounded(np.mean(values))
+    return figures
+
+
+def _rounded(value: float | np.floating) -> float:
+    return float(f"{float(value):.{DIGITS}g}")

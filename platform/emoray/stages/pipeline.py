@@ -1,0 +1,81 @@
+"""The stages in order, their fingerprints, and the in-process way to run them (scorer, tests, benchmarks)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from emoray.stages.base import WAVEFORM, Row, Stage
+from emoray.stages.config import AnnotateConfig
+from emoray.stages.decode import Decode
+from emoray.stages.embed import EmbedSemantics, EmbedTranscript
+from emoray.stages.emphasis import detector
+from emoray.stages.fingerprint import fingerprint
+from emoray.stages.guard import GuardConfig, Outcome, run_guarded
+from emoray.stages.norms import Norms
+from emoray.stages.prosody import MeasureProsody
+from emoray.stages.semantics import writer
+from emoray.stages.transcribe import transcriber
+
+AUDIO_STAGES = ("decode", "prosody", "transcribe")
+TEXT_STAGES = ("emphasis", "semantics", "embed_transcript", "embed_semantics")
+
+
+def audio_stages(config: AnnotateConfig, storage_options: dict[str, Any] | None = None) -> list[Stage]:
+    """The first pass: decode, prosody, transcribe. What it gives, norms are fitted from.
+
+    Args:
+        config: The annotate section.
+        storage_options: Options of the file system that holds the audio.
+    """
+    return [Decode(config.audio, storage_options), MeasureProsody(config.prosody), transcriber(config.transcribe)]
+
+
+def text_stages(config: AnnotateConfig, norms: Norms | None) -> list[Stage]:
+    """The second pass, over stored prosody and transcripts: emphasis, semantics, embed_transcript, embed_semantics.
+
+    Args:
+        config: The annotate section.
+        norms: The fitted norms; None gives stages that can be fingerprinted but not run.
+    """
+    return [
+        detector(config.emphasis, norms),
+        writer(config.semantics, norms),
+        EmbedTranscript(config.embed),
+        EmbedSemantics(config.embed),
+    ]
+
+
+def fingerprints(config: AnnotateConfig, norms_hash: str | None) -> dict[str, str]:
+    """Fingerprint of every stage, without loading a model.
+
+    Args:
+        config: The annotate section.
+        norms_hash: Hash of the norms in use; None gives the audio pass alone (before norms are fitted).
+    """
+    stages = audio_stages(config) + (text_stages(config, None) if norms_hash is not None else [])
+    found: dict[str, str] = {}
+    for stage in stages:
+        # The waveform is what decode made.
+        names = {"decode" if name == WAVEFORM else name for name in (*stage.requires, *stage.uses)}
+        inputs = {name: found[name] for name in sorted(names)}
+        if stage.needs_norms:
+            assert norms_hash is not None
+            inputs["norms"] = norms_hash
+        found[stage.name] = fingerprint(stage, inputs)
+    return found
+
+
+def annotate_rows(stages: Sequence[Stage], rows: Sequence[Row], guard: GuardConfig) -> dict[str, list[Outcome]]:
+    """Run stages one after the other over rows in this process.
+
+    Args:
+        stages: In order.
+        rows: Utterances; values are put into them.
+        guard: Retries.
+
+    Returns:
+        Stage → one outcome per row, in order. A row that failed in a stage fails in those that need it, with
+        `missing_input`.
+    """
+    return {stage.name: run_guarded(stage, rows, guard) for stage in stages}

@@ -1,0 +1,236 @@
+"""transcribe: what is said and when, from a given transcript, an offline recogniser, or Whisper."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from emoray.config import Section
+from emoray.errors import ConfigError, StageError
+from emoray.schema import WORD
+from emoray.stages.base import WAVEFORM, Row, Stage, Value
+
+Times = Literal["corpus", "aligned", "recogniser", "none"]
+
+
+class ReferenceConfig(Section):
+    """The transcript that the corpus gives.
+
+    Attributes:
+        times: Where word times come from: the `corpus`, a forced alignment (`aligned`; US English only), or `none`,
+            which keeps the transcript and leaves emphasis absent. `auto` takes the corpus's, else aligns English, else
+            none.
+    """
+
+    times: Literal["auto", "corpus", "aligned", "none"]
+
+
+class WhisperConfig(Section):
+    """Whisper through transformers.
+
+    Attributes:
+        model: Hugging Face name or folder.
+        language: Language code, or null to let the model detect it.
+        device: `auto`, `cpu` or `cuda`; not part of the fingerprint.
+    """
+
+    model: str
+    language: str | None
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class TranscribeConfig(Section):
+    """Which transcriber; `pocketsphinx` carries its model and has no options."""
+
+    kind: Literal["reference", "pocketsphinx", "whisper"]
+    reference: ReferenceConfig
+    whisper: WhisperConfig
+
+
+class Transcribe(Stage):
+    """Base of the transcribers.
+
+    The value: text; words as in `emoray.schema.WORD` (`emphasised` stays null: a corpus's mark is truth to be judged
+    against, not an input; times are null where `times` is `none`); language; confidence 0..1 where the recogniser gives
+    one; times, the source of the word times.
+    """
+
+    name = "transcribe"
+    value_type: ClassVar[pa.StructType] = pa.struct(
+        [
+            ("text", pa.string()),
+            ("words", pa.list_(WORD)),
+            ("language", pa.string()),
+            ("confidence", pa.float64()),
+            ("times", pa.string()),
+        ]
+    )
+
+
+class ReferenceTranscribe(Transcribe):
+    """Take the row's own transcript.
+
+    Args:
+        config: Where word times come from.
+    """
+
+    version = 1
+    requires = (WAVEFORM,)
+
+    def __init__(self, config: ReferenceConfig) -> None:
+        self.config = config
+
+    def options(self) -> dict[str, Any]:
+        """Kind and the source of word times."""
+        return {"kind": "reference", **self.config.model_dump(mode="json")}
+
+    def run(self, rows: list[Row]) -> list[Value]:
+        """Take or align.
+
+        Raises:
+            StageError: `empty_transcript`, `missing_word_times`, or what `sphinx.Aligner.align` raises.
+        """
+        return [self._one(row) for row in rows]
+
+    def _one(self, row: Row) -> Value:
+        text = " ".join((row.get("transcript") or "").split())
+        if not text:
+            raise StageError(
+                "the corpus has no transcript for this utterance",
+                where=row["utterance_id"],
+                remedy="Map a transcript column, or set annotate.transcribe.kind to a recogniser",
+                kind="empty_transcript",
+            )
+        given = row.get("words")
+        language = row.get("language")
+        times = self._times(given, language)
+        if times == "corpus":
+            words = [_word(word["word"], word["start_s"], word["end_s"]) for word in given or []]
+        elif times == "aligned":
+            from emoray.stages.sphinx import aligner
+
+            words = aligner().align(row[WAVEFORM], text)
+        else:
+            words = [_word(word, None, None) for word in text.split()]
+        return _value(text, words, language, None, times)
+
+    def _times(self, given: list[dict[str, Any]] | None, language: str | None) -> Times:
+        timed = bool(given) and all(w["start_s"] is not None and w["end_s"] is not None for w in given or [])
+        wanted = self.config.times
+        if wanted == "corpus" and not timed:
+            raise StageError(
+                "the corpus has no word times for this utterance",
+                remedy="Set annotate.transcribe.reference.times to auto, aligned or none",
+                kind="missing_word_times",
+            )
+        if wanted == "auto":
+            english = language is None or language.lower().startswith("en")
+            return "corpus" if timed else "aligned" if english else "none"
+        return wanted
+
+
+class PocketsphinxTranscribe(Transcribe):
+    """Recognise with PocketSphinx: offline, US English, 2–3 times real time, poor on synthetic voices."""
+
+    version = 1
+    requires = (WAVEFORM,)
+    resources = "actor"
+
+    def options(self) -> dict[str, Any]:
+        """The kind and the package that carries the model."""
+        return {"kind": "pocketsphinx", "model": f"pocketsphinx {metadata.version('pocketsphinx')} en-us"}
+
+    def run(self, rows: list[Row]) -> list[Value]:
+        """Recognise.
+
+        Raises:
+            StageError: `empty_transcript` where nothing was understood.
+        """
+        from emoray.stages.sphinx import LANGUAGE, recogniser
+
+        values = []
+        for row in rows:
+            heard = recogniser().recognise(row[WAVEFORM])
+            if not heard:
+                raise _nothing_heard(row)
+            words = [_word(segment.word, segment.start_s, segment.end_s) for segment in heard]
+            confidence = float(np.mean([segment.probability for segment in heard]))
+            values.append(_value(" ".join(s.word for s in heard), words, LANGUAGE, confidence, "recogniser"))
+        return values
+
+
+class WhisperTranscribe(Transcribe):
+    """Recognise with Whisper; word times by its cross-attention where the checkpoint names its alignment heads.
+
+    Args:
+        config: Model, language and device.
+    """
+
+    version = 1
+    requires = (WAVEFORM,)
+    resources = "actor"
+
+    def __init__(self, config: WhisperConfig) -> None:
+        self.config = config
+
+    def options(self) -> dict[str, Any]:
+        """The weights' revision and the language."""
+        from emoray.stages.weights import revision
+
+        return {"kind": "whisper", "revision": revision(self.config.model), "language": self.config.language}
+
+    def run(self, rows: list[Row]) -> list[Value]:
+        """Recognise a batch.
+
+        Raises:
+            StageError: `empty_transcript` where nothing was understood.
+        """
+        from emoray.stages.whisper import whisper
+
+        recogniser = whisper(self.config.model, self.config.device)
+        heard = recogniser.recognise([row[WAVEFORM] for row in rows], self.config.language)
+        values = []
+        for row, recognition in zip(rows, heard, strict=True):
+            if not recognition.words:
+                raise _nothing_heard(row)
+            words = [_word(*word) for word in recognition.words]
+            times: Times = "recogniser" if recognition.timed else "none"
+            values.append(_value(recognition.text, words, recognition.language, None, times))
+        return values
+
+
+def transcriber(config: TranscribeConfig) -> Transcribe:
+    """The transcriber that the configuration names.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    if config.kind == "reference":
+        return ReferenceTranscribe(config.reference)
+    if config.kind == "pocketsphinx":
+        return PocketsphinxTranscribe()
+    if config.kind == "whisper":
+        return WhisperTranscribe(config.whisper)
+    raise ConfigError(f"unknown transcriber {config.kind!r}", where="annotate.transcribe.kind")
+
+
+def _word(word: str, start_s: float | None, end_s: float | None) -> dict[str, Any]:
+    return {"word": word, "start_s": start_s, "end_s": end_s, "emphasised": None}
+
+
+def _value(
+    text: str, words: list[dict[str, Any]], language: str | None, confidence: float | None, times: Times
+) -> Value:
+    return {"text": text, "words": words, "language": language, "confidence": confidence, "times": times}
+
+
+def _nothing_heard(row: Row) -> StageError:
+    return StageError(
+        "the recogniser understood no word",
+        where=row["utterance_id"],
+        remedy="Listen to the clip; give a transcript if it holds speech",
+        kind="empty_transcript",
+    )

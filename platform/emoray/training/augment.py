@@ -1,0 +1,45 @@
+"""Random changes to one training clip. Shapes: T frames, F features, K granularities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emoray.training.config import AugmentConfig
+
+
+def change(
+    features_TF: np.ndarray, present_K: np.ndarray, config: AugmentConfig, frame_hz: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Crop a clip, take text vectors away and mask its log-mels (SpecAugment, arXiv 1904.08779, without warping).
+
+    Args:
+        features_TF: Features of the whole clip; not written to.
+        present_K: Which text vectors are there.
+        config: What to change; masks are for log-mels, a waveform (F = 1) gets none.
+        frame_hz: Frames per second.
+        random: The clip's own generator.
+
+    Returns:
+        Features of the crop, and which text vectors are left.
+    """
+    # Every number is drawn whatever the options are, so that one option's value does not move the others' draws.
+    position, dropped_K = random.random(), random.random(present_K.shape) < config.modality_dropout
+    frames = len(features_TF)
+    if config.crop_s is not None:
+        longest = max(1, round(config.crop_s * frame_hz))
+        start = int(position * (max(frames - longest, 0) + 1))
+        features_TF = features_TF[start : start + longest]
+        frames = len(features_TF)
+    width = features_TF.shape[1]
+    if width > 1 and (config.time_masks or config.mel_masks):
+        features_TF = features_TF.copy()
+        for _ in range(config.time_masks):
+            # At most a fifth of the clip: a short one must keep its words.
+            size = int(random.uniform(0, min(config.time_mask_s * frame_hz, frames / 5)))
+            start = int(random.uniform(0, frames - size))
+            features_TF[start : start + size] = 0
+        for _ in range(config.mel_masks):
+            size = int(random.uniform(0, min(config.mel_mask_width, width) + 1))
+            start = int(random.uniform(0, width - size + 1))
+            features_TF[:, start : start + size] = 0
+    return features_TF, present_K & ~dropped_K

@@ -1,0 +1,204 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped, written whole or not at all.
+
+Frozen weights are left out: they come from the encoder's own checkpoint. No generator's state is kept: all
+random numbers are derived from seed and step (`emoray.training.seeds`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from emoray.errors import LakeError, TrainingError
+from emoray.lake import Lake
+
+WEIGHTS, BEST, OPTIMIZER, STATE = "model.safetensors", "best.safetensors", "optimizer.pt", "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two steps.
+
+    Attributes:
+        step: The step that comes next.
+        weights: Trained weights and buffers.
+        optimizer: State of the optimiser.
+        best: Weights of the best epoch so far; None before the first.
+        best_epoch: That epoch; −1 before the first.
+        best_score: Its dev score; −inf before the first.
+        stale_epochs: Epochs since then.
+        history: Dev metrics of every finished epoch.
+        pending: Metrics of the steps and epochs since the checkpoint before, as {"step": …, name: value}: log them once
+            this one is stored, and no step is logged twice.
+        plan: Fingerprint of the batch plan that the step counts in.
+    """
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    best: dict[str, Tensor] | None
+    best_epoch: int
+    best_score: float
+    stale_epochs: int
+    history: list[dict[str, float]]
+    pending: list[dict[str, float]]
+    plan: str
+
+    def to_folder(self, folder: str) -> None:
+        """Write the files; `state.json` last, so that a folder that has it is whole."""
+        os.makedirs(folder, exist_ok=True)
+        for name, data in self._files().items():
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+
+    @classmethod
+    def from_folder(cls, folder: str) -> Checkpoint:
+        """Read a checkpoint.
+
+        Raises:
+            TrainingError: The folder holds none, or a part of one.
+        """
+        files: dict[str, bytes] = {}
+        for name in (STATE, WEIGHTS, OPTIMIZER, BEST):
+            path = os.path.join(folder, name)
+            if os.path.exists(path):
+                with open(path, "rb") as file:
+                    files[name] = file.read()
+        return cls._from_files(files, folder)
+
+    def push(self, lake: Lake, run: str) -> str:
+        """Store as `checkpoints/<run>/<step>/` in the lake, whole or not at all.
+
+        Returns:
+            The address of the checkpoint.
+        """
+        for name, data in self._files().items():
+            lake.write_bytes(data, "checkpoints", run, _name(self.step), name)
+        return lake.uri("checkpoints", run, _name(self.step))
+
+    @classmethod
+    def latest(cls, lake: Lake, run: str) -> Checkpoint | None:
+        """The last whole checkpoint of a run, or None."""
+        steps = checkpoint_steps(lake, run)
+        if not steps:
+            return None
+        where = ("checkpoints", run, _name(steps[-1]))
+        files = {}
+        for name in (STATE, WEIGHTS, OPTIMIZER, BEST):
+            try:
+                files[name] = lake.read_bytes(*where, name)
+            except LakeError as error:
+                if error.kind != "missing_file" or name != BEST:
+                    raise
+        return cls._from_files(files, lake.uri(*where))
+
+    def _files(self) -> dict[str, bytes]:
+        buffer = io.BytesIO()
+        torch.save(self.optimizer, buffer)
+        files = {WEIGHTS: safetensors.torch.save(_plain(self.weights)), OPTIMIZER: buffer.getvalue()}
+        if self.best is not None:
+            files[BEST] = safetensors.torch.save(_plain(self.best))
+        state = {
+            "step": self.step,
+            "best_epoch": self.best_epoch,
+            "best_score": self.best_score if self.best is not None else None,
+            "stale_epochs": self.stale_epochs,
+            "history": self.history,
+            "pending": self.pending,
+            "plan": self.plan,
+            "bytes": {name: len(data) for name, data in files.items()},
+        }
+        files[STATE] = json.dumps(state).encode()
+        return files
+
+    @classmethod
+    def _from_files(cls, files: dict[str, bytes], where: str) -> Checkpoint:
+        state: dict[str, Any] = json.loads(files[STATE]) if STATE in files else {"bytes": {STATE: -1}}
+        for name, size in state["bytes"].items():
+            if len(files.get(name, b"")) != size:
+                raise TrainingError(
+                    f"not a whole checkpoint: {name} is missing or cut short", where=where, kind="bad_checkpoint"
+                )
+        return cls(
+            step=state["step"],
+            weights=safetensors.torch.load(files[WEIGHTS]),
+            optimizer=torch.load(io.BytesIO(files[OPTIMIZER]), map_location="cpu", weights_only=True),
+            best=safetensors.torch.load(files[BEST]) if BEST in state["bytes"] else None,
+            best_epoch=state["best_epoch"],
+            best_score=float("-inf") if state["best_score"] is None else state["best_score"],
+            stale_epochs=state["stale_epochs"],
+            history=state["history"],
+            pending=state["pending"],
+            plan=state["plan"],
+        )
+
+
+def checkpoint_steps(lake: Lake, run: str) -> list[int]:
+    """Steps of a run's whole checkpoints, in order."""
+    lake.fs.invalidate_cache()
+    try:
+        folders = lake.fs.ls(lake.path("checkpoints", run), detail=False)
+    except FileNotFoundError:
+        return []
+    names = [path.rstrip("/").rsplit("/", 1)[-1] for path in folders]
+    return sorted(int(name) for name in names if name.isdigit() and lake.exists("checkpoints", run, name, STATE))
+
+
+def prune(lake: Lake, run: str, keep: int) -> None:
+    """Remove all but the last `keep` checkpoints of a run; each loses its `state.json` first: none is half there."""
+    for step in checkpoint_steps(lake, run)[:-keep]:
+        lake.fs.rm_file(lake.path("checkpoints", run, _name(step), STATE))
+        lake.fs.rm(lake.path("checkpoints", run, _name(step)), recursive=True)
+
+
+def _name(step: int) -> str:
+    return f"{step:09d}"
+
+
+def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies, on the CPU, of the weights that training changes, and of all buffers."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {
+        name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items() if name not in frozen
+    }
+
+
+def load_trained_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put trained weights back.
+
+    Raises:
+        TrainingError: They belong to another model.
+    """
+    expected = {name: tensor.shape for name, tensor in trained_weights(model).items()}
+    given = {name: tensor.shape for name, tensor in weights.items()}
+    if expected != given:
+        different = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+        raise TrainingError(
+            f"the checkpoint is of another model: {', '.join(different[:3])} differ ({len(different)} in all)",
+            remedy="Resume with the configuration that the run began with, or start a new run",
+            kind="mismatched_checkpoint",
+        )
+    model.load_state_dict(weights, strict=False)
+
+
+def plan_fingerprint(plan: pa.Table) -> str:
+    """Fingerprint of a batch plan."""
+    digest = hashlib.blake2b(digest_size=8)
+    for row in plan.select(["epoch", "step", "utterance_ids"]).to_pylist():
+        digest.update(f"{row['epoch']}\x1f{row['step']}\x1f{chr(31).join(row['utterance_ids'])}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,122 @@
+"""Configuration of training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from emoray.config import Section
+
+
+class PlanConfig(Section):
+    """How utterances become global batches.
+
+    Attributes:
+        batch_size: Clips of a global batch at most.
+        batch_seconds: Padded seconds (clips × longest, after the crop) of a global batch at most.
+        buckets: Length buckets: clips of one batch come from one bucket.
+    """
+
+    batch_size: PositiveInt
+    batch_seconds: PositiveFloat
+    buckets: PositiveInt
+
+
+class AugmentConfig(Section):
+    """Random changes to training clips, each drawn from (seed, step, utterance).
+
+    Attributes:
+        crop_s: Longest stretch of a clip in training; null for whole clips. Evaluation always hears the whole clip.
+        modality_dropout: Chance that each text vector is taken away.
+        time_masks: Stretches of frames set to zero (log-mels only).
+        time_mask_s: Longest such stretch.
+        mel_masks: Bands set to zero (log-mels only).
+        mel_mask_width: Widest such band.
+    """
+
+    crop_s: PositiveFloat | None
+    modality_dropout: NonNegativeFloat
+    time_masks: NonNegativeInt
+    time_mask_s: NonNegativeFloat
+    mel_masks: NonNegativeInt
+    mel_mask_width: NonNegativeInt
+
+
+class ObjectiveConfig(Section):
+    """Weights of the terms of the loss.
+
+    Attributes:
+        ccc: Weight of Σ_d (1 − CCC_d).
+        ccc_scope: `global` (over workers × accumulation) or `local` (per micro-batch, as papers with accumulation do).
+        category: Weight of the class-weighted cross-entropy (needs model.classes).
+        load_balance: Weight of the router's load balance.
+    """
+
+    ccc: NonNegativeFloat
+    ccc_scope: Literal["global", "local"]
+    category: NonNegativeFloat
+    load_balance: NonNegativeFloat
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule.
+
+    Attributes:
+        encoder_lr: Learning rate of pre-trained encoder weights.
+        lr: Learning rate of everything else.
+        weight_decay: Of matrices; vectors (biases, norms, gates) have none.
+        betas: AdamW's.
+        schedule: `cosine` (after the warm-up, to zero) or `constant`.
+        warmup_fraction: Share of all steps with a linear warm-up.
+        clip_norm: Largest norm of the gradient.
+    """
+
+    encoder_lr: NonNegativeFloat
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    betas: tuple[float, float]
+    schedule: Literal["cosine", "constant"]
+    warmup_fraction: NonNegativeFloat
+    clip_norm: PositiveFloat
+
+
+class TrainConfig(Section):
+    """A training run.
+
+    Attributes:
+        seed: Of initial weights, plan, augmentation and dropout.
+        epochs: Passes over the train split.
+        patience: Epochs without a better dev score before the run stops; null to run all.
+        precision: `fp32` or `bf16` (autocast; slower on CPUs).
+        micro_batch_size: Clips of one forward pass on a worker; a larger share of the global batch is accumulated.
+        eval_batch_size: Clips of one forward pass in evaluation.
+        checkpoint_steps: Steps between checkpoints inside an epoch; one is also made after every epoch.
+        workers: Training workers; 0 trains in the caller's own process, without Ray.
+        gpu: Give each worker a GPU.
+        threads: Torch threads of a CPU worker.
+        shard_rows: Utterances per shard of the packed training set.
+        cache_dir: Where the shards of a remote lake are kept on local disk; null for a folder per user in the
+            system's temporary one.
+        plan: Batches.
+        augment: Random changes to clips.
+        objective: Loss.
+        optimizer: AdamW and schedule.
+    """
+
+    seed: int
+    epochs: PositiveInt
+    patience: PositiveInt | None
+    precision: Literal["fp32", "bf16"]
+    micro_batch_size: PositiveInt
+    eval_batch_size: PositiveInt
+    checkpoint_steps: PositiveInt
+    workers: NonNegativeInt
+    gpu: bool
+    threads: PositiveInt
+    shard_rows: PositiveInt
+    cache_dir: str | None
+    plan: PlanConfig
+    augment: AugmentConfig
+    objective: ObjectiveConfig
+    optimizer: OptimizerConfig

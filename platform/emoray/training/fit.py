@@ -1,0 +1,206 @@
+"""The training loop, the same in a test, in a benchmark and on each worker of a Ray job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import torch
+
+from emoray.errors import TrainingError
+from emoray.training.checkpoint import Checkpoint, load_trained_weights, plan_fingerprint, trained_weights
+from emoray.training.loader import Loader
+from emoray.training.predict import gather_predictions, predict, summarise
+from emoray.training.step import Learner
+from emoray.training.training_set import TrainingSet
+
+Metrics = dict[str, float]
+
+
+def _ignore(*_arguments: object) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What else happens during a run; each is called on every worker.
+
+    Attributes:
+        on_step: (step, metrics) after each step.
+        on_epoch: (epoch, dev metrics) after each epoch.
+        on_checkpoint: (checkpoint) after each epoch and every `checkpoint_steps` steps; stores it. Its `pending`
+            metrics may be logged as soon as it is stored.
+    """
+
+    on_step: Callable[[int, Metrics], None] = _ignore
+    on_epoch: Callable[[int, Metrics], None] = _ignore
+    on_checkpoint: Callable[[Checkpoint], None] = _ignore
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended; the model holds the best epoch's weights.
+
+    Attributes:
+        best_epoch: Epoch with the best dev score.
+        best_score: That score.
+        steps: Steps of the whole run, those before a resume included.
+        history: Dev metrics of every epoch.
+    """
+
+    best_epoch: int
+    best_score: float
+    steps: int
+    history: list[Metrics]
+
+
+@dataclass
+class _Progress:
+    step: int = 0
+    best: dict[str, torch.Tensor] | None = None
+    best_epoch: int = -1
+    best_score: float = float("-inf")
+    stale_epochs: int = 0
+    history: list[Metrics] = field(default_factory=list)
+    pending: list[Metrics] = field(default_factory=list)
+
+
+class DevEvaluation:
+    """Scores the dev split: workers share the clips, and each gets the metrics of all.
+
+    Args:
+        training_set: Where the clips are.
+        ids: Clips of the dev split.
+        level: Semantic level that selects the model.
+
+    Raises:
+        TrainingError: There are no dev clips: nothing could select a model.
+    """
+
+    def __init__(self, training_set: TrainingSet, ids: list[str], level: str = "full") -> None:
+        if not ids:
+            raise TrainingError(
+                "no labelled dev utterances to select a model by",
+                remedy="Give the corpus a dev split",
+                kind="empty_split",
+            )
+        self._training_set, self._ids, self._level = training_set, ids, level
+
+    def __call__(self, learner: Learner) -> Metrics:
+        """Metrics of the learner's model; `score` selects."""
+        mine = self._ids[learner.rank :: learner.world]
+        frame = predict(
+            learner.model,
+            self._training_set,
+            mine,
+            self._level,
+            batch_size=learner.config.eval_batch_size,
+            device=learner.device,
+        )
+        return summarise(gather_predictions(frame).sort("utterance_id"), self._training_set.classes)
+
+
+def fit(
+    learner: Learner,
+    plan: pa.Table,
+    loader: Loader,
+    evaluate: Callable[[Learner], Metrics],
+    *,
+    callbacks: Callbacks | None = None,
+    resume: Checkpoint | None = None,
+) -> FitResult:
+    """Train by a batch plan; keep the weights of the epoch with the best dev score.
+
+    Args:
+        learner: Model and optimiser.
+        plan: Of `make_plan`.
+        loader: Gives this worker's shares.
+        evaluate: Dev metrics after each epoch, with `score` (`DevEvaluation`).
+        callbacks: Logging and storage.
+        resume: Go on from here: same batches, same numbers as without the stop, with as many workers as there are now.
+
+    Raises:
+        TrainingError: A loss is not finite, or the checkpoint belongs to another plan or model.
+    """
+    callbacks = callbacks or Callbacks()
+    config = learner.config
+    fingerprint = plan_fingerprint(plan)
+    epochs = plan["epoch"].to_pylist()
+    state = _Progress() if resume is None else _restore(learner, resume, fingerprint)
+    stopped = _patience_over(state, config.patience) and _at_epoch_end(epochs, state.step)
+    if not stopped:
+        for share in loader(plan, state.step):
+            metrics = learner.step(share)
+            state.step = share.step + 1
+            state.pending.append({"step": share.step, **metrics})
+            callbacks.on_step(share.step, metrics)
+            if _at_epoch_end(epochs, state.step):
+                stopped = _end_epoch(learner, share.epoch, evaluate(learner), state, callbacks)
+            elif state.step % config.checkpoint_steps:
+                continue
+            callbacks.on_checkpoint(_checkpoint(learner, state, fingerprint))
+            state.pending = []
+            if stopped:
+                break
+    assert state.best is not None, "a plan has at least one epoch"
+    load_trained_weights(learner.model, state.best)
+    return FitResult(state.best_epoch, state.best_score, state.step, state.history)
+
+
+def _end_epoch(learner: Learner, epoch: int, metrics: Metrics, state: _Progress, callbacks: Callbacks) -> bool:
+    """Note the epoch; whether to stop early."""
+    state.history.append(metrics)
+    state.pending.append({"step": state.step - 1, **{f"dev_{name}": value for name, value in metrics.items()}})
+    if metrics["score"] > state.best_score:
+        state.best, state.best_epoch, state.best_score = trained_weights(learner.model), epoch, metrics["score"]
+        state.stale_epochs = 0
+    else:
+        state.stale_epochs += 1
+    callbacks.on_epoch(epoch, metrics)
+    return _patience_over(state, learner.config.patience)
+
+
+def _patience_over(state: _Progress, patience: int | None) -> bool:
+    return patience is not None and state.stale_epochs >= patience
+
+
+def _at_epoch_end(epochs: list[int], step: int) -> bool:
+    """Whether the step before `step` is the last of its epoch."""
+    return step > 0 and (step >= len(epochs) or epochs[step] != epochs[step - 1])
+
+
+def _checkpoint(learner: Learner, state: _Progress, fingerprint: str) -> Checkpoint:
+    return Checkpoint(
+        step=state.step,
+        weights=trained_weights(learner.model),
+        optimizer=learner.optimizer.state_dict(),
+        best=state.best,
+        best_epoch=state.best_epoch,
+        best_score=state.best_score,
+        stale_epochs=state.stale_epochs,
+        history=list(state.history),
+        pending=list(state.pending),
+        plan=fingerprint,
+    )
+
+
+def _restore(learner: Learner, checkpoint: Checkpoint, fingerprint: str) -> _Progress:
+    if checkpoint.plan != fingerprint:
+        raise TrainingError(
+            "the checkpoint was made with another batch plan",
+            where=f"step {checkpoint.step}",
+            remedy="Resume with the data, seed and train.plan that the run began with, or start a new run",
+            kind="mismatched_checkpoint",
+        )
+    load_trained_weights(learner.model, checkpoint.weights)
+    learner.optimizer.load_state_dict(checkpoint.optimizer)
+    return _Progress(
+        step=checkpoint.step,
+        best=checkpoint.best,
+        best_epoch=checkpoint.best_epoch,
+        best_score=checkpoint.best_score,
+        stale_epochs=checkpoint.stale_epochs,
+        history=list(checkpoint.history),
+        pending=[],
+    )

@@ -1,0 +1,134 @@
+"""Objectives over a whole global batch.
+
+CCC is not a mean over workers or micro-batches: the Learner gathers what all of them predict and takes the gradient of
+the whole. Shapes: N clips, C classes, E experts, 3 = (valence, arousal, dominance).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from emoray.schema import DIMENSIONS
+from emoray.training.config import ObjectiveConfig
+
+#: Keeps CCC of two constants at 0 instead of 0 / 0; far below the variance of any label.
+EPSILON = 1e-8
+
+
+def ccc(prediction_N: Tensor, target_N: Tensor) -> Tensor:
+    """Concordance correlation coefficient (Lin, 1989) with population variances.
+
+    CCC = 2 cov(p, y) / (var p + var y + (mean p − mean y)²). torchmetrics divides the covariance and variances by n − 1
+    and so differs.
+
+    Returns:
+        A scalar; 0 for fewer than two clips, or two constants that agree.
+    """
+    prediction_N, target_N = prediction_N.float(), target_N.float()
+    if prediction_N.numel() == 0:
+        return prediction_N.sum()
+    mean_p, mean_y = prediction_N.mean(), target_N.mean()
+    residual_p, residual_y = prediction_N - mean_p, target_N - mean_y
+    spread = residual_p.square().mean() + residual_y.square().mean() + (mean_p - mean_y).square()
+    return 2 * (residual_p * residual_y).mean() / (spread + EPSILON)
+
+
+def ccc_loss(prediction_N3: Tensor, target_N3: Tensor) -> Tensor:
+    """Σ_d (1 − CCC_d) over the labelled clips of each dimension (NaN = unlabelled).
+
+    A dimension with fewer than two labelled clips has no CCC and adds nothing.
+    """
+    loss = prediction_N3.new_zeros((), dtype=torch.float32)
+    for d in range(len(DIMENSIONS)):
+        labelled = ~target_N3[:, d].isnan()
+        if int(labelled.sum()) > 1:
+            loss = loss + 1 - ccc(prediction_N3[labelled, d], target_N3[labelled, d])
+    return loss
+
+
+def category_loss(logits_NC: Tensor, label_N: Tensor, class_weight_C: Tensor) -> Tensor:
+    """Class-weighted cross-entropy over the labelled clips (−1 = unlabelled); 0 if there are none."""
+    labelled = label_N >= 0
+    if not bool(labelled.any()):
+        return logits_NC.sum() * 0
+    return nn.functional.cross_entropy(logits_NC[labelled].float(), label_N[labelled], weight=class_weight_C)
+
+
+def class_weights(label_N: Tensor, classes: int) -> Tensor:
+    """N / (C · n_c) of a training split; 0 for a class without a clip."""
+    count_C = torch.bincount(label_N[label_N >= 0], minlength=classes).float()
+    return torch.where(count_C > 0, count_C.sum() / (classes * count_C.clamp_min(1)), 0.0)
+
+
+def load_balance(router_N3E: Tensor, sent_N3E: Tensor) -> Tensor:
+    """Load balance of Switch Transformers (arXiv 2101.03961): E Σ_i f_i P_i, mean over the dimensions.
+
+    Args:
+        router_N3E: The router's softmax; P_i is its mean.
+        sent_N3E: The weights that were used; a clip counts for each expert that it was sent to (dense routing sends it
+            to the largest weight's).
+    """
+    experts = router_N3E.shape[-1]
+    used = (sent_N3E > 0).float()
+    if bool((used.sum(-1) == experts).all()):
+        used = nn.functional.one_hot(sent_N3E.argmax(-1), experts).float()
+    fraction_3E = (used / used.sum(-1, keepdim=True)).mean(0)
+    return experts * (fraction_3E * router_N3E.float().mean(0)).sum(-1).mean()
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the objective sees of a batch: predictions and labels of all its clips.
+
+    Attributes:
+        prediction_N3: Predictions.
+        target_N3: Labels, NaN where unlabelled.
+        label_N: Class indices, −1 where unlabelled.
+        logits_NC: Class logits, or None.
+        router_N3E: The routers' softmax, or None.
+        experts_N3E: Expert weights that were used, or None.
+    """
+
+    prediction_N3: Tensor
+    target_N3: Tensor
+    label_N: Tensor
+    logits_NC: Tensor | None
+    router_N3E: Tensor | None
+    experts_N3E: Tensor | None
+
+
+class Objective:
+    """The loss of a batch as a whole.
+
+    Args:
+        config: Weights of the terms.
+        class_weight_C: Class weights of the train split, for a categorical head.
+    """
+
+    def __init__(self, config: ObjectiveConfig, class_weight_C: Tensor | None = None) -> None:
+        self.config = config
+        self._class_weight_C = class_weight_C
+
+    def __call__(self, gathered: Gathered) -> dict[str, Tensor]:
+        """The terms of the loss, and their weighted sum as `loss`."""
+        config = self.config
+        terms: dict[str, Tensor] = {}
+        terms["loss_ccc"] = ccc_loss(gathered.prediction_N3, gathered.target_N3)
+        loss = config.ccc * terms["loss_ccc"]
+        if config.category and gathered.logits_NC is not None:
+            weight_C = self._class_weight_C
+            weight_C = None if weight_C is None else weight_C.to(gathered.logits_NC.device)
+            if weight_C is None:
+                weight_C = gathered.logits_NC.new_ones(gathered.logits_NC.shape[1], dtype=torch.float32)
+            terms["loss_category"] = category_loss(gathered.logits_NC, gathered.label_N, weight_C)
+            loss = loss + config.category * terms["loss_category"]
+        if config.load_balance and gathered.router_N3E is not None and gathered.experts_N3E is not None:
+            # Clips without a label stand in for missing work of a worker: they must not count.
+            counted = ~gathered.target_N3.isnan().all(1) | (gathered.label_N >= 0)
+            terms["load_balance"] = load_balance(gathered.router_N3E[counted], gathered.experts_N3E[counted])
+            loss = loss + config.load_balance * terms["load_balance"]
+        terms["loss"] = loss
+        return terms

@@ -1,0 +1,259 @@
+"""Packing: from utterances and their text vectors to the shards of a training set.
+
+Audio is decoded once, here; each epoch then reads at the speed of the page cache. Features are float16, uncompressed.
+Shapes: T frames, F features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from emoray.audio.io import AUDIO_HZ, AudioConfig, decode
+from emoray.errors import AudioError, TrainingError
+from emoray.lake import Lake
+from emoray.models import Frontend
+from emoray.schema import DIMENSIONS, GRANULARITIES
+
+log = logging.getLogger(__name__)
+
+#: Raised when packed shards of the same inputs would hold something else.
+PACK_VERSION = 1
+
+#: Columns of the utterances table that a training set keeps.
+KEPT = ("split", "fold", "speaker_id", "gender", "scale_min", "scale_max", *DIMENSIONS, "emotion")
+
+SHARD = pa.schema(
+    [
+        pa.field("utterance_id", pa.string(), nullable=False),
+        ("split", pa.string()),
+        ("fold", pa.int32()),
+        ("speaker_id", pa.string()),
+        ("gender", pa.string()),
+        ("scale_min", pa.float64()),
+        ("scale_max", pa.float64()),
+        *[(name, pa.float64()) for name in DIMENSIONS],
+        ("emotion", pa.string()),
+        pa.field("duration_s", pa.float64(), nullable=False),
+        pa.field("features", pa.large_binary(), nullable=False),
+        *[(name, pa.binary()) for name in GRANULARITIES],
+    ]
+)
+
+
+def training_rows(
+    lake: Lake, corpus: str, fingerprints: Mapping[str, str], ids: Sequence[str] | None = None, *, vectors: bool = True
+) -> pl.DataFrame:
+    """Utterances joined with their text vectors.
+
+    Args:
+        lake: Where the tables are.
+        corpus: Which corpus.
+        fingerprints: Of `embed_transcript` and `embed_semantics` (others are ignored; a missing one means no text).
+        ids: Only these utterances; all by default.
+        vectors: Give the vectors; else only whether each is there (bool), which is what the hash needs.
+
+    Returns:
+        One row per utterance, sorted by id: address of the audio, labels, and `les`, `gs`, `es`.
+    """
+    address = ["utterance_id", "audio_uri", "start_s", "end_s"]
+    frame = pl.from_arrow(lake.utterances(corpus, [*address, *KEPT]))
+    assert isinstance(frame, pl.DataFrame)
+    if ids is not None:
+        frame = frame.filter(pl.col("utterance_id").is_in(ids))
+    for stage, names in (("embed_transcript", ("les", "gs")), ("embed_semantics", ("es",))):
+        table = lake.stage_outcomes(stage, fingerprints[stage], ["value"]) if stage in fingerprints else None
+        if table is None:
+            kind = pl.List(pl.Float32) if vectors else pl.Boolean
+            frame = frame.with_columns(pl.lit(None, kind).alias(name) for name in names)
+            continue
+        if ids is not None:
+            table = table.filter(pl.col("utterance_id").is_in(ids))
+        columns = [pl.col("value").struct.field(name) for name in names]
+        if not vectors:
+            columns = [column.is_not_null() for column in columns]
+        picked = table.select(
+            "utterance_id", *(column.alias(name) for column, name in zip(columns, names, strict=True))
+        )
+        frame = frame.join(picked.collect(), on="utterance_id", how="left", maintain_order="left")
+    return frame.sort("utterance_id")
+
+
+def training_set_hash(
+    keys: pl.DataFrame, fingerprints: Mapping[str, str], frontend: Frontend, audio: AudioConfig, text_width: int
+) -> str:
+    """Hash of all that a training set is made from.
+
+    Args:
+        keys: `training_rows(…, vectors=False)`.
+        fingerprints: Fingerprints of the stages that it is joined from.
+        frontend: The features' front-end.
+        audio: What counts as usable audio.
+        text_width: Width of the text vectors.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    inputs = {
+        "version": PACK_VERSION,
+        "fingerprints": {name: fingerprints.get(name) for name in ("embed_transcript", "embed_semantics")},
+        "frontend": frontend.options(),
+        "audio": audio.model_dump(mode="json"),
+        "text_width": text_width,
+    }
+    digest.update(json.dumps(inputs, sort_keys=True).encode())
+    digest.update(keys.sort("utterance_id").write_csv().encode())
+    return digest.hexdigest()
+
+
+def pack_shard(
+    rows: Sequence[Mapping[str, Any]],
+    frontend: Frontend,
+    audio: AudioConfig,
+    text_width: int,
+    storage_options: dict[str, Any] | None = None,
+) -> pa.Table:
+    """Decode rows and make their features.
+
+    Args:
+        rows: Of `training_rows` (as dicts); samples under `waveform`, if there, are used instead of decoding.
+        frontend: The features' front-end.
+        audio: What counts as usable audio.
+        text_width: Width of the text vectors.
+        storage_options: For audio in object stores.
+
+    Returns:
+        A table with schema `SHARD`. Rows whose audio cannot be decoded are left out (rows in − rows out) and logged.
+
+    Raises:
+        TrainingError: A text vector has another width.
+        TransientError: The storage fails; worth another try of the whole shard.
+    """
+    packed: list[dict[str, Any]] = []
+    for row in rows:
+        samples = row.get("waveform")
+        if samples is None:
+            try:
+                samples = decode(
+                    row["audio_uri"], audio, start_s=row["start_s"], end_s=row["end_s"], storage_options=storage_options
+                ).samples
+            except AudioError as error:
+                log.warning("left out of the training set: %s: %s", row["utterance_id"], error)
+                continue
+        values = {name: row.get(name) for name in KEPT}
+        features_TF = np.ascontiguousarray(frontend.features(samples), dtype=np.float16)
+        values.update(
+            utterance_id=row["utterance_id"], duration_s=len(samples) / AUDIO_HZ, features=features_TF.tobytes()
+        )
+        for name in GRANULARITIES:
+            values[name] = _vector_bytes(row.get(name), text_width, f"{row['utterance_id']}, {name}")
+        packed.append(values)
+    return pa.Table.from_pylist(packed, schema=SHARD)
+
+
+def _vector_bytes(vector: Sequence[float] | None, text_width: int, where: str) -> bytes | None:
+    if vector is None:
+        return None
+    array = np.asarray(vector, dtype=np.float32)
+    if array.shape != (text_width,):
+        raise TrainingError(
+            f"text vector of width {array.size}, the model expects {text_width}",
+            where=where,
+            remedy=f"Set model.text_width={array.size} or choose the text encoder that fits",
+        )
+    return array.tobytes()
+
+
+def write_shard(lake: Lake, set_hash: str, number: int, table: pa.Table) -> str:
+    """Write a shard whole, as an uncompressed Arrow IPC file of one record batch.
+
+    Returns:
+        Its file name, for `seal`.
+    """
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, SHARD) as writer:
+        writer.write_table(table.combine_chunks())
+    name = f"shard-{number:05d}.arrow"
+    lake.write_bytes(sink.getvalue().to_pybytes(), "training_sets", set_hash, name)
+    return name
+
+
+def seal(
+    lake: Lake, set_hash: str, shards: Sequence[str], *, frontend: Frontend, text_width: int, counts: dict[str, int]
+) -> None:
+    """Finish a training set: only with this index can it be opened.
+
+    Args:
+        lake: Where the shards are.
+        set_hash: The training set.
+        shards: File names in order.
+        frontend: The features' front-end.
+        text_width: Width of the text vectors.
+        counts: `rows` (packed) and `left_out` (undecodable).
+    """
+    index = {
+        "shards": list(shards),
+        "width": frontend.width,
+        "frame_hz": frontend.frame_hz,
+        "frontend": frontend.options(),
+        "text_width": text_width,
+        **counts,
+    }
+    lake.write_json(index, "training_sets", set_hash, "index.json")
+
+
+def is_sealed(lake: Lake, set_hash: str) -> bool:
+    """Whether a training set is finished and can be opened."""
+    return lake.exists("training_sets", set_hash, "index.json")
+
+
+def pack(
+    lake: Lake,
+    corpus: str,
+    fingerprints: Mapping[str, str],
+    *,
+    frontend: Frontend,
+    audio: AudioConfig,
+    text_width: int,
+    shard_rows: int,
+    only: Sequence[str] | None = None,
+    storage_options: dict[str, Any] | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> str:
+    """Pack a corpus in this process; nothing to do where the same set is there already.
+
+    Args:
+        lake: Where the tables are and the set goes.
+        corpus: Which corpus.
+        fingerprints: Of the stages that it is joined with.
+        frontend: The features' front-end.
+        audio: What counts as usable audio.
+        text_width: Width of the text vectors.
+        shard_rows: Utterances per shard.
+        only: Ids of a part of the corpus; all by default.
+        storage_options: For audio in object stores.
+        progress: Called with utterances done and in all.
+
+    Returns:
+        The training set's hash.
+    """
+    keys = training_rows(lake, corpus, fingerprints, only, vectors=False)
+    set_hash = training_set_hash(keys, fingerprints, frontend, audio, text_width)
+    if is_sealed(lake, set_hash):
+        return set_hash
+    ids = keys["utterance_id"].to_list()
+    shards, packed = [], 0
+    for number, start in enumerate(range(0, len(ids), shard_rows)):
+        rows = training_rows(lake, corpus, fingerprints, ids[start : start + shard_rows])
+        table = pack_shard(rows.to_dicts(), frontend, audio, text_width, storage_options)
+        shards.append(write_shard(lake, set_hash, number, table))
+        packed += table.num_rows
+        progress(min(start + shard_rows, len(ids)), len(ids))
+    counts = {"rows": packed, "left_out": len(ids) - packed}
+    seal(lake, set_hash, shards, frontend=frontend, text_width=text_width, counts=counts)
+    return set_hash

@@ -1,0 +1,120 @@
+"""Predictions of a model over a packed training set, as evaluation wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from emoray.schema import DIMENSIONS
+from emoray.training.objectives import ccc
+from emoray.training.training_set import TrainingSet
+
+
+def predict(
+    model: nn.Module,
+    training_set: TrainingSet,
+    ids: Sequence[str],
+    level: str = "full",
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+) -> pl.DataFrame:
+    """Score clips in evaluation mode, fp32, whole clips.
+
+    Args:
+        model: The model; its training mode is restored.
+        training_set: Where the clips are.
+        ids: Which clips.
+        level: `audio`, `transcript` or `full`: the text vectors that the model may see.
+        batch_size: Clips of one forward pass.
+        device: Where the model is.
+
+    Returns:
+        One row per clip in the order of `ids`: utterance_id, speaker_id, gender, split, fold, duration_s, scale_min,
+        scale_max, level, {valence,arousal,dominance}_true and _pred in [0, 1], emotion_true, emotion_pred (null without
+        a categorical head), emotion_probabilities, gates and experts (lists; null where the model has none).
+    """
+    was_training = model.training
+    model.eval()
+    lengths_s = np.asarray(training_set.durations_s(ids))
+    columns: dict[str, list[object]] = {name: [None] * len(ids) for name in _MODEL_COLUMNS}
+    with torch.inference_mode():
+        by_length = np.argsort(lengths_s, kind="stable")
+        for start in range(0, len(ids), batch_size):
+            places = by_length[start : start + batch_size]
+            batch = training_set.collate([ids[place] for place in places]).at_level(level).to(device)
+            output = model(batch)
+            probability = None if output.logits_BC is None else output.logits_BC.softmax(-1).tolist()
+            prediction = output.prediction_B3.tolist()
+            gates = None if output.gates_BK is None else output.gates_BK.tolist()
+            experts = None if output.experts_B3E is None else output.experts_B3E.tolist()
+            for row, place in enumerate(places):
+                for d, name in enumerate(DIMENSIONS):
+                    columns[f"{name}_pred"][place] = prediction[row][d]
+                if probability is not None:
+                    columns["emotion_probabilities"][place] = probability[row]
+                    columns["emotion_pred"][place] = training_set.classes[int(np.argmax(probability[row]))]
+                columns["gates"][place] = None if gates is None else gates[row]
+                columns["experts"][place] = None if experts is None else experts[row]
+    model.train(was_training)
+    keys = pl.DataFrame({"utterance_id": list(ids)}, schema={"utterance_id": pl.String}).join(
+        training_set.frame, on="utterance_id", how="left", maintain_order="left"
+    )
+    keys = keys.rename({**{name: f"{name}_true" for name in DIMENSIONS}, "emotion": "emotion_true"})
+    return keys.with_columns(
+        pl.lit(level).alias("level"),
+        *(pl.Series(name, columns[name], dtype=kind) for name, kind in _MODEL_COLUMNS.items()),
+    )
+
+
+_MODEL_COLUMNS: dict[str, pl.DataType] = {
+    **{f"{name}_pred": pl.Float64() for name in DIMENSIONS},
+    "emotion_pred": pl.String(),
+    "emotion_probabilities": pl.List(pl.Float64()),
+    "gates": pl.List(pl.Float64()),
+    "experts": pl.List(pl.List(pl.Float64())),
+}
+
+
+def gather_predictions(frame: pl.DataFrame) -> pl.DataFrame:
+    """Put the workers' parts of a prediction frame together, on every worker, in rank order."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return frame
+    parts: list[bytes] = [b""] * dist.get_world_size()
+    dist.all_gather_object(parts, frame.serialize())
+    return pl.concat([pl.DataFrame.deserialize(part) for part in parts])
+
+
+def summarise(frame: pl.DataFrame, classes: Sequence[str] = ()) -> dict[str, float]:
+    """CCC per dimension and mean, UAR where classes are predicted, and the `score` that selects a model.
+
+    The score is the mean CCC, or UAR in a corpus without dimensional labels.
+
+    Args:
+        frame: Of `predict`.
+        classes: Classes that the model knows; clips of others do not count in UAR.
+    """
+    metrics: dict[str, float] = {}
+    for name in DIMENSIONS:
+        labelled = frame.filter(pl.col(f"{name}_true").is_not_null())
+        if labelled.height > 1:
+            pair = (
+                torch.tensor(labelled[f"{name}_{kind}"].to_list(), dtype=torch.float64) for kind in ("pred", "true")
+            )
+            metrics[f"ccc_{name}"] = float(ccc(*pair))
+    if metrics:
+        metrics["ccc_mean"] = sum(metrics.values()) / len(metrics)
+        metrics["score"] = metrics["ccc_mean"]
+    known = frame.filter(pl.col("emotion_true").is_in(list(classes)) & pl.col("emotion_pred").is_not_null())
+    if known.height:
+        hits = known.group_by("emotion_true").agg(
+            (pl.col("emotion_true") == pl.col("emotion_pred")).mean().alias("recall")
+        )
+        metrics["uar"] = float(hits["recall"].to_numpy().mean())
+        metrics.setdefault("score", metrics["uar"])
+    return metrics

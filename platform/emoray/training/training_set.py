@@ -1,0 +1,169 @@
+"""Packed training sets: features, text vectors and labels in memory-mapped Arrow shards, `training_sets/<hash>/`.
+
+Made by `emoray.training.pack`. Shapes: B batch, T frames, F features, K granularities, E text width, 3 = (valence,
+arousal, dominance).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+
+from emoray.errors import TransientError
+from emoray.lake import Lake
+from emoray.models import Batch
+from emoray.schema import DIMENSIONS, GRANULARITIES
+from emoray.training.augment import change
+from emoray.training.config import AugmentConfig
+from emoray.training.seeds import generator
+
+
+class TrainingSet:
+    """A packed training set, memory-mapped.
+
+    Attributes:
+        set_hash: Its hash.
+        frame: Keys and labels: utterance_id, split, fold, speaker_id, gender, scale, V, A, D, emotion, duration_s.
+        frame_hz: Frames per second of the features.
+        text_width: Width E of the text vectors.
+        left_out: How many utterances could not be decoded.
+        classes: Names behind the class indices of its batches.
+    """
+
+    def __init__(
+        self, tables: Sequence[pa.Table], index: Mapping[str, Any], set_hash: str, classes: Sequence[str]
+    ) -> None:
+        self.set_hash = set_hash
+        self.classes = tuple(classes)
+        self.frame_hz = float(index["frame_hz"])
+        self.text_width = int(index["text_width"])
+        self.left_out = int(index["left_out"])
+        self._width = int(index["width"])
+        table = pa.concat_tables(tables)
+        frame = pl.from_arrow(table.drop_columns(["features", *GRANULARITIES]))
+        assert isinstance(frame, pl.DataFrame)
+        self.frame = frame
+        self._row = {name: row for row, name in enumerate(frame["utterance_id"])}
+        self._features = [scalar.as_buffer() for scalar in table["features"]]
+        self._text = [[scalar.as_buffer() for scalar in table[name]] for name in GRANULARITIES]
+        self._target_N3 = frame.select(pl.col(DIMENSIONS).cast(pl.Float32).fill_null(float("nan"))).to_numpy()
+        number = {name: index for index, name in enumerate(classes)}
+        self._label_N = np.array([number.get(emotion, -1) for emotion in frame["emotion"]], dtype=np.int64)
+
+    @classmethod
+    def open(cls, lake: Lake, set_hash: str, cache_dir: str | None = None, classes: Sequence[str] = ()) -> TrainingSet:
+        """Open a sealed training set.
+
+        Args:
+            lake: Where it is.
+            set_hash: Its hash.
+            cache_dir: Where the shards of a remote lake are kept on local disk (fetched once).
+            classes: Class names, in the order of the model's logits.
+
+        Raises:
+            LakeError: It is not there or not finished.
+        """
+        index = lake.read_json("training_sets", set_hash, "index.json")
+        folder = lake.path("training_sets", set_hash)
+        if not lake.is_local:
+            folder = _fetch(lake, set_hash, index["shards"], cache_dir)
+        tables = []
+        for name in index["shards"]:
+            with pa.memory_map(os.path.join(folder, name)) as file:
+                tables.append(pa.ipc.open_file(file).read_all())
+        return cls(tables, index, set_hash, classes)
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    def ids(self, split: str, *, labelled: bool = True) -> list[str]:
+        """Ids of a split, in id order.
+
+        Args:
+            split: Name of the split.
+            labelled: Only clips with a dimension or a class that training can use.
+        """
+        frame = self.frame.with_columns(_label=pl.Series(self._label_N >= 0)).filter(pl.col("split") == split)
+        if labelled:
+            frame = frame.filter(
+                pl.any_horizontal(*(pl.col(name).is_not_null() for name in DIMENSIONS), pl.col("_label"))
+            )
+        return frame.sort("utterance_id")["utterance_id"].to_list()
+
+    def durations_s(self, ids: Sequence[str]) -> list[float]:
+        """Durations of clips."""
+        column = self.frame["duration_s"]
+        return [column[self._row[name]] for name in ids]
+
+    def labels(self, ids: Sequence[str]) -> torch.Tensor:
+        """Class indices of clips (−1 = none)."""
+        return torch.from_numpy(self._label_N[[self._row[name] for name in ids]])
+
+    def collate(
+        self, ids: Sequence[str], augment: AugmentConfig | None = None, seed: Sequence[int | str] = ()
+    ) -> Batch:
+        """Make a batch.
+
+        Args:
+            ids: Which clips, in the order of the batch.
+            augment: Random changes of training; None gives the whole clips.
+            seed: What the changes are drawn from, besides each clip's id: (seed, step).
+        """
+        clips: list[np.ndarray] = []
+        present_BK = np.zeros((len(ids), len(GRANULARITIES)), dtype=bool)
+        text_BKE = np.zeros((len(ids), len(GRANULARITIES), self.text_width), dtype=np.float32)
+        rows = [self._row[name] for name in ids]
+        for place, (name, row) in enumerate(zip(ids, rows, strict=True)):
+            features_TF = np.frombuffer(self._features[row], dtype=np.float16).reshape(-1, self._width)
+            present_K = np.array([column[row] is not None for column in self._text])
+            if augment is not None:
+                random = generator(*seed, name)
+                features_TF, present_K = change(features_TF, present_K, augment, self.frame_hz, random)
+            clips.append(features_TF)
+            present_BK[place] = present_K
+            for k in np.flatnonzero(present_K):
+                text_BKE[place, k] = np.frombuffer(self._text[k][row], dtype=np.float32)
+        features_BTF = np.zeros((len(ids), max(map(len, clips)), self._width), dtype=np.float32)
+        for place, clip in enumerate(clips):
+            features_BTF[place, : len(clip)] = clip
+        return Batch(
+            features_BTF=torch.from_numpy(features_BTF),
+            lengths_B=torch.tensor([len(clip) for clip in clips]),
+            text_BKE=torch.from_numpy(text_BKE),
+            present_BK=torch.from_numpy(present_BK),
+            target_B3=torch.from_numpy(self._target_N3[rows]),
+            label_B=torch.from_numpy(self._label_N[rows]),
+            utterance_ids=tuple(ids),
+        )
+
+
+def _fetch(lake: Lake, set_hash: str, shards: Sequence[str], cache_dir: str | None) -> str:
+    """Copy shards to local disk, each once per machine: whole files by rename, so that workers may race."""
+    root = cache_dir or os.path.join(tempfile.gettempdir(), f"emoray-{getpass.getuser()}")
+    folder = os.path.join(root, "training_sets", set_hash)
+    os.makedirs(folder, exist_ok=True)
+    for name in shards:
+        final = os.path.join(folder, name)
+        if os.path.exists(final):
+            continue
+        temporary = f"{final}.{uuid.uuid4().hex}.tmp"
+        try:
+            lake.fs.get_file(lake.path("training_sets", set_hash, name), temporary)
+            os.replace(temporary, final)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise TransientError(
+                f"cannot fetch shard {name}: {error}", where=lake.uri("training_sets", set_hash)
+            ) from error
+    return folder

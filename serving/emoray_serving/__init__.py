@@ -1,0 +1,1 @@
+"""The online application on Ray Serve: gateway, transcriber, describer and scorer."""

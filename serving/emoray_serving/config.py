@@ -1,0 +1,259 @@
+"""Configuration of the online application: addresses, limits, replicas, batches, deadlines."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from emoray import config as settings
+from emoray.config import Section
+from emoray.errors import ConfigError
+from emoray.lake import LakeConfig
+from emoray.registry.config import TrackingConfig
+from emoray.stages.config import AnnotateConfig
+
+Semantics = Literal["none", "transcript", "full"]
+Recogniser = Literal["none", "pocketsphinx", "whisper"]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class HttpConfig(Section):
+    """Where the proxies listen.
+
+    Attributes:
+        host: Address to bind; loopback unless something in front of it decides who may call.
+        port: TCP port.
+        proxy_location: `HeadOnly` or `EveryNode`: on which nodes of a cluster a proxy runs.
+        request_timeout_s: The proxy gives up on a request after this long.
+        keep_alive_timeout_s: How long an idle connection stays open.
+    """
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    proxy_location: Literal["HeadOnly", "EveryNode"]
+    request_timeout_s: Positive
+    keep_alive_timeout_s: Count
+
+
+class LimitsConfig(Section):
+    """What a request may ask for.
+
+    Attributes:
+        max_body_bytes: Larger bodies (and objects behind `uri`) are refused with `payload_too_large`.
+        uri_buckets: Buckets that `uri=s3://bucket/key` may name; empty = none.
+        max_budget_ms: Largest `budget_ms`; also the wait for semantics when a request names no budget.
+        scoring_reserve_ms: Part of the budget kept for the score itself: semantics are waited for only until it begins.
+    """
+
+    max_body_bytes: Count
+    uri_buckets: tuple[str, ...]
+    max_budget_ms: Positive
+    scoring_reserve_ms: Annotated[float, Field(ge=0)]
+
+
+class ReplicasConfig(Section):
+    """How a deployment grows and shrinks, and what one replica holds.
+
+    Attributes:
+        min_replicas: Never fewer.
+        max_replicas: Never more.
+        target_ongoing_requests: Requests per replica that autoscaling steers towards.
+        max_ongoing_requests: Requests that a replica takes at once; more wait at the caller.
+        max_queued_requests: Requests that may wait at one caller; more get `overloaded` (-1 = no limit).
+        upscale_delay_s: A need must last this long before a replica is added …
+        downscale_delay_s: … and this long before one is taken away.
+        drain_timeout_s: How long a replica that goes away may finish what it has begun.
+        num_cpus: Ray's bookkeeping of CPUs per replica.
+        num_gpus: The same for GPUs.
+    """
+
+    min_replicas: Count
+    max_replicas: Count
+    target_ongoing_requests: Positive
+    max_ongoing_requests: Count
+    max_queued_requests: Annotated[int, Field(ge=-1)]
+    upscale_delay_s: Annotated[float, Field(ge=0)]
+    downscale_delay_s: Annotated[float, Field(ge=0)]
+    drain_timeout_s: Annotated[float, Field(ge=0)]
+    num_cpus: Annotated[float, Field(ge=0)]
+    num_gpus: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ReplicasConfig:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}")
+        if self.target_ongoing_requests > self.max_ongoing_requests:
+            raise ValueError(
+                f"target_ongoing_requests {self.target_ongoing_requests:g} exceeds max_ongoing_requests"
+                f" {self.max_ongoing_requests}: a replica could never be full enough to need another"
+            )
+        return self
+
+    def options(self) -> dict[str, Any]:
+        """The same as keyword arguments of a Ray Serve deployment."""
+        return {
+            "autoscaling_config": {
+                "min_replicas": self.min_replicas,
+                "max_replicas": self.max_replicas,
+                "target_ongoing_requests": self.target_ongoing_requests,
+                "upscale_delay_s": self.upscale_delay_s,
+                "downscale_delay_s": self.downscale_delay_s,
+            },
+            "max_ongoing_requests": self.max_ongoing_requests,
+            "max_queued_requests": self.max_queued_requests,
+            "graceful_shutdown_timeout_s": self.drain_timeout_s,
+            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
+        }
+
+
+class BatchConfig(Section):
+    """Dynamic batching inside a replica.
+
+    Attributes:
+        max_size: Most requests in one batch.
+        wait_s: How long the first request of a batch waits for company.
+    """
+
+    max_size: Count
+    wait_s: Annotated[float, Field(ge=0)]
+
+
+class GatewayConfig(Section):
+    """The HTTP side: reads bodies, decodes audio, gathers the parts of a reply.
+
+    Attributes:
+        refresh_s: How often a replica asks the scorer which version it serves.
+        decode_threads: Clips decoded at the same time in one replica.
+        replicas: Scaling.
+    """
+
+    refresh_s: Positive
+    decode_threads: Count
+    replicas: ReplicasConfig
+
+
+class ModelDeploymentConfig(Section):
+    """A deployment that computes: threads, batch and scaling.
+
+    Attributes:
+        threads: CPU threads of one replica's numerical libraries.
+        batch: Dynamic batching.
+        replicas: Scaling.
+    """
+
+    threads: Count
+    batch: BatchConfig
+    replicas: ReplicasConfig
+
+    @model_validator(mode="after")
+    def _batches_can_fill(self) -> ModelDeploymentConfig:
+        if self.batch.max_size > self.replicas.max_ongoing_requests:
+            raise ValueError(
+                f"batch.max_size {self.batch.max_size} exceeds replicas.max_ongoing_requests"
+                f" {self.replicas.max_ongoing_requests}: such a batch could never fill"
+            )
+        return self
+
+
+class ScorerConfig(ModelDeploymentConfig):
+    """The deployment that holds the model version.
+
+    Attributes:
+        alias: Alias of the registered model that is served and watched.
+        poll_s: How often the alias is looked up.
+        keep_previous_s: How long the previous version stays loaded after a swap, for requests whose semantics were made
+            with its stages; at least gateway.refresh_s.
+        retry_max_s: Longest pause between attempts at a version that does not load.
+    """
+
+    alias: str
+    poll_s: Positive
+    keep_previous_s: Positive
+    retry_max_s: Positive
+
+
+class TranscriberConfig(ModelDeploymentConfig):
+    """The deployment that aligns given transcripts and recognises missing ones.
+
+    Attributes:
+        recogniser: Kind of the transcribe stage used when a request gives no transcript, or `none`. If the served
+            version was fitted with another kind, the recognised text is shown but not used, and the reply says so.
+    """
+
+    recogniser: Recogniser
+
+
+class ServeConfig(Section):
+    """The whole application.
+
+    Attributes:
+        app_name: Name of the application on the cluster.
+        route_prefix: Path that it is mounted at.
+        ready_timeout_s: How long `emoray serve` waits for all deployments to run.
+        http: Addresses.
+        limits: What a request may ask for.
+        gateway: HTTP side.
+        scorer: The model version.
+        transcriber: Words.
+        describer: Emphasis and extended semantics.
+    """
+
+    app_name: str
+    route_prefix: Annotated[str, Field(pattern="^/")]
+    ready_timeout_s: Positive
+    http: HttpConfig
+    limits: LimitsConfig
+    gateway: GatewayConfig
+    scorer: ScorerConfig
+    transcriber: TranscriberConfig
+    describer: ModelDeploymentConfig
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServeConfig:
+        if self.scorer.keep_previous_s < self.gateway.refresh_s:
+            raise ValueError(
+                f"scorer.keep_previous_s {self.scorer.keep_previous_s:g} is less than gateway.refresh_s"
+                f" {self.gateway.refresh_s:g}: a gateway would still prepare semantics for a version that is gone"
+            )
+        if self.limits.scoring_reserve_ms >= self.limits.max_budget_ms:
+            raise ValueError("limits.scoring_reserve_ms leaves nothing of limits.max_budget_ms")
+        return self
+
+
+class AppConfig(Section):
+    """The part of the configuration that the application reads; sections of other jobs are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    lake: LakeConfig
+    tracking: TrackingConfig
+    annotate: AnnotateConfig
+    serve: ServeConfig
+
+
+def load_app_config(args: dict[str, Any]) -> AppConfig:
+    """Read the arguments of the application builder.
+
+    Args:
+        args: As in a Serve config file or on the line of `serve run`: `preset` names a preset (default `laptop`); any
+            other key is a section (`serve: {http: {port: 9000}}`) or a dotted override (`serve.http.port: 9000`). The
+            environment's `EMORAY_SECTION__KEY` lies between the preset and these, as for every job.
+
+    Raises:
+        ConfigError: Names the exact key.
+    """
+    preset = str(args.get("preset", settings.BASE_PRESET))
+    tree = settings.load(AppConfig, preset=preset).model_dump(mode="json")
+    for name, value in args.items():
+        if name == "preset":
+            continue
+        path = name.split(".")
+        if path[0] not in AppConfig.model_fields:
+            known = ", ".join(["preset", *AppConfig.model_fields])
+            raise ConfigError("unknown argument of the application", where=name, remedy=f"It takes {known}")
+        for part in reversed(path):
+            value = {part: value}
+        tree = settings.merge(tree, value)
+    return settings.validate(AppConfig, tree)

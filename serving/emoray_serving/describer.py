@@ -1,0 +1,44 @@
+"""The describer deployment: emphasis and extended semantics of a clip whose prosody and words are known."""
+
+from __future__ import annotations
+
+from ray import serve
+
+from emoray.stages.pipeline import text_stages
+from emoray_serving.compute import limit_threads, set_batching, warm_up_row
+from emoray_serving.config import AppConfig
+from emoray_serving.messages import OWN, Annotated, StageJob
+from emoray_serving.stage_runner import StageRunner, StageSet, chained_fingerprints
+from emoray_serving.versions import Versions
+
+STAGES = ("emphasis", "semantics")
+
+
+class Describer:
+    """Finds the emphasised words and writes the description, against the norms that the model version carries.
+
+    Args:
+        config: Configuration of the application.
+    """
+
+    def __init__(self, config: AppConfig) -> None:
+        own = config.serve.describer
+        limit_threads(own.threads)
+        self._versions = Versions(config)
+        self._runner = StageRunner(self._build)
+        set_batching(self.annotate, own.batch)
+
+    async def prepare(self, version: str) -> None:
+        """Have a version's stages ready."""
+        await self._runner.prepare(version, OWN, warm_up_row())
+
+    @serve.batch
+    async def annotate(self, jobs: list[StageJob]) -> list[Annotated]:
+        """Values of `emphasis` and `semantics` for each job's row (with what the transcriber found)."""
+        return await self._runner.run(jobs)
+
+    def _build(self, version: str, _variant: str) -> StageSet:
+        fitted = self._versions.fitted(version)
+        stages = [stage for stage in text_stages(fitted.annotate, fitted.norms) if stage.name in STAGES]
+        prints = chained_fingerprints(stages, fitted.fingerprints, fitted.norms.hash)
+        return StageSet(stages, prints, fitted.annotate.guard)

@@ -1,0 +1,160 @@
+"""The gateway deployment: takes HTTP requests, gathers semantics until the deadline, has the clip scored, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from emoray.audio.io import Waveform, decode
+from emoray_serving import intake
+from emoray_serving.api import create_app, no_champion
+from emoray_serving.config import AppConfig
+from emoray_serving.errors import ApiError
+from emoray_serving.evidence import Evidence
+from emoray_serving.gather import Clip, Gatherer
+from emoray_serving.messages import Scored, ScoreJob
+from emoray_serving.reply import build_reply
+from emoray_serving.schemas import ModelStatus, ScoreReply
+from emoray_serving.timing import timed
+
+logger = logging.getLogger(__name__)
+
+
+@serve.ingress()
+class Gateway:
+    """One replica of the HTTP side; it holds no state that matters beyond a request.
+
+    Args:
+        config: Configuration of the application.
+        scorer: Handle of the scorer.
+        transcriber: Handle of the transcriber.
+        describer: Handle of the describer.
+    """
+
+    def __init__(
+        self,
+        config: AppConfig,
+        scorer: DeploymentHandle,
+        transcriber: DeploymentHandle,
+        describer: DeploymentHandle,
+    ) -> None:
+        self._config = config
+        self._scorer = scorer
+        self._gatherer = Gatherer(transcriber, describer, config.serve.transcriber.recogniser)
+        self._threads = ThreadPoolExecutor(config.serve.gateway.decode_threads, thread_name_prefix="decode")
+        self._status: ModelStatus | None = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The FastAPI application; Serve calls this once the constructor is through."""
+        return create_app(self, self._config.serve.limits, lifespan=self._lifespan)
+
+    async def status(self) -> ModelStatus:
+        """The served version as last heard from the scorer; asks it while there is none."""
+        if self._status is None or self._status.version is None:
+            await self._refresh()
+        assert self._status is not None
+        return self._status
+
+    async def score(self, request: intake.Intake, request_id: str) -> ScoreReply:
+        """Score one clip.
+
+        Raises:
+            ApiError: By name, see `errors.STATUS`.
+            AudioError: The clip cannot be used.
+        """
+        started = time.perf_counter()
+        parameters = request.parameters
+        timing_ms: dict[str, float] = {}
+        status = await self.status()
+        if status.version is None:
+            raise no_champion(status)
+        with timed(timing_ms, "decode"):
+            waveform = await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, request)
+        evidence = Evidence()
+        if parameters.semantics != "none":
+            clip = Clip(
+                request_id=request_id,
+                samples=waveform.samples,
+                transcript=parameters.transcript,
+                speaker_id=parameters.speaker_id,
+                semantics=parameters.semantics,
+                version=status.version,
+                fitted=status.stage_fingerprints,
+                deadline=started + self._wait_s(parameters.budget_ms),
+            )
+            evidence = await self._gatherer.gather(clip, timing_ms)
+        usable = evidence.usable(parameters.semantics)
+        job = ScoreJob(
+            version=None if usable == "none" else status.version,
+            samples=waveform.samples,
+            semantics=usable,
+            speaker_id=parameters.speaker_id,
+            values={} if usable == "none" else evidence.values,
+            fingerprints=evidence.fingerprints,
+            time_course=parameters.time_course,
+        )
+        with timed(timing_ms, "score"), _service_errors():
+            scored: Scored = await self._scorer.score.remote(job)
+        if scored.error is not None:
+            raise scored.error
+        if scored.score is None or scored.model is None:  # a replica that could not load what another one serves
+            raise no_champion(await self._scorer.status.remote())
+        return build_reply(request_id, parameters, waveform, evidence, scored.model, scored.score, timing_ms)
+
+    def _wait_s(self, budget_ms: float | None) -> float:
+        limits = self._config.serve.limits
+        return ((budget_ms or limits.max_budget_ms) - limits.scoring_reserve_ms) / 1000
+
+    def _decode(self, request: intake.Intake) -> Waveform:
+        config, audio = self._config, request.audio
+        if audio is None:
+            assert request.parameters.uri is not None  # intake lets no request through that has neither
+            audio = intake.fetch(request.parameters.uri, config.serve.limits, config.lake.storage_options)
+        return decode(audio, config.annotate.audio)
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        refreshing = asyncio.create_task(self._refresh_for_ever())
+        yield
+        refreshing.cancel()
+
+    async def _refresh_for_ever(self) -> None:
+        while True:
+            try:
+                await self._refresh()
+            except Exception as error:  # the next look may reach it; requests meanwhile say what they meet
+                logger.warning("cannot ask the scorer for its version: %s", error)
+            await asyncio.sleep(self._config.serve.gateway.refresh_s)
+
+    async def _refresh(self) -> None:
+        """Ask the scorer which version it serves; adopt a new one once its stages are up beside the old ones."""
+        with _service_errors():
+            status: ModelStatus = await self._scorer.status.remote()
+        known = self._status.version if self._status else None
+        if status.version is not None and status.version != known:
+            await self._gatherer.prepare(status.version)
+        self._status = status
+
+
+@contextmanager
+def _service_errors() -> Iterator[None]:
+    """Turn what Serve raises when a deployment cannot take a request into errors of the API."""
+    try:
+        yield
+    except BackPressureError as error:
+        remedy = "Try again in a moment, or have the operator allow more replicas"
+        raise ApiError("overloaded", error.message, remedy=remedy) from error
+    except (DeploymentUnavailableError, RayActorError) as error:
+        raise ApiError(
+            "unavailable", f"a part of the service is down: {error}", remedy="Try again in a moment"
+        ) from error

@@ -1,0 +1,144 @@
+"""From a score and what was known of the clip to the reply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emoray.audio.io import Waveform
+from emoray.schema import GRANULARITIES
+from emoray.scoring.score import Estimate, Score
+from emoray_serving.config import Semantics
+from emoray_serving.evidence import Evidence
+from emoray_serving.schemas import (
+    Absent,
+    Dimension,
+    Explanation,
+    Interval,
+    ModelInfo,
+    Scale,
+    ScoreParameters,
+    ScoreReply,
+    SemanticsUsed,
+    Transcript,
+    Window,
+    Word,
+)
+
+#: Semantic level of a score → the request's word for it.
+_ASKED: dict[str, Semantics] = {"audio": "none", "transcript": "transcript", "full": "full"}
+#: Text vectors that each level asks for.
+_WANTED: dict[Semantics, tuple[str, ...]] = {"none": (), "transcript": ("les", "gs"), "full": GRANULARITIES}
+#: What each text vector is made of, in the order in which a missing part explains its absence.
+_MADE_OF = {"les": ("transcript", "emphasis"), "gs": ("transcript",), "es": ("description",)}
+
+
+def build_reply(
+    request_id: str,
+    parameters: ScoreParameters,
+    waveform: Waveform,
+    evidence: Evidence,
+    model: ModelInfo,
+    score: Score,
+    timing_ms: dict[str, float],
+) -> ScoreReply:
+    """Put a reply together.
+
+    Args:
+        request_id: The request.
+        parameters: What it asked for.
+        waveform: The decoded clip.
+        evidence: What the transcriber and the describer found.
+        model: The version that scored.
+        score: Its score.
+        timing_ms: Time of each part.
+    """
+    return ScoreReply(
+        request_id=request_id,
+        model=model,
+        scale=None if score.scale is None else Scale(min=score.scale[0], max=score.scale[1]),
+        audio_start_ms=0.0,
+        audio_end_ms=_ms(waveform.duration_s),
+        valence=_dimension(score.valence, score.interval_level),
+        arousal=_dimension(score.arousal, score.interval_level),
+        dominance=_dimension(score.dominance, score.interval_level),
+        emotion=score.emotion,
+        time_course=_time_course(score) if parameters.time_course else None,
+        transcript=_transcript(parameters, evidence, score),
+        semantics=_semantics(parameters, evidence, score),
+        explanation=Explanation(gates=score.gates, experts=score.experts),
+        timing_ms=timing_ms,
+    )
+
+
+def _dimension(estimate: Estimate, level: float) -> Dimension:
+    interval = None
+    if estimate.low is not None and estimate.high is not None:
+        interval = Interval(
+            level=level,
+            lower=estimate.low,
+            upper=estimate.high,
+            lower_corpus=estimate.corpus_low,
+            upper_corpus=estimate.corpus_high,
+        )
+    return Dimension(value=estimate.value, value_corpus=estimate.corpus, interval=interval)
+
+
+def _time_course(score: Score) -> list[Window]:
+    return [
+        Window(
+            start_ms=_ms(point.start_s),
+            end_ms=_ms(point.end_s),
+            valence=point.valence,
+            arousal=point.arousal,
+            dominance=point.dominance,
+        )
+        for point in score.time_course
+    ]
+
+
+def _transcript(parameters: ScoreParameters, evidence: Evidence, score: Score) -> Transcript | None:
+    transcribed = evidence.shown.get("transcribe")
+    if transcribed is None:
+        if not parameters.transcript:
+            return None
+        return Transcript(text=parameters.transcript, source="given", times=None, words=[])
+    emphasis = evidence.shown.get("emphasis")
+    # A describer that was late leaves the emphasis to the scorer, which needs it for its vectors.
+    words = emphasis["words"] if emphasis else score.words or transcribed["words"]
+    return Transcript(
+        text=transcribed["text"],
+        source=evidence.source,
+        times=transcribed["times"],
+        words=[_word(word) for word in words],
+    )
+
+
+def _word(word: dict[str, Any]) -> Word:
+    return Word(
+        word=word["word"],
+        start_ms=None if word["start_s"] is None else _ms(word["start_s"]),
+        end_ms=None if word["end_s"] is None else _ms(word["end_s"]),
+        prominence=word.get("prominence"),
+        emphasised=bool(word["emphasised"]),
+    )
+
+
+def _semantics(parameters: ScoreParameters, evidence: Evidence, score: Score) -> SemanticsUsed:
+    absent = []
+    for name in _WANTED[parameters.semantics]:
+        if name in score.absent:
+            known = [evidence.absent[part] for part in _MADE_OF[name] if part in evidence.absent]
+            absent.append(Absent(part=name, reason=known[0] if known else score.absent[name]))
+    description = evidence.shown.get("semantics")
+    return SemanticsUsed(
+        requested=parameters.semantics,
+        used=_ASKED[score.level],
+        absent=absent,
+        description=None
+        if description is None
+        else {key: value for key, value in description.items() if key != "text"},
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

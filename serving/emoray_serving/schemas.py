@@ -1,0 +1,193 @@
+"""What the online API takes and answers: the models behind its OpenAPI document.
+
+Dimension order is valence, arousal, dominance. Times are milliseconds from the start of the sent audio.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from emoray_serving.config import Semantics
+
+
+class Model(BaseModel):
+    """Base of the API's models: frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScoreParameters(Model):
+    """Everything about a request but its audio; given in the query or as fields of a multipart form."""
+
+    semantics: Semantics = Field(
+        "full",
+        description="How much meaning to use: none (audio alone), transcript (words), full (words and description).",
+    )
+    transcript: Annotated[str, Field(max_length=10_000)] | None = Field(
+        None,
+        description="What is said, if you know it; it is aligned to the audio. Without it the words are recognised.",
+    )
+    speaker_id: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="A speaker the model version knows; clips are then judged against this speaker's own habits."
+    )
+    budget_ms: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="The reply waits for semantics only as long as this allows; late parts count as absent."
+    )
+    time_course: bool = Field(True, description="Also score a sliding window of 4 s every 1 s.")
+    uri: Annotated[str, Field(max_length=2048)] | None = Field(
+        None, description="s3://bucket/key instead of a body; the bucket must be on the service's list."
+    )
+
+
+class Interval(Model):
+    """Split conformal interval: covers the true value with probability `level` on clips like the development set's."""
+
+    level: float
+    lower: float
+    upper: float
+    lower_corpus: float | None
+    upper_corpus: float | None
+
+
+class Dimension(Model):
+    """One dimension: `value` in [0, 1], `value_corpus` in the units of the corpus (`scale`; null where it has none)."""
+
+    value: float
+    value_corpus: float | None
+    interval: Interval | None
+
+
+class Word(Model):
+    """A word of the transcript; prominence is a z-score sum, `emphasised` says whether it stands out."""
+
+    word: str
+    start_ms: float | None
+    end_ms: float | None
+    prominence: float | None
+    emphasised: bool
+
+
+class Transcript(Model):
+    """The words: `source` is given or recognised, `times` where their times come from."""
+
+    text: str
+    source: str
+    times: str | None
+    words: list[Word]
+
+
+class Absent(Model):
+    """A part of the semantics that was asked for and not used, and why.
+
+    `part` is les (the emphasised words), gs (the whole transcript) or es (the description).
+    """
+
+    part: str
+    reason: str
+
+
+class SemanticsUsed(Model):
+    """Which meaning reached the model. `used` is what the figures rest on."""
+
+    requested: Semantics
+    used: Semantics
+    absent: list[Absent]
+    description: dict[str, Any] | None = Field(
+        description="The extended semantics: emotion, intensity, attitude, intention …"
+    )
+
+
+class Window(Model):
+    """The model's view of one window of the clip, each dimension in [0, 1]."""
+
+    start_ms: float
+    end_ms: float
+    valence: float
+    arousal: float
+    dominance: float
+
+
+class Explanation(Model):
+    """How the model weighed its parts; null where the served model has no such part.
+
+    `gates`: share of each text vector (les, gs, es) in the fused semantics. `experts`: weight of each, per dimension.
+    """
+
+    gates: dict[str, float] | None
+    experts: dict[str, list[float]] | None
+
+
+class ModelInfo(Model):
+    """The version that scored."""
+
+    name: str
+    version: str
+    alias: str
+
+
+class Scale(Model):
+    """Ends of the corpus scale that `value_corpus` is on."""
+
+    min: float
+    max: float
+
+
+class ScoreReply(Model):
+    """The answer to POST /v1/score."""
+
+    request_id: str
+    model: ModelInfo
+    scale: Scale | None
+    audio_start_ms: float
+    audio_end_ms: float
+    valence: Dimension
+    arousal: Dimension
+    dominance: Dimension
+    emotion: dict[str, float] | None
+    time_course: list[Window] | None
+    transcript: Transcript | None
+    semantics: SemanticsUsed
+    explanation: Explanation
+    timing_ms: dict[str, float]
+
+
+class LoadFailure(Model):
+    """A version that the alias names and that could not be loaded; the service stays with the one it has."""
+
+    version: str | None
+    message: str
+    attempts: int
+
+
+class ModelStatus(Model):
+    """The answer to GET /v1/model."""
+
+    name: str
+    alias: str
+    version: str | None
+    scale: Scale | None
+    level: float | None = Field(description="Coverage that the intervals were calibrated for.")
+    classes: list[str]
+    stage_fingerprints: dict[str, str]
+    recogniser: str
+    failure: LoadFailure | None
+
+
+class ErrorDetail(Model):
+    """What went wrong: a stable code, a sentence, and what to do."""
+
+    code: str
+    message: str
+    remedy: str | None
+    kind: str | None = Field(
+        None, description="For undecodable_audio: truncated_audio, silent_audio, non_finite_samples …"
+    )
+
+
+class ErrorReply(Model):
+    """The body of every reply that is not a score."""
+
+    error: ErrorDetail
+    request_id: str

@@ -1,0 +1,60 @@
+"""Model versions as the deployments see them: which one the alias names, its scorer, the stages it was fitted with."""
+
+from __future__ import annotations
+
+import threading
+
+from emoray.lake import Lake
+from emoray.registry import versions
+from emoray.registry.tracking import Tracking, connect
+from emoray.scoring.bundle import FittedStages, open_stages
+from emoray.scoring.scorer import Scorer
+from emoray_serving.config import AppConfig
+
+
+class Versions:
+    """The registry, opened when it is first asked: a store that is away for a moment stops no replica from starting.
+
+    Safe to use from several threads.
+
+    Args:
+        config: Configuration of the application.
+    """
+
+    def __init__(self, config: AppConfig) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._tracking: Tracking | None = None
+
+    def lookup(self) -> str | None:
+        """Number of the version that the alias names, or None if it names none.
+
+        Raises:
+            ServiceError: The store cannot be reached.
+        """
+        found = versions.find_alias(self._store(), self._config.serve.scorer.alias)
+        return found.version if found else None
+
+    def load(self, version: str) -> Scorer:
+        """Fetch a version and open it as a scorer.
+
+        Raises:
+            RegistryError: There is no such version, its files are gone, or they are no usable bundle.
+        """
+        store = self._store()
+        return versions.load(store, versions.by_version(store, version))
+
+    def fitted(self, version: str) -> FittedStages:
+        """What a version says about its stages.
+
+        Raises:
+            RegistryError: As `load`.
+        """
+        store = self._store()
+        return open_stages(versions.fetch(store, versions.by_version(store, version)))
+
+    def _store(self) -> Tracking:
+        with self._lock:
+            if self._tracking is None:
+                self._tracking = connect(self._config.tracking, Lake(self._config.lake))
+            return self._tracking

@@ -1,0 +1,53 @@
+"""A Ray cluster of three nodes on this machine, in a process of its own: `python three_nodes.py`.
+
+Prints one line of JSON with the addresses once all nodes are up, and takes the cluster down when its standard input
+closes, so that it ends with whoever started it. The environment decides about the token.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import tempfile
+
+from ray._private.utils import write_ray_address
+from ray.cluster_utils import Cluster
+
+STORE_BYTES = 150 * 2**20
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    # Ray's sockets lie below it, and their paths may not be longer than 107 characters.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        common = {"object_store_memory": STORE_BYTES, "temp_dir": folder}
+        head = {
+            "num_cpus": 1,
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "dashboard_port": free_port(),
+            "dashboard_agent_listen_port": free_port(),
+        }
+        cluster = Cluster(initialize_head=True, head_node_args={**common, **head})
+        try:
+            for _ in range(2):
+                cluster.add_node(**common, num_cpus=2)
+            cluster.wait_for_nodes()
+            # As `ray start --head` does: a job's supervisor looks for its cluster there, and without it takes any that
+            # runs on the machine.
+            write_ray_address(cluster.address, folder)
+            sys.stdout.write(json.dumps({"dashboard": f"http://{cluster.webui_url}", "gcs": cluster.address}) + "\n")
+            sys.stdout.flush()
+            sys.stdin.read()
+        finally:
+            cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""What tests of several rooms share: one local Ray for the session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+# Before anything imports torch or Ray: the machine has few cores, and every process would take them all.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers must be able to import the kits beside this file.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
+
+RAY_CPUS = 4
+
+
+@pytest.fixture(scope="session")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The session's Ray, as `emoray` starts it: on loopback, with a token. Jobs called from a test join it."""
+    from emoray.lake import LakeConfig
+    from emoray_jobs.cluster import ClusterConfig, session
+
+    lake = LakeConfig(root=str(tmp_path_factory.mktemp("ray")), storage_options={})
+    cluster = ClusterConfig(address=None, num_cpus=RAY_CPUS, object_store_mib=512, dashboard=False, worker_logs=False)
+    with session(cluster, lake):
+        yield

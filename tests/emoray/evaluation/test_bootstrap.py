@@ -1,0 +1,148 @@
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from emoray.errors import InputError
+from emoray.evaluation import bootstrap, metrics
+from emoray.evaluation.bootstrap import interval, paired_difference
+
+CCC = metrics.dimensional("ccc", "valence")
+
+
+def _frame(speakers=12, per=9, noise=0.1, seed=0, truth_seed=0):
+    truth = np.random.default_rng(truth_seed)
+    rng = np.random.default_rng(seed + 1000)
+    n = speakers * per
+    y = 0.5 + np.repeat(truth.normal(0, 0.1, speakers), per) + truth.normal(0, 0.1, n)
+    p = y + np.repeat(rng.normal(0, noise, speakers), per) + rng.normal(0, noise, n)
+    return pl.DataFrame(
+        {
+            "utterance_id": [f"u{i:04d}" for i in range(n)],
+            "speaker_id": [f"s{i // per}" for i in range(n)],
+            "valence_true": y,
+            "valence_pred": p,
+        }
+    )
+
+
+def test_interval_equals_a_naive_loop_over_the_same_draws():
+    frame = _frame()
+    speakers = frame["speaker_id"].unique().sort().to_list()  # the order in which units are numbered
+    rng = np.random.default_rng(7)
+    values = []
+    for picks in rng.integers(0, len(speakers), (300, len(speakers))):
+        rows = pl.concat([frame.filter(pl.col("speaker_id") == speakers[pick]) for pick in picks])
+        values.append(metrics.ccc(rows["valence_pred"].to_numpy(), rows["valence_true"].to_numpy()))
+    found = interval(CCC, frame, resamples=300, seed=7)
+    assert [found.low, found.high] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=1e-10)
+    assert found.estimate == pytest.approx(
+        metrics.ccc(frame["valence_pred"].to_numpy(), frame["valence_true"].to_numpy())
+    )
+    assert (found.unit, found.n_units, found.n_clips) == ("speaker", 12, 108)
+
+
+def test_interval_over_clips_agrees_with_scipy():
+    frame = _frame(speakers=200, per=1).drop("speaker_id")
+    found = interval(CCC, frame, resamples=4000, seed=0)
+    expected = stats.bootstrap(
+        (frame["valence_pred"].to_numpy(), frame["valence_true"].to_numpy()),
+        lambda p, y: metrics.ccc(p, y),
+        paired=True,
+        vectorized=False,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    assert found.low == pytest.approx(expected.low, abs=0.01)
+    assert found.high == pytest.approx(expected.high, abs=0.01)
+
+
+def test_resampling_speakers_is_wider_than_resampling_clips():
+    frame = _frame()
+    by_speaker, by_clip = interval(CCC, frame), interval(CCC, frame, unit="clip")
+    assert by_speaker.high - by_speaker.low > 1.3 * (by_clip.high - by_clip.low)
+
+
+def test_interval_holds_its_level_over_fresh_speakers():
+    # With many speakers the clip-level truth of this generator is known: CCC over an infinity of speakers.
+    big = _frame(speakers=20_000, per=4, seed=5, truth_seed=6)
+    true = CCC(big)
+    hits = 0
+    for trial in range(100):
+        found = interval(CCC, _frame(speakers=60, per=4, seed=trial, truth_seed=trial + 500), resamples=400, seed=trial)
+        hits += found.low <= true <= found.high
+    assert 87 <= hits <= 100
+
+
+def test_unknown_speakers_fall_back_to_dialogues_then_clips():
+    frame = pl.DataFrame(
+        {
+            "speaker_id": ["a", "a", "Unknown", "Unknown", None, None],
+            "dialogue_id": ["x", "y", "x", "x", None, None],
+        }
+    )
+    groups = bootstrap.clusters(frame)
+    assert groups.unit == "speaker+dialogue+clip"
+    assert groups.n_units == 4  # a; x; and two clips alone
+    assert "2 of 6 clips" in groups.warning
+    assert bootstrap.clusters(frame.head(4)).warning is None
+    assert bootstrap.clusters(frame.drop("speaker_id").head(4)).n_units == 2
+
+
+def test_one_speaker_is_resampled_over_clips_with_a_warning():
+    groups = bootstrap.clusters(_frame(speakers=1, per=5))
+    assert groups.unit == "clip"
+    assert "only one speaker" in groups.warning
+
+
+def test_paired_difference_is_narrower_than_two_intervals_and_signed():
+    good, bad = _frame(noise=0.05, seed=1), _frame(noise=0.15, seed=2)
+    found = paired_difference(CCC, good, bad)
+    assert found.estimate == pytest.approx(CCC(good) - CCC(bad))
+    assert found.low > 0
+    reverse = paired_difference(CCC, bad, good)
+    assert (reverse.low, reverse.high) == pytest.approx((-found.high, -found.low))
+    same = paired_difference(CCC, good, good.sample(fraction=1, shuffle=True, seed=3))
+    assert (same.low, same.estimate, same.high) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_seeds_are_averaged_inside_each_resample():
+    seeds = [_frame(seed=s) for s in range(3)]
+    found = interval(CCC, seeds, resamples=500)
+    singles = [CCC(frame) for frame in seeds]
+    assert found.estimate == pytest.approx(np.mean(singles))
+    assert found.seed_sd == pytest.approx(np.std(singles, ddof=1))
+    difference = paired_difference(CCC, seeds, [_frame(seed=9)])
+    assert difference.estimate == pytest.approx(np.mean(singles) - CCC(_frame(seed=9)))
+
+
+def test_different_clips_or_labels_are_refused():
+    frame = _frame()
+    with pytest.raises(InputError, match="not on the same clips"):
+        paired_difference(CCC, frame, frame.head(50))
+    with pytest.raises(InputError, match="labels in column valence_true differ"):
+        paired_difference(CCC, frame, frame.with_columns(pl.col("valence_true") + 0.1))
+
+
+def test_thousands_of_resamples_take_milliseconds():
+    frame = _frame(speakers=60, per=20)
+    start = time.perf_counter()
+    interval(CCC, frame, resamples=4000)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_categorical_metrics_bootstrap_too():
+    classes = ["a", "b"]
+    frame = pl.DataFrame(
+        {
+            "speaker_id": [f"s{i // 4}" for i in range(40)],
+            "emotion_true": ["a", "b"] * 20,
+            "emotion_pred": (["a", "b"] * 15) + ["b", "a"] * 5,
+        }
+    )
+    found = interval(metrics.categorical("ua", classes), frame)
+    assert found.estimate == 0.75
+    assert 0.4 < found.low < 0.75 < found.high <= 1

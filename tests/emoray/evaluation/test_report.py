@@ -1,0 +1,135 @@
+import json
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+from emoray.config import read_preset
+from emoray.errors import InputError
+from emoray.evaluation import metrics
+from emoray.evaluation.config import EvaluateConfig
+from emoray.evaluation.groups import bucket_names, with_duration_bucket
+from emoray.evaluation.report import About, write_report
+from emoray.evaluation.summary import check_predictions, summarise
+from emoray.schema import DIMENSIONS
+
+CONFIG = EvaluateConfig(**(read_preset("laptop")["evaluate"] | {"resamples": 200}))
+CLASSES = ["anger", "neutral"]
+
+
+def _predictions(split="test", speakers=8, per=25, seed=0, levels=("audio", "full")):
+    rng = np.random.default_rng(seed)
+    n = speakers * per
+    truth = np.clip(0.5 + rng.normal(0, 0.15, (n, 3)), 0, 1)
+    frames = []
+    for level in levels:
+        noise = {"audio": 0.15, "full": 0.05}[level]
+        guess = truth + rng.normal(0, noise, (n, 3))
+        columns = {
+            "utterance_id": [f"{split}{i}" for i in range(n)],
+            "speaker_id": [f"{split}-{i // per}" for i in range(n)],
+            "gender": ["female" if i // per % 2 else "male" for i in range(n)],
+            "split": [split] * n,
+            "level": [level] * n,
+            "duration_s": rng.uniform(1, 9, n),
+            "scale_min": [1.0] * n,
+            "scale_max": [7.0] * n,
+            "emotion_true": [CLASSES[int(v > 0.5)] for v in truth[:, 0]],
+            "emotion_pred": [CLASSES[int(v > 0.5)] for v in guess[:, 0]],
+        }
+        columns |= {f"{d}_true": truth[:, i] for i, d in enumerate(DIMENSIONS)}
+        columns |= {f"{d}_pred": guess[:, i] for i, d in enumerate(DIMENSIONS)}
+        frames.append(pl.DataFrame(columns))
+    return pl.concat(frames)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    about = About(
+        "Model <b>7</b>",
+        "synthetic",
+        facts={"run": "abc123"},
+        protocol=["No voice is in two splits."],
+        ceiling=dict.fromkeys(DIMENSIONS, 0.93),
+        synthetic=True,
+    )
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(folder, _predictions(), CONFIG, about, dev=_predictions("dev", seed=1), classes=CLASSES)
+
+
+def test_the_folder_holds_figures_numbers_and_predictions(written):
+    tree = json.loads((written.folder / "metrics.json").read_text())
+    frame = pl.read_parquet(written.folder / "predictions.parquet")
+    full = frame.filter(pl.col("level") == "full")
+    expected = metrics.ccc(full["valence_pred"].to_numpy(), full["valence_true"].to_numpy())
+    assert tree["levels"]["full"]["metrics"]["ccc_valence"]["estimate"] == pytest.approx(expected)
+    assert (tree["n_clips"], tree["n_speakers"], tree["unit"]) == (200, 8, "speaker")
+    assert written.flat()["full/ccc_valence"] == pytest.approx(expected)
+    assert {path.name for path in (written.folder / "figures").iterdir()} == {
+        "calibration.png",
+        "ccc.png",
+        "confusion.png",
+        "groups.png",
+        "predicted.png",
+    }
+
+
+def test_the_page_stands_alone_and_says_what_it_must(written):
+    page = written.page.read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "no evidence about how people" in page
+    assert "No voice is in two splits." in page
+    assert "abc123" in page
+    assert "0.930" in page  # the ceiling
+    for name in ("CCC", "UA", "WA"):
+        assert metrics.DEFINITIONS[name].split(":")[0].split(",")[0] in page
+    assert "Model &lt;b&gt;7&lt;/b&gt;" in page
+
+
+def test_coverage_on_test_is_reported_near_its_nominal_level(written):
+    for level in ("audio", "full"):
+        for dimension in DIMENSIONS:
+            assert 0.8 < written.metrics["levels"][level]["coverage"][dimension] <= 1
+
+
+def test_groups_have_their_n_and_add_up(written):
+    groups = written.metrics["levels"]["full"]["groups"]
+    assert sum(row["n_clips"] for row in groups["gender"]) == 200
+    assert [row["n_speakers"] for row in groups["gender"]] == [4, 4]
+    assert [row["value"] for row in groups["duration"]] == ["< 2 s", "2–4 s", "4–8 s", "≥ 8 s"]
+    assert len(groups["speaker_id"]) == 8
+
+
+def test_duration_buckets_close_on_the_left():
+    frame = with_duration_bucket(pl.DataFrame({"duration_s": [1.99, 2.0, 8.0, None]}), [2.0, 4.0, 8.0])
+    assert frame["duration"].to_list() == ["< 2 s", "2–4 s", "≥ 8 s", None]
+    assert bucket_names([2.0, 4.0, 8.0]) == ["< 2 s", "2–4 s", "4–8 s", "≥ 8 s"]
+
+
+def test_classes_alone_make_a_report(tmp_path):
+    frame = _predictions(levels=("audio",)).drop([f"{d}_{x}" for d in DIMENSIONS for x in ("true", "pred")])
+    report = write_report(tmp_path, frame, CONFIG, About("EMO-DB", "emodb"), classes=CLASSES)
+    assert set(report.metrics["levels"]["audio"]["metrics"]) == {"ua", "wa", "macro_f1"}
+    assert "UA (= UAR)" in report.page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop("level"), "lack the columns level"),
+        (lambda f: pl.concat([f, f.head(1)]), "was predicted 2 times"),
+        (lambda f: f.with_columns(valence_pred=pl.lit(float("nan"))), "valence_pred is nan"),
+        (lambda f: f.head(0), "no predictions"),
+    ],
+)
+def test_broken_predictions_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        check_predictions(change(_predictions()))
+
+
+def test_without_any_label_there_is_nothing_to_report():
+    frame = _predictions().with_columns(pl.lit(None, pl.Float64).alias(f"{d}_true") for d in DIMENSIONS)
+    with pytest.raises(InputError, match="no clip has a label"):
+        summarise(frame, CONFIG)

@@ -1,0 +1,61 @@
+import json
+
+import pytest
+import scoring_kit as kit
+import torch
+
+from emoray.errors import RegistryError
+from emoray.scoring.bundle import open_bundle
+from emoray.stages.weights import revision
+
+
+def test_a_bundle_gives_back_what_went_in(tmp_path):
+    folder = kit.make_bundle(tmp_path / "b", seed=3)
+    bundle = open_bundle(folder)
+    torch.manual_seed(3)
+    assert bundle.config == kit.model_config()
+    assert bundle.scale == (1.0, 7.0)
+    assert bundle.norms.hash == kit.norms().hash
+    assert bundle.half_widths == kit.HALF_WIDTHS
+    assert bundle.conformal_level == 0.9
+    assert not bundle.model.training
+    assert revision(str(folder / "text_encoder")) == revision("minilm")
+    assert bundle.annotate.embed.model == str(folder / "text_encoder")
+
+
+def test_no_pickle_in_a_bundle(tmp_path):
+    folder = kit.make_bundle(tmp_path / "b")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert path.suffix in {".json", ".safetensors", ".txt"}, path
+            assert path.read_bytes()[:2] not in (b"\x80\x04", b"\x80\x02", b"PK")
+
+
+def test_an_older_bundle_is_replaced_whole(tmp_path):
+    folder = kit.make_bundle(tmp_path / "b")
+    (folder / "stray.txt").write_text("old")
+    kit.make_bundle(tmp_path / "b", "acoustic")
+    assert open_bundle(folder).config.name == "acoustic"
+    assert not (folder / "stray.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors", "stages.json", "norms.json", "conformal.json"])
+def test_a_missing_file_is_named(tmp_path, name):
+    folder = kit.make_bundle(tmp_path / "b", "acoustic")
+    (folder / name).unlink()
+    with pytest.raises(RegistryError, match=name) as caught:
+        open_bundle(folder)
+    assert caught.value.kind == "bad_bundle"
+
+
+def test_a_newer_format_and_damaged_files_are_refused(tmp_path):
+    folder = kit.make_bundle(tmp_path / "b", "acoustic")
+    document = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(document | {"format": 99}))
+    with pytest.raises(RegistryError, match="format 99"):
+        open_bundle(folder)
+    (folder / "model.json").write_text(json.dumps(document))
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(RegistryError, match="weights cannot be loaded"):
+        open_bundle(folder)

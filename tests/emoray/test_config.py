@@ -1,0 +1,60 @@
+"""Configuration: which layer wins, and how a mistake is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from emoray.config import load, merge, preset_names, read_preset, to_yaml
+from emoray.errors import ConfigError
+from emoray_jobs.config import Config
+
+
+def test_later_layers_win(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("train: {seed: 1, epochs: 7, workers: 3}\n")
+    environ = {"EMORAY_TRAIN__EPOCHS": "8", "EMORAY_TRAIN__WORKERS": "4", "OTHER": "x"}
+    config = load(Config, file=file, environ=environ, overrides=["train.workers=5"])
+    assert (config.train.seed, config.train.epochs, config.train.workers) == (1, 8, 5)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_is_complete_and_survives_its_own_printing(preset, tmp_path):
+    config = load(Config, preset=preset, environ={})
+    file = tmp_path / "shown.yaml"
+    file.write_text(to_yaml(config))
+    assert load(Config, file=file, environ={}) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trian.epochs=3", "trian: unknown configuration key. Did you mean 'train'"),
+        ("train.epoch=3", r"train.epoch: unknown configuration key. Did you mean 'epochs'"),
+        ("train.epochs=none", "train.epochs: .*got 'none'"),
+        ("train.epochs=0", r"train.epochs: .*greater than 0"),
+        ("corpus.kind=sythetic", "corpus.kind: .*'synthetic'"),
+        ("train.epochs", "override 'train.epochs' is not of the form"),
+        ("train.epochs=[1", "train.epochs: value .* is not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(Config, overrides=[override], environ={})
+
+
+def test_an_unknown_preset_and_an_unreadable_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown preset 'latop'. Did you mean 'laptop'"):
+        read_preset("latop")
+    with pytest.raises(ConfigError, match=r"none.yaml: cannot read"):
+        load(Config, file=tmp_path / "none.yaml", environ={})
+
+
+def test_another_kind_inherits_nothing_that_it_must_refuse():
+    config = load(Config, overrides=["corpus.kind=manifest", "corpus.manifest.path=calls.csv"], environ={})
+    assert config.corpus.kind == "manifest"
+
+
+def test_merge_leaves_its_arguments_alone():
+    base = {"a": {"b": 1}}
+    assert merge(base, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
+    assert base == {"a": {"b": 1}}

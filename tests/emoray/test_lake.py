@@ -1,0 +1,120 @@
+"""The lake on a disk and on an S3 API: whole files, one row per id, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+
+import boto3
+import pyarrow as pa
+import pytest
+from moto.server import ThreadedMotoServer
+
+from emoray.errors import LakeError
+from emoray.lake import Lake, LakeConfig, rows_to_outcomes
+from emoray.schema import stage_schema
+
+VALUE = pa.struct([("text", pa.string()), ("vector", pa.list_(pa.float32()))])
+SCHEMA = stage_schema(VALUE)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="tables")
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(params=["disk", "s3"])
+def lake(request, tmp_path, endpoint) -> Lake:
+    if request.param == "disk":
+        return Lake(LakeConfig(root=str(tmp_path), storage_options={}))
+    options = {"endpoint_url": endpoint, "key": "test", "secret": "test"}
+    return Lake(LakeConfig(root=f"s3://tables/{tmp_path.name}", storage_options=options))
+
+
+def value(name: str, text: str) -> dict[str, object]:
+    return {"utterance_id": name, "value": {"text": text, "vector": [1.0, 2.0]}, "error": None, "elapsed_s": 0.1}
+
+
+def failure(name: str) -> dict[str, object]:
+    return {"utterance_id": name, "value": None, "error": {"type": "t", "message": "m", "attempts": 1}}
+
+
+def test_a_value_wins_over_an_error_and_each_id_comes_once(lake):
+    assert lake.stage_outcomes("semantics", "f") is None
+    lake.append_stage("semantics", "f", rows_to_outcomes([failure("a"), value("b", "first")], SCHEMA))
+    lake.append_stage("semantics", "f", rows_to_outcomes([value("a", "later"), value("b", "again")], SCHEMA))
+    rows = {row["utterance_id"]: row for row in lake.stage_outcomes("semantics", "f").collect().to_dicts()}
+    assert rows.keys() == {"a", "b"}
+    assert rows["a"]["value"]["text"] == "later"
+    assert lake.done_ids("semantics", "f") == {"a", "b"}
+
+
+def test_failed_rows_are_done_only_if_asked_so(lake):
+    lake.append_stage("semantics", "f", rows_to_outcomes([failure("a"), value("b", "x")], SCHEMA))
+    assert lake.done_ids("semantics", "f") == {"a", "b"}
+    assert lake.done_ids("semantics", "f", with_failed=False) == {"b"}
+
+
+def test_compaction_keeps_what_readers_see(lake):
+    for rows in ([failure("a"), value("b", "x")], [value("a", "y")], [value("c", "z"), failure("b")]):
+        lake.append_stage("semantics", "f", rows_to_outcomes(rows, SCHEMA))
+    before = lake.stage_outcomes("semantics", "f").sort("utterance_id").collect()
+    assert lake.compact_stage("semantics", "f") == 3
+    assert len(lake.list_files("annotations", "semantics", "f")) == 1
+    assert lake.stage_outcomes("semantics", "f").sort("utterance_id").collect().equals(before)
+    assert lake.compact_stage("semantics", "f") == 0
+
+
+def test_it_works_the_same_in_another_process(lake):
+    lake.write_json({"a": 1}, "norms", "x.json")
+    assert pickle.loads(pickle.dumps(lake)).read_json("norms", "x.json") == {"a": 1}
+
+
+def test_a_missing_file_is_named(lake):
+    with pytest.raises(LakeError, match=r"norms/none.json: no such file"):
+        lake.read_json("norms", "none.json")
+    with pytest.raises(LakeError, match=r"corpus 'calls' is not in this lake.*emoray corpus build"):
+        lake.utterances("calls")
+
+
+def test_scratch_is_gone_whatever_happens(lake):
+    folders = []
+
+    def fail_inside() -> None:
+        with lake.scratch("join") as folder:
+            lake.write_bytes(b"x", folder, "part.bin")
+            assert lake.exists(folder, "part.bin")
+            folders.append(folder)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_inside()
+    assert not lake.exists(folders[0], "part.bin")
+
+
+def test_two_writers_of_one_name_leave_one_whole_file(tmp_path):
+    lake = Lake(LakeConfig(root=str(tmp_path), storage_options={}))
+    contents = [bytes([letter]) * 200_000 for letter in b"abcdefgh"]
+    threads = [threading.Thread(target=lake.write_bytes, args=(content, "norms", "one.json")) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lake.read_bytes("norms", "one.json") in contents
+    assert os.listdir(tmp_path / "norms") == ["one.json"]
+
+
+def test_a_place_that_cannot_be_written_leaves_nothing_and_says_what_to_do(tmp_path):
+    lake = Lake(LakeConfig(root=str(tmp_path), storage_options={}))
+    (tmp_path / "norms").write_text("a file where a folder should be")
+    with pytest.raises(LakeError, match=r"norms/x.json: cannot write: .*Free space or mend the permissions"):
+        lake.write_bytes(b"x", "norms", "x.json")
+    assert os.listdir(tmp_path) == ["norms"]

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from training_kit import NO_DROPOUT, model_config, pack_rows, planted_rows, run_fit, train_config
+
+from emoray.errors import TrainingError
+from emoray.training.checkpoint import Checkpoint, checkpoint_steps, prune, trained_weights
+from emoray.training.fit import Callbacks
+from emoray.training.predict import predict, summarise
+from emoray.training.training_set import TrainingSet
+
+TRAIN = {
+    "epochs": 3,
+    "micro_batch_size": 8,
+    "checkpoint_steps": 2,
+    "plan": {"batch_size": 16, "buckets": 2},
+    "augment": {"crop_s": 0.3, "modality_dropout": 0.3, "time_masks": 1},
+}
+
+
+class KilledError(Exception):
+    """What stops a run in the middle."""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    return pack_rows(str(tmp_path_factory.mktemp("packed")), planted_rows(60, seed=2), model_config())
+
+
+def logged(records: list[dict[str, float]]) -> list[tuple[float, frozenset[str]]]:
+    return [(record["step"], frozenset(record)) for record in records]
+
+
+@pytest.mark.parametrize("killed_at", [0, 2, 3, 5])
+def test_a_killed_and_resumed_run_ends_like_an_unbroken_one(packed, killed_at):
+    """Dropout, crops, masks and dropped text are on; kills inside an epoch, at its end, before the first checkpoint."""
+    lake, set_hash = packed
+    run, whole_run = f"killed-{killed_at}", f"whole-{killed_at}"
+    model, train = model_config(dropout=0.3), train_config(**TRAIN)
+    unbroken: list[dict[str, float]] = []
+
+    def keep(records: list, name: str):
+        def store(checkpoint: Checkpoint) -> None:
+            checkpoint.push(lake, name)
+            records.extend(checkpoint.pending)
+
+        return store
+
+    learner, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=keep(unbroken, whole_run)))
+
+    broken: list[dict[str, float]] = []
+
+    def kill(step: int, _metrics: dict[str, float]) -> None:
+        if step == killed_at:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_fit(lake, set_hash, model, train, Callbacks(on_step=kill, on_checkpoint=keep(broken, run)))
+    resumed, second = run_fit(
+        lake,
+        set_hash,
+        model,
+        train,
+        Callbacks(on_checkpoint=keep(broken, run)),
+        resume=Checkpoint.latest(lake, run),
+    )
+    assert second == result
+    assert broken == unbroken
+    assert len(set(logged(broken))) == len(broken)  # no step is logged twice
+    for name, weight in learner.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+    last, same = Checkpoint.latest(lake, whole_run), Checkpoint.latest(lake, run)
+    for name, weight in last.weights.items():
+        assert torch.equal(weight, same.weights[name]), name
+
+
+def test_a_finished_run_resumes_to_its_end(packed):
+    lake, set_hash = packed
+    model, train = model_config(), train_config(**TRAIN)
+    checkpoints: list[Checkpoint] = []
+    learner, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=checkpoints.append))
+    again, second = run_fit(lake, set_hash, model, train, resume=checkpoints[-1])
+    assert second == result
+    assert all(torch.equal(w, again.model.state_dict()[n]) for n, w in learner.model.state_dict().items())
+
+
+def test_a_checkpoint_survives_the_folder_and_the_lake(packed, tmp_path):
+    lake, set_hash = packed
+    kept: list[Checkpoint] = []
+    run_fit(
+        lake, set_hash, model_config(), train_config(**{**TRAIN, "epochs": 1}), Callbacks(on_checkpoint=kept.append)
+    )
+    kept[-1].to_folder(str(tmp_path))
+    kept[-1].push(lake, "stored")
+    for read in (Checkpoint.from_folder(str(tmp_path)), Checkpoint.latest(lake, "stored")):
+        assert (read.step, read.pending, read.history, read.best_score) == (
+            kept[-1].step,
+            kept[-1].pending,
+            kept[-1].history,
+            kept[-1].best_score,
+        )
+        assert all(torch.equal(weight, read.weights[name]) for name, weight in kept[-1].weights.items())
+        assert all(torch.equal(weight, read.best[name]) for name, weight in kept[-1].best.items())
+
+
+def test_a_half_written_checkpoint_is_none(packed, tmp_path):
+    lake, set_hash = packed
+    kept: list[Checkpoint] = []
+    run_fit(
+        lake, set_hash, model_config(), train_config(**{**TRAIN, "epochs": 1}), Callbacks(on_checkpoint=kept.append)
+    )
+    early, late = kept[0], kept[-1]
+    early.push(lake, "half")
+    late.push(lake, "half")
+    lake.fs.rm_file(lake.path("checkpoints", "half", f"{late.step:09d}", "state.json"))  # the file that comes last
+    assert checkpoint_steps(lake, "half") == [early.step]
+    assert Checkpoint.latest(lake, "half").step == early.step
+    assert Checkpoint.latest(lake, "never") is None
+    late.to_folder(str(tmp_path))
+    (tmp_path / "optimizer.pt").write_bytes((tmp_path / "optimizer.pt").read_bytes()[:-5])
+    with pytest.raises(TrainingError, match=r"not a whole checkpoint: optimizer\.pt"):
+        Checkpoint.from_folder(str(tmp_path))
+    with pytest.raises(TrainingError, match="not a whole checkpoint"):
+        Checkpoint.from_folder(str(tmp_path / "empty"))
+
+
+def test_old_checkpoints_are_pruned(packed):
+    lake, set_hash = packed
+    run_fit(
+        lake, set_hash, model_config(), train_config(**TRAIN), Callbacks(on_checkpoint=lambda c: c.push(lake, "many"))
+    )
+    steps = checkpoint_steps(lake, "many")
+    assert len(steps) > 2
+    prune(lake, "many", keep=2)
+    assert checkpoint_steps(lake, "many") == steps[-2:]
+
+
+def test_a_checkpoint_of_another_plan_or_model_is_refused(packed):
+    lake, set_hash = packed
+    kept: list[Checkpoint] = []
+    run_fit(lake, set_hash, model_config(), train_config(**TRAIN), Callbacks(on_checkpoint=kept.append))
+    with pytest.raises(TrainingError, match="another batch plan"):
+        run_fit(lake, set_hash, model_config(), train_config(**TRAIN, seed=1), resume=kept[0])
+    with pytest.raises(TrainingError, match="another model"):
+        run_fit(lake, set_hash, model_config(granularities=["gs"]), train_config(**TRAIN), resume=kept[0])
+
+
+def test_training_stops_early_and_keeps_the_best_weights(packed):
+    lake, set_hash = packed
+    train = train_config(**{**TRAIN, "epochs": 30, "patience": 2}, optimizer={"lr": 0.05, "schedule": "constant"})
+    best: list[dict[str, torch.Tensor]] = []
+    learner, result = run_fit(
+        lake, set_hash, model_config(), train, Callbacks(on_checkpoint=lambda c: best.append(c.best))
+    )
+    scores = [metrics["score"] for metrics in result.history]
+    assert len(scores) == result.best_epoch + 1 + 2 < 30
+    assert result.best_score == max(scores) == scores[result.best_epoch]
+    training_set = TrainingSet.open(lake, set_hash)
+    again = summarise(predict(learner.model, training_set, training_set.ids("dev"), batch_size=64))
+    assert again["score"] == pytest.approx(result.best_score, abs=1e-6)
+    for name, weight in trained_weights(learner.model).items():
+        assert torch.equal(weight, best[-1][name]), name
+
+
+def test_msf_ser_learns_what_was_planted_in_each_part(tmp_path):
+    """Arousal is in the sound, valence in GS with its sign in LES, dominance in ES: a level shows what it can know."""
+    model = model_config(**NO_DROPOUT)
+    lake, set_hash = pack_rows(str(tmp_path), planted_rows(240, seed=3), model)
+    train = train_config(epochs=30, plan={"batch_size": 48, "buckets": 1}, optimizer={"lr": 5e-3})
+    learner, _ = run_fit(lake, set_hash, model, train)
+    training_set = TrainingSet.open(lake, set_hash)
+    ids = training_set.ids("dev")
+    frames = {
+        level: predict(learner.model, training_set, ids, level, batch_size=64)
+        for level in ("audio", "transcript", "full")
+    }
+    ccc = {level: summarise(frame) for level, frame in frames.items()}
+    assert min(ccc["full"][f"ccc_{name}"] for name in ("valence", "arousal", "dominance")) > 0.8
+    assert ccc["audio"]["ccc_arousal"] > 0.7
+    assert max(ccc["audio"]["ccc_valence"], ccc["audio"]["ccc_dominance"], ccc["transcript"]["ccc_dominance"]) < 0.3
+    assert ccc["transcript"]["ccc_valence"] > 0.7
+    gates = frames["transcript"]["gates"].to_list()
+    assert all(share[2] == 0 and sum(share) == pytest.approx(1, abs=1e-5) for share in gates)
+    assert all(sum(share) == 0 for share in frames["audio"]["gates"].to_list())
+
+    without_les, _ = run_fit(lake, set_hash, model.model_copy(update={"granularities": ["gs", "es"]}), train)
+    ablated = summarise(predict(without_les.model, training_set, ids, batch_size=64))
+    assert ablated["ccc_valence"] < ccc["full"]["ccc_valence"] - 0.3
+    assert ablated["ccc_dominance"] > 0.8
+
+
+def test_the_categorical_head_learns_without_dimensional_labels(tmp_path):
+    rows = [row | {"valence": None, "arousal": None, "dominance": None} for row in planted_rows(160, seed=4)]
+    model = model_config(name="acoustic", classes=["low", "high"], **NO_DROPOUT)
+    lake, set_hash = pack_rows(str(tmp_path), rows, model)
+    train = train_config(
+        epochs=25, plan={"batch_size": 32, "buckets": 1}, objective={"category": 1.0}, optimizer={"lr": 5e-3}
+    )
+    learner, result = run_fit(lake, set_hash, model, train)
+    assert result.best_score == result.history[result.best_epoch]["uar"] > 0.85
+    training_set = TrainingSet.open(lake, set_hash, classes=model.classes)
+    frame = predict(learner.model, training_set, training_set.ids("dev"), batch_size=64)
+    assert set(frame["emotion_pred"]) == {"low", "high"}

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+import soundfile
+import torch
+from moto.server import ThreadedMotoServer
+from training_kit import AUDIO, TEXT_WIDTH, model_config, pack_rows, planted_rows, train_config
+
+from emoray.errors import LakeError, TrainingError
+from emoray.lake import Lake, LakeConfig
+from emoray.models import frontend
+from emoray.schema import stage_schema, utterances_table
+from emoray.stages.embed import EmbedSemantics, EmbedTranscript
+from emoray.training.pack import pack, pack_shard, training_rows, training_set_hash
+from emoray.training.training_set import TrainingSet
+
+FINGERPRINTS = {"embed_transcript": "aa", "embed_semantics": "bb"}
+
+
+@pytest.fixture
+def lake(tmp_path) -> Lake:
+    """Five clips as wav files, one of them broken; text vectors for some."""
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(5):
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, random.normal(scale=0.1, size=8000 + 1600 * i), 16_000)
+        rows.append(
+            {
+                "utterance_id": f"u{i}",
+                "corpus": "toy",
+                "audio_uri": str(path),
+                "split": "train" if i < 3 else "dev",
+                "speaker_id": f"s{i}",
+                "valence": None if i == 1 else i / 10,
+                "emotion": "anger" if i == 1 else None,
+                "scale_min": 1.0,
+                "scale_max": 7.0,
+            }
+        )
+    (tmp_path / "2.wav").write_bytes(b"not audio")
+    lake = Lake(LakeConfig(root=str(tmp_path / "lake"), storage_options={}))
+    lake.write_utterances("toy", utterances_table(rows))
+    vector = [float(k) for k in range(TEXT_WIDTH)]
+    transcript = [
+        {"utterance_id": "u0", "value": {"les": None, "gs": vector}, "error": None, "elapsed_s": 0.0},
+        {"utterance_id": "u1", "value": None, "error": {"type": "x", "message": "y", "attempts": 1}, "elapsed_s": 0.0},
+    ]
+    lake.append_stage(
+        "embed_transcript", "aa", pa.Table.from_pylist(transcript, stage_schema(EmbedTranscript.value_type))
+    )
+    semantics = [{"utterance_id": "u3", "value": {"es": vector}, "error": None, "elapsed_s": 0.0}]
+    lake.append_stage("embed_semantics", "bb", pa.Table.from_pylist(semantics, stage_schema(EmbedSemantics.value_type)))
+    return lake
+
+
+def pack_toy(lake: Lake, **changes) -> str:
+    options = {"frontend": frontend(model_config().encoder), "audio": AUDIO, "text_width": TEXT_WIDTH, "shard_rows": 2}
+    return pack(lake, "toy", FINGERPRINTS, **{**options, **changes})
+
+
+def test_rows_join_utterances_with_the_text_vectors_that_are_there(lake):
+    rows = training_rows(lake, "toy", FINGERPRINTS)
+    assert rows["utterance_id"].to_list() == ["u0", "u1", "u2", "u3", "u4"]
+    assert [row is not None for row in rows["gs"]] == [True, False, False, False, False]
+    assert [row is not None for row in rows["es"]] == [False, False, False, True, False]
+    assert rows["les"].null_count() == 5
+    some = training_rows(lake, "toy", FINGERPRINTS, ["u3", "u0"])
+    assert some.equals(rows.filter(pl.col("utterance_id").is_in(["u0", "u3"])))
+    assert training_rows(lake, "toy", {})["gs"].null_count() == 5
+
+
+def test_undecodable_rows_are_left_out_and_counted(lake):
+    training_set = TrainingSet.open(lake, pack_toy(lake), classes=["joy", "anger"])
+    assert training_set.frame["utterance_id"].to_list() == ["u0", "u1", "u3", "u4"]
+    assert training_set.left_out == 1
+    assert training_set.ids("train") == ["u0", "u1"]  # u1 has a class, though no dimension
+    assert TrainingSet.open(lake, training_set.set_hash).ids("train") == ["u0"]
+    assert training_set.labels(["u1", "u0"]).tolist() == [1, -1]
+
+
+def test_a_batch_holds_what_the_frontend_gave(lake):
+    training_set = TrainingSet.open(lake, pack_toy(lake))
+    batch = training_set.collate(["u3", "u0"])
+    samples, _ = soundfile.read(lake.utterances("toy")["audio_uri"][3].as_py(), dtype="float32")
+    expected = frontend(model_config().encoder).features(samples)
+    assert batch.lengths_B.tolist() == [len(expected), 51]
+    torch.testing.assert_close(batch.features_BTF[0], torch.from_numpy(expected), atol=5e-3, rtol=0)  # float16
+    assert (batch.features_BTF[1, 51:] == 0).all()
+    assert batch.present_BK.tolist() == [[False, False, True], [False, True, False]]
+    assert batch.text_BKE[0, 2].tolist() == list(range(TEXT_WIDTH))
+    assert (batch.text_BKE[0, :2] == 0).all()
+    assert batch.target_B3[:, 0].tolist() == pytest.approx([0.3, 0.0])
+    assert batch.target_B3[:, 1:].isnan().all()
+
+
+def test_packing_again_reuses_the_set_and_changes_make_another(lake):
+    first = pack_toy(lake)
+    shards = lake.list_files("training_sets", first, suffix=".arrow")
+    assert len(shards) == 3
+    before = [lake.fs.modified(path) for path in shards]
+    assert pack_toy(lake) == first
+    assert [lake.fs.modified(path) for path in shards] == before
+    assert pack_toy(lake, frontend=frontend(model_config(encoder={"logmel": {"hop_s": 0.02}}).encoder)) != first
+    keys = training_rows(lake, "toy", FINGERPRINTS, vectors=False)
+    hashes = {
+        training_set_hash(frame, prints, frontend(model_config().encoder), AUDIO, TEXT_WIDTH)
+        for frame, prints in [
+            (keys, FINGERPRINTS),
+            (keys.with_columns(valence=pl.lit(0.5)), FINGERPRINTS),
+            (keys.with_columns(gs=pl.lit(True)), FINGERPRINTS),  # a text vector came since
+            (keys, {**FINGERPRINTS, "embed_semantics": "cc"}),
+        ]
+    }
+    assert len(hashes) == 4
+    assert first in hashes
+
+
+def test_a_part_of_a_corpus_is_a_set_of_its_own(lake):
+    part = TrainingSet.open(lake, pack_toy(lake, only=["u4", "u0"]))
+    assert part.frame["utterance_id"].to_list() == ["u0", "u4"]
+    assert part.set_hash != pack_toy(lake)
+
+
+def test_an_unfinished_set_cannot_be_opened(lake):
+    set_hash = pack_toy(lake)
+    lake.fs.rm_file(lake.path("training_sets", set_hash, "index.json"))
+    with pytest.raises(LakeError, match="no such file"):
+        TrainingSet.open(lake, set_hash)
+
+
+def test_a_text_vector_of_another_width_is_named():
+    row = planted_rows(1, seed=0)[0] | {"es": np.zeros(5)}
+    with pytest.raises(TrainingError, match=r"u0000, es.*width 5, the model expects 12"):
+        pack_shard([row], frontend(model_config().encoder), AUDIO, TEXT_WIDTH)
+
+
+def test_random_changes_depend_on_seed_step_and_clip_only(tmp_path):
+    lake, set_hash = pack_rows(str(tmp_path), planted_rows(12, seed=0), model_config())
+    training_set = TrainingSet.open(lake, set_hash)
+    ids = training_set.frame["utterance_id"].to_list()
+    augment = train_config(
+        augment={"crop_s": 0.15, "modality_dropout": 0.5, "time_masks": 1, "mel_masks": 1, "mel_mask_width": 4}
+    ).augment
+    together = training_set.collate(ids, augment, (0, 7))
+    assert together.lengths_B.tolist() == [15] * 12
+    for place in (11, 3):
+        alone = training_set.collate([ids[place]], augment, (0, 7))
+        assert torch.equal(alone.features_BTF[0], together.features_BTF[place])
+        assert torch.equal(alone.present_BK[0], together.present_BK[place])
+    other = training_set.collate(ids, augment, (0, 8))
+    assert not torch.equal(other.features_BTF, together.features_BTF)
+    dropped = np.mean([~training_set.collate(ids, augment, (0, step)).present_BK.numpy() for step in range(40)])
+    assert dropped == pytest.approx(0.5, abs=0.05)
+    whole = training_set.collate(ids)  # the stored features stay as they were
+    assert whole.present_BK.all()
+    assert whole.lengths_B.max() > 15
+
+
+def test_shards_of_a_remote_lake_are_fetched_once(tmp_path, monkeypatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", "x"),
+            ("AWS_SECRET_ACCESS_KEY", "x"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+        ):
+            monkeypatch.setenv(name, value)
+        bucket = f"b{uuid.uuid4().hex[:8]}"
+        remote = Lake(LakeConfig(root=f"s3://{bucket}/x", storage_options={"endpoint_url": f"http://{host}:{port}"}))
+        remote.fs.mkdir(bucket)
+        local, set_hash = pack_rows(str(tmp_path / "local"), planted_rows(6, seed=0), model_config(), shard_rows=4)
+        for path in local.fs.ls(local.path("training_sets", set_hash), detail=False):
+            remote.write_bytes(local.fs.cat_file(path), "training_sets", set_hash, path.rsplit("/", 1)[-1])
+        cache = tmp_path / "cache"
+        first = TrainingSet.open(remote, set_hash, str(cache))
+        for path in remote.list_files("training_sets", set_hash, suffix=".arrow"):
+            remote.fs.rm_file(path)  # a second opening must not need them
+        second = TrainingSet.open(remote, set_hash, str(cache))
+    finally:
+        server.stop()
+    expected = TrainingSet.open(local, set_hash).collate(["u0005", "u0000"])
+    for opened in (first, second):
+        assert torch.equal(opened.collate(["u0005", "u0000"]).features_BTF, expected.features_BTF)

@@ -1,0 +1,170 @@
+"""annotate under real faults: a driver, a worker and a sink that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+from annotate_kit import (
+    CHEAP_STAGES,
+    assert_same_value,
+    by_hand,
+    config_for,
+    leave_out_encoder,
+    make_corpus,
+    rows_written,
+    stored,
+)
+
+from emoray.config import to_yaml
+from emoray.errors import ServiceError
+from emoray.lake import Lake
+from emoray.stages import pipeline
+from emoray.stages.prosody import MeasureProsody
+from emoray.stages.semantics import CuesSemantics
+from emoray_jobs import annotate, sink
+
+DEADLINE_S = 120.0
+
+
+def wait_for(condition, what: str) -> None:
+    """Poll a condition that another process brings about."""
+    tick, waited_s = threading.Event(), 0.0
+    while not condition():
+        assert waited_s < DEADLINE_S, f"gave up waiting for {what}"
+        tick.wait(0.02)
+        waited_s += 0.02
+
+
+def test_killed_driver_goes_on_where_it_was(tmp_path, ray_session, monkeypatch):
+    leave_out_encoder(monkeypatch)
+    clips = 40
+    lake_root = tmp_path / "lake"
+    config = config_for(lake_root, "cluster.num_cpus=2")
+    make_corpus(lake_root, clips)
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    command = [sys.executable, "-m", "emoray_jobs", "annotate", "--config", str(file)]
+    decode = pipeline.fingerprints(config.annotate, None)["decode"]
+    files = Path(lake_root, "annotations", "decode", decode)
+    with (tmp_path / "log").open("wb") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        wait_for(lambda: any(files.glob("*.parquet")) or driver.poll() is not None, "the first outcomes")
+        driver.send_signal(signal.SIGKILL)
+    finally:
+        driver.kill()
+        driver.wait()
+    for path in Path(lake_root, "annotations").rglob("*.parquet"):
+        pq.read_table(path)  # only whole files, ever
+    before = set(rows_written(config, "decode", decode))
+    assert 0 < len(before) < clips, (tmp_path / "log").read_text()
+
+    result = annotate.run(config)
+    assert result.counts == annotate.Counts(clips, clips, 0, 0, 0)
+    assert result.stages[0].reused >= len(before)
+    expected = by_hand(config, annotate.state(config, Lake(config.lake)))
+    for stage, table in stored(config, result.fingerprints).items():
+        assert table["utterance_id"].to_list() == [f"u{number:03d}" for number in range(clips)]
+        for row in table.iter_rows(named=True):
+            assert_same_value(
+                row["value"], expected[stage][row["utterance_id"]].value, f"{stage} {row['utterance_id']}"
+            )
+
+
+def deadly(base: type, victim: str) -> type:
+    """A stage that kills its process when it meets a row, as a crash in native code would."""
+
+    class Deadly(base):
+        def run(self, rows):
+            if any(row["utterance_id"] == victim for row in rows):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().run(rows)
+
+    return Deadly
+
+
+def test_rows_that_kill_their_process_are_found_and_recorded(tmp_path, ray_session, monkeypatch):
+    """One in a task, one in a pool of actors; their neighbours come through."""
+    config = config_for(tmp_path, "annotate.max_error_fraction=0.2", "annotate.batch_rows=8")
+    make_corpus(tmp_path, 24)
+    audio_stages, text_stages = pipeline.audio_stages, pipeline.text_stages
+
+    def audio(settings, *options):
+        stages = audio_stages(settings, *options)
+        return [stages[0], deadly(MeasureProsody, "u007")(settings.prosody), stages[2]]
+
+    def text(settings, norms):
+        writer = deadly(CuesSemantics, "u011")(settings.semantics.cues, norms)
+        writer.resources = "actor"
+        return [text_stages(settings, norms)[0], writer]  # without the encoder, which takes long to load
+
+    monkeypatch.setattr(pipeline, "audio_stages", audio)
+    monkeypatch.setattr(pipeline, "text_stages", text)
+    result = annotate.run(config)
+    assert result.counts == annotate.Counts(24, 22, 2, 0, 0)
+    assert {stage.name: stage.failed for stage in result.stages} == {
+        "decode": {},
+        "prosody": {"worker_died": 1},
+        "transcribe": {},
+        "emphasis": {"missing_input": 1},
+        "semantics": {"missing_input": 1, "worker_died": 1},
+    }
+    tables = stored(config, result.fingerprints)
+    died = {
+        (stage, row["utterance_id"])
+        for stage, table in tables.items()
+        for row in table.iter_rows(named=True)
+        if row["error"] and row["error"]["type"] == "worker_died"
+    }
+    assert died == {("prosody", "u007"), ("semantics", "u011")}
+
+
+def test_what_a_dying_sink_held_is_done_again(tmp_path, ray_session, monkeypatch):
+    leave_out_encoder(monkeypatch)
+    config = config_for(tmp_path, "annotate.flush_rows=1000", "annotate.flush_s=1000")
+    make_corpus(tmp_path, 12)
+    start = sink.start
+    killed = []
+
+    def start_and_kill(*arguments):
+        """The first sink dies once it holds a batch; Ray brings it back, empty."""
+        actor = start(*arguments)
+        if not killed:
+
+            def kill() -> None:
+                wait_for(lambda: ray.get(actor.held.remote()) > 0, "a batch in the sink")
+                ray.kill(actor, no_restart=False)
+
+            killed.append(threading.Thread(target=kill))
+            killed[0].start()
+        return actor
+
+    monkeypatch.setattr(sink, "start", start_and_kill)
+    result = annotate.run(config)
+    killed[0].join()
+    assert result.counts == annotate.Counts(12, 12, 0, 0, 0)
+    for stage in CHEAP_STAGES:
+        assert len(set(rows_written(config, stage, result.fingerprints[stage]))) == 12
+
+
+def test_a_table_that_cannot_be_written_stops_the_job_with_the_reason(tmp_path, ray_session, monkeypatch):
+    leave_out_encoder(monkeypatch)
+    config = config_for(tmp_path)
+    make_corpus(tmp_path, 6)
+    fingerprints = pipeline.fingerprints(config.annotate, None)
+    obstacle = tmp_path / "annotations" / "prosody" / fingerprints["prosody"]
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("a file where the folder should be")
+    with pytest.raises(ServiceError, match=r"6 utterances cannot be finished.*annotations/prosody") as stuck:
+        annotate.run(config)
+    assert stuck.value.kind == "annotate_stuck"
+    obstacle.unlink()
+    assert annotate.run(config).counts == annotate.Counts(6, 6, 0, 0, 0)

@@ -1,0 +1,151 @@
+"""Evaluation, the promotion gate, refusal and rollback, over really trained little models."""
+
+from __future__ import annotations
+
+import shutil
+
+import jobs_kit
+import polars as pl
+import pytest
+
+from emoray.errors import InputError, RegistryError
+from emoray.lake import Lake
+from emoray.registry import versions
+from emoray.scoring.bundle import open_bundle
+from emoray_jobs import annotate, cli, evaluate, judging, promote, train
+
+pytestmark = pytest.mark.cluster
+
+ACOUSTIC, MSF_SER = "1", "2"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, ray_session):
+    """A lake with an annotated corpus, an acoustic model and MSF-SER, the challenger; there is no champion."""
+    root = tmp_path_factory.mktemp("trained") / "lake"
+    config = jobs_kit.config(root)
+    jobs_kit.write_corpus(Lake(config.lake))
+    annotate.run(config)
+    assert train.run(jobs_kit.config(root, "model.name=acoustic")).version == ACOUSTIC
+    assert train.run(jobs_kit.config(root, "train.epochs=12")).version == MSF_SER
+    return root
+
+
+@pytest.fixture
+def config(trained, tmp_path):
+    """The same with a registry and tables of its own; audio and artifacts stay where they are."""
+    root = tmp_path / "lake"
+    shutil.copytree(trained, root, ignore=shutil.ignore_patterns("audio", "mlartifacts", "ray"))
+    return jobs_kit.config(root)
+
+
+def named(config, alias):
+    found = versions.find_alias(jobs_kit.store(config), alias)
+    return found.version if found else None
+
+
+def test_without_a_champion_there_is_nothing_to_beat(config):
+    result = promote.run(config)
+    assert (result.version, result.previous, result.passed) == (MSF_SER, None, True)
+    assert (named(config, "champion"), named(config, "challenger")) == (MSF_SER, None)
+    assert result.decision.split == "gate"
+
+
+def test_a_better_challenger_replaces_the_champion_and_rollback_returns_it(config):
+    promote.run(config, version=ACOUSTIC)
+    result = promote.run(config, version=MSF_SER)
+    assert (result.passed, result.previous) == (True, ACOUSTIC)
+    assert result.decision.figures["difference"]["low"] > 0
+    assert named(config, "champion") == MSF_SER
+
+    back = promote.rollback(config)
+    assert (back.stepped_down, back.champion) == (MSF_SER, ACOUSTIC)
+    assert named(config, "champion") == ACOUSTIC
+    with pytest.raises(RegistryError, match="first champion") as error:
+        promote.rollback(config)
+    assert error.value.kind == "no_previous_champion"
+
+
+def test_a_worse_challenger_is_refused_and_that_is_on_record(config, capsys):
+    promote.run(config, version=MSF_SER)
+    overrides = [f"--set={item}" for item in (f"lake.root={config.lake.root}", *jobs_kit.SMALL)]
+    assert cli.main(["promote", "--version", ACOUSTIC, *overrides]) == 3
+    assert f"Refused: version {ACOUSTIC}" in capsys.readouterr().out
+    assert named(config, "champion") == MSF_SER
+    version = versions.by_version(jobs_kit.store(config), ACOUSTIC)
+    assert version.tags["emoray.decision"] == "refused"
+    with pytest.raises(RegistryError) as error:
+        promote.rollback(config)
+    assert error.value.kind == "no_previous_champion"
+
+
+def test_a_version_that_does_not_load_elsewhere_is_refused(config, trained):
+    strict = jobs_kit.config(config.lake.root, "promote.clean_process=true", "promote.clean_process_timeout_s=0.01")
+    result = promote.run(strict)
+    assert not result.passed
+    assert "no answer within 0.01 s" in result.decision.reasons[0]
+    assert named(config, "champion") is None
+
+
+def test_errors_say_what_is_missing(config, tmp_path):
+    with pytest.raises(RegistryError, match=r"no champion yet.*emoray train") as error:
+        promote.rollback(config)
+    assert error.value.kind == "no_champion"
+    promote.run(config)
+    with pytest.raises(RegistryError, match="champion already") as error:
+        promote.run(config, version=MSF_SER)
+    assert error.value.kind == "already_champion"
+    with pytest.raises(RegistryError, match=r"no challenger yet.*emoray train") as error:
+        promote.run(config)
+    assert error.value.kind == "no_challenger"
+    with pytest.raises(RegistryError, match=r"no version 9.*it has: 1, 2") as error:
+        evaluate.run(config, model="9")
+    assert error.value.kind == "no_such_version"
+    with pytest.raises(RegistryError, match="'nobody' has no champion"):
+        evaluate.run(config, model="models:/nobody@champion")
+    with pytest.raises(InputError, match="names no version"):
+        evaluate.run(config, model="models:/emoray")
+
+
+def test_the_report_has_every_level_and_test_is_scored_once(config, monkeypatch):
+    result = evaluate.run(config, model=MSF_SER)
+    report = result.reports[0]
+    levels = report.metrics["levels"]
+    assert list(levels) == ["audio", "transcript", "full"]
+    assert report.metrics["n_clips"] == 18
+    full, audio = levels["full"]["metrics"]["ccc_mean"], levels["audio"]["metrics"]["ccc_mean"]
+    assert full["low"] <= full["estimate"] <= full["high"]
+    assert full["estimate"] > audio["estimate"] + 0.1
+    assert levels["full"]["coverage"].keys() == {"valence", "arousal", "dominance"}
+    lake, tracking = Lake(config.lake), jobs_kit.store(config)
+    assert lake.exists("reports", "emoray", MSF_SER, "test", "report.html")
+    run_id = versions.by_version(tracking, MSF_SER).run_id
+    assert {item.path for item in tracking.client.list_artifacts(run_id, "report/test")} >= {"report/test/report.html"}
+    points = jobs_kit.logged(tracking.client, run_id)
+    assert points["test/full/ccc_mean", 0] == pytest.approx(full["estimate"])
+
+    # Nothing may score the test split again, not even for a report with other options.
+    scored = []
+    original = evaluate.predictions
+    monkeypatch.setattr(evaluate, "predictions", lambda *given: scored.append(given[4]) or original(*given))
+    assert evaluate.run(config, model=MSF_SER).reports[0].reused
+    other = evaluate.run(jobs_kit.config(config.lake.root, "evaluate.resamples=50"), model=MSF_SER)
+    assert not other.reports[0].reused
+    assert other.reports[0].metrics["levels"]["full"]["metrics"]["ccc_mean"]["estimate"] == full["estimate"]
+    assert scored == [["dev"]]
+    assert jobs_kit.logged(tracking.client, run_id) == points
+
+
+def test_a_version_whose_annotations_are_gone_is_judged_from_the_audio(config, trained):
+    import contextlib
+
+    lake, tracking = Lake(config.lake), jobs_kit.store(config)
+    bundle = open_bundle(versions.fetch(tracking, versions.by_version(tracking, MSF_SER)))
+    with contextlib.ExitStack() as stack:
+        stored = judging.predictions(config, lake, stack, bundle, ["gate"], ["audio", "full"])
+        lake.fs.rm(lake.path("annotations"), recursive=True)
+        made = judging.predictions(config, lake, stack, bundle, ["gate"], ["audio", "full"])
+    keys = ["utterance_id", "level"]
+    for name in ("valence_pred", "arousal_pred", "dominance_pred"):
+        left, right = (frame.sort(keys).select(pl.col(name).clip(0, 1)).to_series() for frame in (stored, made))
+        assert left.to_list() == pytest.approx(right.to_list(), abs=1e-4)

@@ -1,0 +1,169 @@
+"""Training as a job: what it registers and logs, and that a killed one ends like one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jobs_kit
+import pytest
+
+from emoray.errors import LakeError, TrainingError
+from emoray.lake import Lake
+from emoray.registry import versions
+from emoray_jobs import run_journal, train
+
+STEP_KEYS = {"loss", "loss_ccc", "ccc_valence", "ccc_arousal", "ccc_dominance", "lr", "grad_norm"}
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A lake with the tiny corpus, not annotated."""
+    config = jobs_kit.config(tmp_path / "lake", "model.name=acoustic")
+    jobs_kit.write_corpus(Lake(config.lake))
+    return config
+
+
+def test_a_run_is_registered_and_logged_once_and_then_reused(bare):
+    first = train.run(bare, champion=True)
+    tracking = jobs_kit.store(bare)
+    version = versions.by_alias(tracking, "champion")
+    assert (version.version, version.run_id, first.alias) == (first.version, first.run_id, "champion")
+    points = jobs_kit.logged(tracking.client, first.run_id)
+    assert {key for key, _ in points} >= STEP_KEYS
+    assert sorted(step for key, step in points if key == "loss") == list(range(first.steps))
+    assert max(value for (key, _), value in points.items() if key == "dev_score") == pytest.approx(first.dev["score"])
+    run = tracking.client.get_run(first.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.seed"] == "0"
+    assert run.inputs.dataset_inputs[0].dataset.name == jobs_kit.CORPUS
+
+    again = train.run(bare, champion=True)
+    assert (again.reused, again.version, again.run_id) == (True, first.version, first.run_id)
+    assert jobs_kit.runs(tracking) == [first.run_id]
+    assert jobs_kit.logged(tracking.client, first.run_id) == points
+
+
+def test_fresh_trains_the_same_model_anew(bare):
+    first = train.run(bare, champion=True)
+    anew = train.run(bare, champion=True, fresh=True)
+    assert not anew.reused
+    assert (anew.version, anew.alias) == ("2", "challenger")
+    assert anew.run_id != first.run_id
+    assert anew.dev == first.dev
+
+
+def test_a_killed_call_does_not_register_twice(bare):
+    first = train.run(bare)
+    lake = Lake(bare.lake)
+    lake.write_json({"run_id": first.run_id}, "checkpoints", first.run, "run.json")
+    again = train.run(bare)
+    assert (again.version, again.run_id, again.reused) == (first.version, first.run_id, False)
+    assert len(versions.all_versions(jobs_kit.store(bare))) == 1
+
+
+def test_a_killed_driver_is_continued_by_the_same_command(bare, tmp_path):
+    undisturbed = train.run(bare)
+    other = jobs_kit.config(tmp_path / "other", "model.name=acoustic")
+    jobs_kit.write_corpus(Lake(other.lake))
+    _kill_after_checkpoint(other.lake.root, "2", tmp_path)
+    continued = train.run(other)
+    assert continued.resumed_at is not None
+    assert 0 < continued.resumed_at < undisturbed.steps
+    assert continued.dev == pytest.approx(undisturbed.dev, abs=1e-6)
+    tracking = jobs_kit.store(other)
+    assert jobs_kit.runs(tracking) == [continued.run_id]
+    resumed = jobs_kit.logged(tracking.client, continued.run_id)
+    expected = jobs_kit.logged(jobs_kit.store(bare).client, undisturbed.run_id)
+    assert resumed.keys() == expected.keys()
+    assert resumed == pytest.approx(expected, abs=1e-6)
+
+
+#: Trains until the checkpoint of a step is stored, says so and waits to be killed.
+_VICTIM = """
+import sys
+import jobs_kit
+from emoray_jobs import train, train_worker
+from emoray.training.checkpoint import Checkpoint
+
+push = Checkpoint.push
+
+def push_and_wait(self, lake, run):
+    address = push(self, lake, run)
+    if self.step == int(sys.argv[2]):
+        print("stored", flush=True)
+        sys.stdin.read()
+    return address
+
+Checkpoint.push = push_and_wait
+train.run(jobs_kit.config(sys.argv[1], "model.name=acoustic"))
+"""
+
+
+def _kill_after_checkpoint(lake: str, step: str, cwd: Path) -> None:
+    kit = str(Path(jobs_kit.__file__).parent)
+    victim = subprocess.Popen(
+        [sys.executable, "-c", _VICTIM, lake, step],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": kit},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "stored\n"
+    finally:
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+
+
+def test_metrics_of_steps_without_a_stored_checkpoint_are_not_logged(bare):
+    lake = Lake(bare.lake)
+    run_journal.write(lake, "r", 2, [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.9}])
+    assert run_journal.entries(lake, "r") == []
+    lake.write_json({}, "checkpoints", "r", "000000002", "state.json")
+    assert [entry["step"] for entry in run_journal.entries(lake, "r")] == [2]
+    assert run_journal.entries(lake, "r", after=2) == []
+
+
+def test_the_logger_skips_what_another_driver_logged(bare):
+    tracking = jobs_kit.store(bare)
+    run_id = tracking.start_run("r")
+    entry = {"timestamp_ms": 1, "metrics": [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.9}]}
+    run_journal.MetricLogger(tracking.client, run_id).log(entry)
+    later = {"timestamp_ms": 2, "metrics": [*entry["metrics"], {"step": 2, "loss": 0.8}]}
+    run_journal.MetricLogger(tracking.client, run_id).log(later)
+    assert jobs_kit.logged(tracking.client, run_id) == {("loss", 0): 1.0, ("loss", 1): 0.9, ("loss", 2): 0.8}
+
+
+def test_a_model_that_reads_text_asks_for_annotations(bare, tmp_path):
+    with pytest.raises(LakeError, match="emoray annotate") as error:
+        train.run(jobs_kit.config(bare.lake.root, "model.name=msf_ser"))
+    assert error.value.kind == "not_annotated"
+
+
+def test_a_corpus_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(LakeError, match=r"tiny.*emoray corpus build") as error:
+        train.run(jobs_kit.config(tmp_path / "empty"))
+    assert error.value.kind == "missing_corpus"
+
+
+def test_a_corpus_without_labels_is_refused(tmp_path):
+    config = jobs_kit.config(tmp_path / "lake", "model.name=acoustic")
+    jobs_kit.write_corpus(Lake(config.lake), labelled=False)
+    with pytest.raises(TrainingError, match="no labelled utterances in split 'train'") as error:
+        train.run(config)
+    assert error.value.kind == "empty_split"
+
+
+def test_a_diverging_run_ends_as_failed(bare):
+    config = jobs_kit.config(bare.lake.root, "model.name=acoustic", "train.optimizer.lr=1e30")
+    with pytest.raises(TrainingError, match="not finite") as error:
+        train.run(config)
+    assert error.value.kind == "non_finite_loss"
+    tracking = jobs_kit.store(config)
+    assert [tracking.client.get_run(run_id).info.status for run_id in jobs_kit.runs(tracking)] == ["FAILED"]

@@ -1,0 +1,176 @@
+"""The house keeps its shape: which room may import which, where Ray may stand, what may not lie in the repository."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {"emoray": ROOT / "platform", "emoray_jobs": ROOT / "jobs", "emoray_serving": ROOT / "serving"}
+
+# Arrows point down only: a room imports from its own level and from the ones before it.
+LEVELS = (
+    {"errors", "config", "schema", "lake", "audio", "corpora"},
+    {"stages", "models"},
+    {"training", "evaluation", "interchange"},
+    {"scoring"},
+    {"registry"},
+)
+LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Every module of the three packages: dotted name and file."""
+    found = []
+    for package, folder in SOURCES.items():
+        for path in sorted((folder / package).rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), path))
+    return found
+
+
+def imports(name: str, path: Path) -> set[str]:
+    """Dotted names that a module imports anywhere, inside functions too; `from a import b` counts as a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(dotted: str) -> str | None:
+    """Room of the platform that a dotted name lies in."""
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == "emoray" and len(parts) > 1 else None
+
+
+def test_every_room_has_its_level():
+    rooms = {room(name) for name, _ in modules()} - {None}
+    assert rooms <= set(LEVEL_OF), "give the new room a level here and in docs"
+
+
+def test_arrows_between_the_rooms_point_one_way():
+    wrong = []
+    for name, path in modules():
+        own = room(name)
+        for target in imports(name, path):
+            other = room(target)
+            if own in LEVEL_OF and other in LEVEL_OF and LEVEL_OF[other] > LEVEL_OF[own]:
+                wrong.append(f"{name} imports {target}")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_rooms_form_no_circle():
+    graph: dict[str, set[str]] = defaultdict(set)
+    for name, path in modules():
+        own = room(name)
+        if own in LEVEL_OF:
+            graph[own] |= {
+                other for target in imports(name, path) if (other := room(target)) in LEVEL_OF and other != own
+            }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_platform_knows_no_jobs_and_no_serving():
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in modules()
+        if name.split(".")[0] == "emoray"
+        for target in imports(name, path)
+        if target.split(".")[0] in {"emoray_jobs", "emoray_serving"}
+    ]
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_ray_stands_behind_the_seam():
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in modules()
+        if name.split(".")[0] == "emoray"
+        for target in imports(name, path)
+        if target.split(".")[0] == "ray"
+    ]
+    assert not wrong, "Ray is for jobs/ and serving/ only:\n" + "\n".join(sorted(wrong))
+
+
+def test_the_checkers_see_what_they_should(tmp_path):
+    """The two helpers above, on a module with each form of import: a blind checker would pass for ever."""
+    source = (
+        "import ray.data\nfrom emoray import lake\ndef f():\n    from ..registry import gate\n    from . import words\n"
+    )
+    path = tmp_path / "module.py"
+    path.write_text(source)
+    found = imports("emoray.stages.module", path)
+    assert found == {"ray.data", "emoray.lake", "emoray.registry.gate", "emoray.stages.words"}
+    assert LEVEL_OF[room("emoray.registry.gate")] > LEVEL_OF["stages"]
+
+
+@pytest.mark.parametrize("folder", ["", "platform", "jobs", "serving", "tests"])
+def test_folders_are_no_packages(folder):
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_tests_are_no_packages_and_have_names_of_their_own():
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+    paths = defaultdict(list)
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        paths[path.name].append(path)
+    assert not [twins for twins in paths.values() if len(twins) > 1]
+
+
+def test_the_root_does_not_shadow_pythons_platform():
+    code = "import platform, uuid; print(platform.__file__); print(platform.system())"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    file, system = run.stdout.split()
+    assert not Path(file).is_relative_to(ROOT / "platform")
+    assert system == "Linux"
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    return [ROOT / name for name in listing.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_tracked_files_name_no_path_of_this_machine():
+    own = {str(ROOT), str(Path.home()), os.environ.get("PIP_FIND_LINKS", "")} - {"", "/"}
+    pattern = re.compile("|".join(rf"(?<![\w.-]){re.escape(path)}(?![\w-])" for path in sorted(own)))
+    wrong = []
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        wrong += [
+            f"{path.relative_to(ROOT)}:{number}"
+            for number, line in enumerate(text.splitlines(), 1)
+            if pattern.search(line)
+        ]
+    assert not wrong
+
+
+def test_packaging_files_name_no_host():
+    pattern = re.compile(r"https?://[\w.-]+|file:///|--(extra-)?index-url\s+\S|--find-links\s+\S")
+    files = tracked("pyproject.toml", "Makefile", "requirements/*", ".ci/*", "*.lock", "infra/Containerfile")
+    wrong = [f"{path.name}: {line}" for path in files for line in path.read_text().splitlines() if pattern.search(line)]
+    assert len(files) >= 5
+    assert not wrong
+
+
+def test_nothing_large_is_tracked():
+    assert not [str(path) for path in tracked() if path.stat().st_size > 1_000_000]

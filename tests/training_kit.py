@@ -1,0 +1,148 @@
+"""Small models and a planted corpus for tests of models and training; importable by the processes that they spawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from emoray.audio.io import AudioConfig
+from emoray.config import merge, read_preset, validate
+from emoray.lake import Lake, LakeConfig
+from emoray.models import Batch, ModelConfig, build, frontend
+from emoray.training.batch_plan import make_plan
+from emoray.training.config import TrainConfig
+from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
+from emoray.training.loader import LocalLoader
+from emoray.training.pack import pack_shard, seal, write_shard
+from emoray.training.seeds import seed_torch
+from emoray.training.step import Learner
+from emoray.training.training_set import TrainingSet
+
+TEXT_WIDTH = 12
+AUDIO = AudioConfig(min_duration_s=0.1, max_duration_s=60.0, silence_dbfs=-70.0)
+TINY_MODEL: dict[str, Any] = {
+    "width": 16,
+    "hidden": 16,
+    "attention": 8,
+    "text_width": TEXT_WIDTH,
+    "encoder": {"logmel": {"mels": 12, "width": 16, "heads": 2, "layers": 1, "strides": [2, 2]}},
+    "fusion": {"moe": {"experts": 3, "inner": 8}, "heads": 2},
+}
+NO_DROPOUT = {"dropout": 0.0, "encoder": {"logmel": {"dropout": 0.0}}}
+
+
+def model_config(**changes: Any) -> ModelConfig:
+    return validate(ModelConfig, merge(merge(read_preset("laptop")["model"], TINY_MODEL), changes))
+
+
+def train_config(**changes: Any) -> TrainConfig:
+    preset = {name: value for name, value in read_preset("laptop")["train"].items() if name in TrainConfig.model_fields}
+    return validate(TrainConfig, merge(preset, changes))
+
+
+def random_batch(clips: int, width: int, seed: int = 0, frames: tuple[int, int] = (7, 60)) -> Batch:
+    """Random clips of different lengths, with some text vectors absent."""
+    torch.manual_seed(seed)
+    lengths = torch.randint(*frames, (clips,))
+    features = torch.randn(clips, int(lengths.max()), width)
+    for clip, length in enumerate(lengths):
+        features[clip, length:] = 0
+    present = torch.rand(clips, 3) < 0.6
+    return Batch(
+        features_BTF=features,
+        lengths_B=lengths,
+        text_BKE=torch.randn(clips, 3, TEXT_WIDTH) * present.unsqueeze(-1),
+        present_BK=present,
+        target_B3=torch.rand(clips, 3),
+        label_B=torch.randint(0, 2, (clips,)),
+        utterance_ids=tuple(f"clip-{clip}" for clip in range(clips)),
+    )
+
+
+def planted_rows(clips: int, seed: int) -> list[dict[str, Any]]:
+    """Arousal in the loudness, valence in GS but for a sign that LES carries, dominance in ES."""
+    random = np.random.default_rng(seed)
+    way = np.random.default_rng(99).normal(size=(3, TEXT_WIDTH)).astype(np.float32)
+    rows = []
+    for clip in range(clips):
+        valence, arousal, dominance = random.uniform(-1, 1, 3)
+        sign = random.choice([-1.0, 1.0])
+        noise = random.normal(scale=0.1, size=(3, TEXT_WIDTH)).astype(np.float32)
+        samples = random.normal(size=int(random.uniform(3200, 8000))).astype(np.float32) * 0.02 * np.exp(1.5 * arousal)
+        rows.append(
+            {
+                "utterance_id": f"u{clip:04d}",
+                "split": "train" if clip % 4 else "dev",
+                "fold": None,
+                "speaker_id": f"s{clip % 7}",
+                "gender": "female" if clip % 2 else "male",
+                "scale_min": 1.0,
+                "scale_max": 7.0,
+                "valence": (valence + 1) / 2,
+                "arousal": (arousal + 1) / 2,
+                "dominance": (dominance + 1) / 2,
+                "emotion": "high" if arousal > 0 else "low",
+                "les": sign * way[0] + noise[0],
+                "gs": sign * valence * way[1] + noise[1],
+                "es": dominance * way[2] + noise[2],
+                "waveform": samples.astype(np.float32),
+            }
+        )
+    return rows
+
+
+def pack_rows(folder: str, rows: list[dict[str, Any]], config: ModelConfig, shard_rows: int = 64) -> tuple[Lake, str]:
+    """Pack rows (with their waveforms) as a sealed training set."""
+    lake = Lake(LakeConfig(root=folder, storage_options={}))
+    front = frontend(config.encoder)
+    shards = [
+        write_shard(lake, "set", number, pack_shard(rows[start : start + shard_rows], front, AUDIO, TEXT_WIDTH))
+        for number, start in enumerate(range(0, len(rows), shard_rows))
+    ]
+    counts = {"rows": len(rows), "left_out": 0}
+    seal(lake, "set", shards, frontend=front, text_width=TEXT_WIDTH, counts=counts)
+    return lake, "set"
+
+
+def run_fit(
+    lake: Lake,
+    set_hash: str,
+    model: ModelConfig,
+    train: TrainConfig,
+    callbacks: Callbacks | None = None,
+    resume: Any = None,
+) -> tuple[Learner, FitResult]:
+    """Train in this process, as one worker of however many the process group has."""
+    training_set = TrainingSet.open(lake, set_hash, classes=model.classes)
+    ids = training_set.ids("train")
+    plan = make_plan(
+        ids,
+        training_set.durations_s(ids),
+        train.plan,
+        epochs=train.epochs,
+        seed=train.seed,
+        crop_s=train.augment.crop_s,
+    )
+    seed_torch(train.seed, "weights")
+    learner = Learner(build(model), train, total_steps=plan.num_rows)
+    loader = LocalLoader(training_set, train, learner.rank, learner.world)
+    evaluate = DevEvaluation(training_set, training_set.ids("dev"))
+    return learner, fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)
+
+
+def gloo_worker(rank: int, world: int, store: str, runs: list[tuple[str, ModelConfig, TrainConfig]]) -> None:
+    """One of several processes that train together: each run's end goes to `end.<rank>` in its folder."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    try:
+        for folder, model, train in runs:
+            steps: list[dict[str, float]] = []
+            lake = Lake(LakeConfig(root=folder, storage_options={}))
+            callbacks = Callbacks(on_step=lambda _step, metrics, steps=steps: steps.append(metrics))
+            learner, result = run_fit(lake, "set", model, train, callbacks)
+            end = {"weights": learner.model.state_dict(), "steps": steps, "history": result.history}
+            torch.save(end, f"{folder}/end.{rank}")
+    finally:
+        torch.distributed.destroy_process_group()
