@@ -7,11 +7,11 @@ closes, so that it ends with whoever started it. The environment decides about t
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import tempfile
 
-from ray._private.utils import write_ray_address
 from ray.cluster_utils import Cluster
 
 STORE_BYTES = 150 * 2**20
@@ -26,7 +26,11 @@ def free_port() -> int:
 def main() -> None:
     # Ray's sockets lie below it, and their paths may not be longer than 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        common = {"object_store_memory": STORE_BYTES, "temp_dir": folder}
+        # Jobs' supervisors look there for their cluster, instead of among those of the machine's user.
+        os.environ["RAY_TMPDIR"] = folder
+        temp_dir = os.path.join(folder, "ray")
+        os.mkdir(temp_dir)
+        common = {"object_store_memory": STORE_BYTES, "temp_dir": temp_dir}
         head = {
             "num_cpus": 1,
             "include_dashboard": True,
@@ -39,9 +43,6 @@ def main() -> None:
             for _ in range(2):
                 cluster.add_node(**common, num_cpus=2)
             cluster.wait_for_nodes()
-            # As `ray start --head` does: a job's supervisor looks for its cluster there, and without it takes any that
-            # runs on the machine.
-            write_ray_address(cluster.address, folder)
             sys.stdout.write(json.dumps({"dashboard": f"http://{cluster.webui_url}", "gcs": cluster.address}) + "\n")
             sys.stdout.flush()
             sys.stdin.read()
