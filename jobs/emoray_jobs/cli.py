@@ -114,7 +114,7 @@ def annotate(
         split: Only this split; may be repeated.
     """
     if plan:
-        _do("annotate", common, "plan", splits=split or ())
+        _do("annotate_plan", common, splits=split or ())
     else:
         _do("annotate", common, retry_failed=retry_failed, refit_norms=refit_norms, splits=split or ())
 

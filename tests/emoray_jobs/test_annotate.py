@@ -29,7 +29,8 @@ from emoray.audio.io import AUDIO_HZ
 from emoray.config import to_yaml
 from emoray.errors import ErrorBudgetExceeded, InputError, LakeError
 from emoray.lake import Lake
-from emoray_jobs import annotate
+from emoray_jobs import annotate, annotate_plan
+from emoray_jobs.annotate_summary import Counts
 
 CLIPS = 18
 
@@ -44,7 +45,7 @@ def done(tmp_path_factory, ray_session):
 
 def test_ray_gives_what_a_bare_loop_gives(done):
     config, result = done
-    assert result.counts == annotate.Counts(CLIPS, CLIPS, 0, 0, 0)
+    assert result.counts == Counts(CLIPS, CLIPS, 0, 0, {})
     expected = by_hand(config, annotate.state(config, Lake(config.lake)))
     for stage, table in stored(config, result.fingerprints).items():
         assert table["utterance_id"].to_list() == sorted(expected[stage])
@@ -86,10 +87,10 @@ assert "ray" not in sys.modules, "Ray was imported"
 
 def test_plan_counts_without_running(done, tmp_path):
     config, _ = done
-    assert {(stage.compute, stage.reuse) for stage in annotate.plan(config).stages} == {(0, CLIPS)}
+    assert {(stage.compute, stage.reuse) for stage in annotate_plan.run(config).stages} == {(0, CLIPS)}
     fresh = config_for(tmp_path)
     make_corpus(tmp_path, 5)
-    plan = annotate.plan(fresh)
+    plan = annotate_plan.run(fresh)
     assert plan.norms_hash is None
     assert [(stage.name, stage.compute, stage.reuse) for stage in plan.stages] == [(name, 5, 0) for name in STAGES]
     assert not os.path.exists(tmp_path / "annotations")
@@ -118,7 +119,7 @@ def test_splits_that_were_not_asked_for_are_filtered(tmp_path, ray_session, monk
     config = config_for(tmp_path)
     make_corpus(tmp_path, 8)
     result = annotate.run(config, splits=["train"])
-    assert result.counts == annotate.Counts(8, 4, 0, 0, 4)
+    assert result.counts == Counts(8, 4, 0, 0, {"split": 4})
     with pytest.raises(InputError, match="It has: test, train"):
         annotate.run(config, splits=["dev"])
     # The rest comes later, against the norms that there are.
@@ -167,7 +168,7 @@ def test_bad_clips_are_quarantined_with_their_reason(tmp_path, ray_session, bad_
     config = config_for(tmp_path / "lake", "annotate.max_error_fraction=0.5")
     make_corpus(config.lake.root, 9, rows)
     result = annotate.run(config)
-    assert result.counts == annotate.Counts(17, 10, 0, 7, 0)
+    assert result.counts == Counts(17, 10, 0, 7, {})
     tables = stored(config, result.fingerprints)
     failed = {row["utterance_id"]: row["error"] for row in tables["decode"].iter_rows(named=True) if row["error"]}
     assert {name: error["type"] for name, error in failed.items()} == {kind: kind for kind in kinds}
@@ -192,7 +193,7 @@ def test_too_many_failures_fail_the_job_after_writing_everything(tmp_path, ray_s
     for number in range(4):
         write_clip(tmp_path / "audio" / f"late{number}.wav", number)
     result = annotate.run(config, retry_failed=True)
-    assert result.counts == annotate.Counts(10, 10, 0, 0, 0)
+    assert result.counts == Counts(10, 10, 0, 0, {})
     tried_again = {(stage.name, stage.computed, stage.reused) for stage in result.stages}
     assert tried_again == {(name, 4, 6) for name in CHEAP_STAGES}
 
@@ -222,7 +223,7 @@ def test_two_runs_at_once_give_the_result_of_one(tmp_path, ray_session, done, mo
     for thread in threads:
         thread.join()
     assert not failures
-    assert [result.counts for result in results] == [annotate.Counts(CLIPS, CLIPS, 0, 0, 0)] * 2
+    assert [result.counts for result in results] == [Counts(CLIPS, CLIPS, 0, 0, {})] * 2
     assert results[0].fingerprints == results[1].fingerprints
     _, alone = done  # the same clips in another lake
     assert results[0].norms_hash == alone.norms_hash

@@ -30,6 +30,7 @@ from emoray.stages import pipeline
 from emoray.stages.prosody import MeasureProsody
 from emoray.stages.semantics import CuesSemantics
 from emoray_jobs import annotate, sink
+from emoray_jobs.annotate_summary import Counts
 
 DEADLINE_S = 120.0
 
@@ -68,7 +69,7 @@ def test_killed_driver_goes_on_where_it_was(tmp_path, ray_session, monkeypatch):
     assert 0 < len(before) < clips, (tmp_path / "log").read_text()
 
     result = annotate.run(config)
-    assert result.counts == annotate.Counts(clips, clips, 0, 0, 0)
+    assert result.counts == Counts(clips, clips, 0, 0, {})
     assert result.stages[0].reused >= len(before)
     expected = by_hand(config, annotate.state(config, Lake(config.lake)))
     for stage, table in stored(config, result.fingerprints).items():
@@ -109,7 +110,7 @@ def test_rows_that_kill_their_process_are_found_and_recorded(tmp_path, ray_sessi
     monkeypatch.setattr(pipeline, "audio_stages", audio)
     monkeypatch.setattr(pipeline, "text_stages", text)
     result = annotate.run(config)
-    assert result.counts == annotate.Counts(24, 22, 2, 0, 0)
+    assert result.counts == Counts(24, 22, 2, 0, {})
     assert {stage.name: stage.failed for stage in result.stages} == {
         "decode": {},
         "prosody": {"worker_died": 1},
@@ -150,7 +151,7 @@ def test_what_a_dying_sink_held_is_done_again(tmp_path, ray_session, monkeypatch
     monkeypatch.setattr(sink, "start", start_and_kill)
     result = annotate.run(config)
     killed[0].join()
-    assert result.counts == annotate.Counts(12, 12, 0, 0, 0)
+    assert result.counts == Counts(12, 12, 0, 0, {})
     for stage in CHEAP_STAGES:
         assert len(set(rows_written(config, stage, result.fingerprints[stage]))) == 12
 
@@ -167,4 +168,4 @@ def test_a_table_that_cannot_be_written_stops_the_job_with_the_reason(tmp_path, 
         annotate.run(config)
     assert stuck.value.kind == "annotate_stuck"
     obstacle.unlink()
-    assert annotate.run(config).counts == annotate.Counts(6, 6, 0, 0, 0)
+    assert annotate.run(config).counts == Counts(6, 6, 0, 0, {})

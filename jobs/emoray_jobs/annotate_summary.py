@@ -1,0 +1,202 @@
+"""What an annotate run did: every utterance in exactly one class, each stage's outcomes, and how that is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from emoray.errors import ErrorBudgetExceeded
+from emoray.lake import Lake
+from emoray.stages.base import Stage
+from emoray_jobs import worklist
+from emoray_jobs.passes import Passes, Workforce
+
+#: Reason of an utterance that the caller's choice of splits leaves out.
+BY_SPLIT = "split"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the utterances: every one is in exactly one of the last four.
+
+    Attributes:
+        utterances: Rows of the corpus.
+        complete: Every stage has a value.
+        partial: Decoded, but some later stage has an error in place of its value.
+        quarantined: Could not be decoded.
+        filtered: Left out on purpose, by reason.
+    """
+
+    utterances: int
+    complete: int
+    partial: int
+    quarantined: int
+    filtered: dict[str, int]
+
+    @property
+    def tried(self) -> int:
+        """Utterances that were not left out."""
+        return self.utterances - sum(self.filtered.values())
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What a run did for one stage.
+
+    Attributes:
+        name: The stage.
+        fingerprint: Under which its outcomes are kept.
+        computed: Outcomes of this run.
+        reused: Outcomes that were there before.
+        failed: Errors among both, by type.
+        busy_s: Time spent in the stage, over all processes.
+        audio_s: Seconds of audio that this run put through it.
+    """
+
+    name: str
+    fingerprint: str
+    computed: int
+    reused: int
+    failed: dict[str, int]
+    busy_s: float
+    audio_s: float
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of work per second of audio; None if nothing was computed."""
+        return self.busy_s / self.audio_s if self.audio_s else None
+
+
+@dataclass(frozen=True)
+class AnnotateResult:
+    """What an annotate run did.
+
+    Attributes:
+        corpus: Name of the corpus.
+        counts: What became of the utterances.
+        stages: What was done, per stage, in order.
+        fingerprints: Fingerprint of each stage.
+        norms_hash: Which norms the text stages measured against.
+        audio_s: Seconds of audio of the utterances that could be decoded.
+        wall_s: How long the run took.
+        workforce: Who took part, and with how much memory.
+        flush_rows: Rows per stage that the sink gathers before it writes a file.
+    """
+
+    corpus: str
+    counts: Counts
+    stages: list[StageSummary]
+    fingerprints: dict[str, str]
+    norms_hash: str
+    audio_s: float
+    wall_s: float
+    workforce: Workforce
+    flush_rows: int
+
+
+def count(
+    lake: Lake,
+    rows: pl.DataFrame,
+    filtered: pl.DataFrame,
+    stages: Sequence[Stage],
+    fingerprints: Mapping[str, str],
+) -> Counts:
+    """Sort every utterance into exactly one class, from the stage tables.
+
+    Args:
+        lake: Where the tables are.
+        rows: utterance_id of every utterance of the corpus.
+        filtered: utterance_id and reason of those that were left out.
+        stages: Every stage, in order; the first decides on quarantine.
+        fingerprints: Fingerprint of each.
+    """
+    frame = rows.select("utterance_id").join(filtered, on="utterance_id", how="anti")
+    for stage in stages:
+        answers = worklist.answers(lake, stage.name, fingerprints[stage.name])
+        mark = answers.select("utterance_id", pl.col("failed").is_not_null().alias(stage.name))
+        frame = frame.join(mark, on="utterance_id", how="left")
+    names = [stage.name for stage in stages]
+    later = pl.any_horizontal(pl.col(name) for name in names[1:])
+    quarantined = frame.filter(pl.col(names[0])).height
+    partial = frame.filter(~pl.col(names[0]) & later).height
+    complete = frame.filter(~pl.any_horizontal(pl.col(name).fill_null(True) for name in names)).height
+    reasons = filtered.group_by("reason").len().sort("reason")
+    counts = Counts(rows.height, complete, partial, quarantined, dict(reasons.iter_rows()))
+    assert counts.tried == counts.complete + counts.partial + counts.quarantined, f"rows were lost: {counts}"
+    return counts
+
+
+def of_stage(lake: Lake, job: Passes, stage: Stage, fingerprint: str) -> StageSummary:
+    """What was done for a stage, read from its table."""
+    answers = job.durations.select("utterance_id").join(
+        worklist.answers(lake, stage.name, fingerprint), on="utterance_id"
+    )
+    computed = job.lacked[stage.name].join(answers, on="utterance_id")
+    failed = answers.filter(pl.col("failed").is_not_null()).group_by("failed").len().sort("failed")
+    return StageSummary(
+        name=stage.name,
+        fingerprint=fingerprint,
+        computed=computed.height,
+        reused=answers.height - computed.height,
+        failed=dict(failed.iter_rows()),
+        busy_s=float(computed["elapsed_s"].sum()),
+        audio_s=float(computed["seconds"].sum()),
+    )
+
+
+def decoded_audio_s(lake: Lake, job: Passes, decode_fingerprint: str) -> float:
+    """Seconds of audio of the utterances that could be decoded."""
+    good = worklist.answers(lake, "decode", decode_fingerprint).filter(pl.col("failed").is_null())
+    return float(job.durations.join(good, on="utterance_id", how="semi")["seconds"].sum())
+
+
+def hold_budget(counts: Counts, stages: Sequence[StageSummary], max_error_fraction: float) -> None:
+    """Raise if too many utterances failed.
+
+    Raises:
+        ErrorBudgetExceeded: More than `max_error_fraction` of those that were tried.
+    """
+    failed = counts.partial + counts.quarantined
+    if failed <= max_error_fraction * counts.tried:
+        return
+    kinds = [
+        f"{stage.name}: {kind} ×{number}"
+        for stage in stages
+        for kind, number in stage.failed.items()
+        if kind != "missing_input"
+    ]
+    raise ErrorBudgetExceeded(
+        f"{failed} of {counts.tried} utterances failed, more than annotate.max_error_fraction={max_error_fraction:g}"
+        f" allows ({', '.join(kinds)})",
+        remedy="The stage tables hold each error. Mend the causes and run with --retry-failed, or raise the fraction",
+    )
+
+
+def render(result: AnnotateResult) -> RenderableType:
+    """The summary, as it is printed."""
+    table = Table(title=f"annotate {result.corpus}", title_justify="left")
+    for name in ("stage", "fingerprint"):
+        table.add_column(name)
+    for name in ("computed", "reused", "failed", "busy s", "real-time factor"):
+        table.add_column(name, justify="right")
+    for stage in result.stages:
+        failed = ", ".join(f"{kind} {number}" for kind, number in stage.failed.items()) or "0"
+        factor = "–" if stage.real_time_factor is None else f"{stage.real_time_factor:.4f}"
+        cells = (f"{stage.computed:,}", f"{stage.reused:,}", failed, f"{stage.busy_s:.1f}", factor)
+        table.add_row(stage.name, stage.fingerprint, *cells)
+    counts, work = result.counts, result.workforce
+    classes = f"{counts.complete:,} complete + {counts.partial:,} partial + {counts.quarantined:,} quarantined"
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.filtered.items())
+    left_out = f"{counts.utterances - counts.tried:,} filtered" + (f" ({reasons})" if reasons else "")
+    return Group(
+        table,
+        f"{counts.utterances:,} utterances = {classes} + {left_out}",
+        f"{result.audio_s / 3600:.2f} h of audio in {result.wall_s:.1f} s, norms {result.norms_hash}",
+        f"peak memory {work.peak_memory_bytes / 2**20:,.0f} MiB over the driver and {work.processes} workers"
+        + (f" on {work.nodes} nodes" if work.nodes > 1 else ""),
+        f"A kill costs at most the rows in flight and {result.flush_rows:,} buffered per stage; the command goes on",
+    )
