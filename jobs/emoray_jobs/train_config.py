@@ -11,13 +11,12 @@ class LaunchConfig(Section):
     """How a training is spread over a cluster; changes no result. The number of workers is `train.workers`.
 
     Attributes:
-        cpus_per_worker: Cores that a training worker reserves; less than one leaves Ray Data some of a small machine.
+        cpus_per_worker: Cores that a training worker reserves; less than one leaves the data some of a small machine.
         cpus_per_data_task: Cores that a task which collates batches reserves.
         max_failures: Worker deaths that a run survives by restarting from its last checkpoint.
         keep_checkpoints: Checkpoints to keep of a run.
-        steps_per_task: Steps that one Ray Data task collates.
-        read_ahead_steps: Steps that a worker fetches ahead.
-        read_ahead_mib: Object store that one worker's collated batches may fill.
+        steps_per_task: Steps that one task collates.
+        tasks_ahead: Tasks whose steps are collated ahead of a worker: what its batches fill of the object store.
     """
 
     cpus_per_worker: PositiveFloat
@@ -25,5 +24,4 @@ class LaunchConfig(Section):
     max_failures: NonNegativeInt
     keep_checkpoints: PositiveInt
     steps_per_task: PositiveInt
-    read_ahead_steps: PositiveInt
-    read_ahead_mib: PositiveInt
+    tasks_ahead: PositiveInt

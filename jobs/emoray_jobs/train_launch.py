@@ -27,7 +27,7 @@ def train_on_ray(assignment: Assignment, lake: Lake, *, share_cores: bool) -> No
         assignment: What the workers are told.
         lake: Where everything is.
         share_cores: Ray has all the cores that it will get: let workers reserve less where they would leave none to
-            Ray Data, which they wait for.
+            the tasks that collate, which they wait for.
 
     Raises:
         TrainingError: The run cannot go on, or workers died more often than `launch.max_failures`.

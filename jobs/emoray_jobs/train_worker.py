@@ -68,13 +68,13 @@ def train_on_worker(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    from emoray_jobs.plan_data import RayDataLoader
+    from emoray_jobs.plan_data import TaskLoader
 
     assignment: Assignment = config["assignment"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     training_set = open_training_set(assignment)
-    loader = RayDataLoader(assignment, rank, world)
+    loader = TaskLoader(assignment, rank, world)
 
     def report(checkpoint: Checkpoint) -> None:
         ray.train.report(
