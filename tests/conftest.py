@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -25,3 +26,19 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     cluster = ClusterConfig(address=None, num_cpus=RAY_CPUS, object_store_mib=512, dashboard=False, worker_logs=False)
     with session(cluster, lake):
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Folder of a tiny checkpoint by name and size, made when first asked for."""
+    from emoray.tiny import Size, make
+
+    made: dict[tuple[Any, ...], str] = {}
+
+    def folder(name: str, **size: Any) -> str:
+        key = (name, *sorted(size.items()))
+        if key not in made:
+            made[key] = make(name, tmp_path_factory.mktemp("tiny") / name, size=Size(**size))
+        return made[key]
+
+    return folder

@@ -1,0 +1,5 @@
+"""Tiny checkpoints in Hugging Face layout with random weights: they test machinery and say nothing of quality."""
+
+from emoray.tiny.checkpoints import MAKERS, Size, make
+
+__all__ = ["MAKERS", "Size", "make"]
