@@ -284,7 +284,7 @@ def _end_at(network: Any, tokenizer: Any) -> None:
 
 
 def _rename_as_published(folder: Path) -> None:
-    """Take a `model` out of `language_model.model.model.*`, as transformers 5 writes and neither hub nor vLLM has it."""
+    """Take a `model` out of `language_model.model.model.*`, which transformers 5 writes and vLLM does not know."""
     from safetensors.torch import load_file, save_file
 
     path = folder / "model.safetensors"
