@@ -30,6 +30,8 @@ class Stage(ABC):
         value_type: Arrow type of the value.
         needs_norms: The output depends on the fitted norms, whose hash then enters the fingerprint.
         resources: `actor` for stages that hold weights or a decoder, `task` for the rest.
+        weights: Neighbouring `actor` stages of one name use the same weights, and so share their workers.
+        gpus: GPUs that one worker of an `actor` stage takes where there are any: 0, 1, or several (tensor parallel).
     """
 
     name: ClassVar[str]
@@ -39,6 +41,8 @@ class Stage(ABC):
     value_type: ClassVar[pa.StructType]
     needs_norms: ClassVar[bool] = False
     resources: Literal["task", "actor"] = "task"
+    weights: ClassVar[str | None] = None
+    gpus: int = 1
 
     @abstractmethod
     def options(self) -> dict[str, Any]:

@@ -43,10 +43,12 @@ class EmbedTranscript(Stage):
     requires = ("transcribe",)
     uses = ("emphasis",)
     resources = "actor"
+    weights = "text_encoder"
     value_type: ClassVar[pa.StructType] = pa.struct([("les", pa.list_(pa.float32())), ("gs", pa.list_(pa.float32()))])
 
     def __init__(self, config: EmbedConfig) -> None:
         self.config = config
+        self.gpus = int(config.device != "cpu")
 
     def options(self) -> dict[str, Any]:
         """The encoder's revision (not its name: a copy elsewhere is the same encoder), length and context."""
@@ -86,10 +88,12 @@ class EmbedSemantics(Stage):
     version = 1
     requires = ("semantics",)
     resources = "actor"
+    weights = "text_encoder"
     value_type: ClassVar[pa.StructType] = pa.struct([("es", pa.list_(pa.float32()))])
 
     def __init__(self, config: EmbedConfig) -> None:
         self.config = config
+        self.gpus = int(config.device != "cpu")
 
     def options(self) -> dict[str, Any]:
         """The encoder's revision and length."""

@@ -22,7 +22,7 @@ class ReferenceConfig(Section):
     Attributes:
         times: Where word times come from: the `corpus`, a forced alignment (`aligned`; US English only), or `none`,
             which keeps the transcript and leaves emphasis absent. `auto` takes the corpus's, else aligns English, else
-            none.
+            none: a word that the aligner does not know, or words that it does not find, cost the times only.
     """
 
     times: Literal["auto", "corpus", "aligned", "none"]
@@ -77,7 +77,7 @@ class ReferenceTranscribe(Transcribe):
         config: Where word times come from.
     """
 
-    version = 1
+    version = 2
     requires = (WAVEFORM,)
 
     def __init__(self, config: ReferenceConfig) -> None:
@@ -109,12 +109,17 @@ class ReferenceTranscribe(Transcribe):
         times = self._times(given, language)
         if times == "corpus":
             words = [_word(word["word"], word["start_s"], word["end_s"]) for word in given or []]
-        elif times == "aligned":
-            from emoray.stages.sphinx import aligner
-
-            words = aligner().align(row[WAVEFORM], text)
         else:
             words = [_word(word, None, None) for word in text.split()]
+            if times == "aligned":
+                from emoray.stages.sphinx import UNALIGNABLE, aligner
+
+                try:
+                    words = aligner().align(row[WAVEFORM], text)
+                except StageError as refused:
+                    if self.config.times == "aligned" or refused.kind not in UNALIGNABLE:
+                        raise
+                    times = "none"
         return _value(text, words, language, None, times)
 
     def _times(self, given: list[dict[str, Any]] | None, language: str | None) -> Times:
@@ -138,6 +143,7 @@ class PocketsphinxTranscribe(Transcribe):
     version = 1
     requires = (WAVEFORM,)
     resources = "actor"
+    gpus = 0
 
     def options(self) -> dict[str, Any]:
         """The kind and the package that carries the model."""
@@ -175,6 +181,7 @@ class WhisperTranscribe(Transcribe):
 
     def __init__(self, config: WhisperConfig) -> None:
         self.config = config
+        self.gpus = int(config.device != "cpu")
 
     def options(self) -> dict[str, Any]:
         """The weights' revision and the language."""

@@ -1,0 +1,86 @@
+"""Which machines there are: those of the Ray that this process has joined, or this one as a local Ray would take it."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+from typing import Any
+
+from emoray_jobs.cluster import ClusterConfig
+from emoray_jobs.planner import Machines, Node
+
+ACCELERATOR = "accelerator_type:"
+
+
+def here(config: ClusterConfig) -> Machines:
+    """What a Ray of this machine's own would have; it is not started."""
+    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+
+    # What `ray.init` does with the same arguments, so that the plan and the run agree.
+    found = ResourceAndLabelSpec(num_cpus=config.num_cpus, object_store_memory=config.object_store_mib * 2**20)
+    return Machines((_node(found.resolve(is_head=True).to_resource_dict(), processor()),))
+
+
+def joined() -> Machines:
+    """What the Ray has that this process is connected to."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    # Machines with the same resources are taken to be of one kind, and one of them is asked.
+    asked = {_shape(node): node["NodeID"] for node in alive if node["NodeID"] != own}
+    there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    task = ray.remote(num_cpus=0)(processor)
+    answers = {
+        shape: task.options(scheduling_strategy=there(node, soft=False)).remote() for shape, node in asked.items()
+    }
+    kinds = dict(zip(answers, ray.get(list(answers.values())), strict=True))
+    return Machines(
+        tuple(_node(node["Resources"], processor() if node["NodeID"] == own else kinds[_shape(node)]) for node in alive)
+    )
+
+
+@functools.cache
+def kind_of_worker() -> tuple[str, bool]:
+    """Kind of machine that this Ray worker computes on, as `Machines.kinds` names it, and whether that is a GPU."""
+    import ray
+
+    context = ray.get_runtime_context()
+    gpus = len(context.get_accelerator_ids().get("GPU", []))
+    if not gpus:
+        return processor(), False
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    name = str(_accelerator(resources))
+    return (f"{gpus}x{name}" if gpus > 1 else name), True
+
+
+@functools.cache
+def processor() -> str:
+    """Name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _node(resources: dict[str, Any], kind: str) -> Node:
+    return Node(
+        kind=kind,
+        gpu_kind=_accelerator(resources) if resources.get("GPU") else None,
+        cpus=float(resources.get("CPU", 0)),
+        gpus=int(resources.get("GPU", 0)),
+        memory_bytes=int(resources.get("memory", 0)),
+    )
+
+
+def _accelerator(resources: dict[str, Any]) -> str:
+    names = [name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)]
+    return names[0] if names else "GPU"
+
+
+def _shape(node: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    ignored = ("node:", "memory", "object_store_memory")
+    return tuple(sorted((name, value) for name, value in node["Resources"].items() if not name.startswith(ignored)))
