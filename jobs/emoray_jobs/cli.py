@@ -103,6 +103,7 @@ def annotate(
     retry_failed: bool = False,
     refit_norms: bool = False,
     split: list[str] | None = None,
+    compact: bool = False,
     common: Common = DEFAULTS,
 ) -> None:
     """Annotate the corpus: transcripts, emphasis, semantics and their vectors. After a kill the same command goes on.
@@ -112,8 +113,11 @@ def annotate(
         retry_failed: Try the rows again whose errors are on record.
         refit_norms: Fit the speakers' and the corpus's norms anew.
         split: Only this split; may be repeated.
+        compact: Only tidy up: few files per stage table, one row per utterance, leftovers of killed runs removed.
     """
-    if plan:
+    if compact:
+        _do("compact", common)
+    elif plan:
         _do("annotate_plan", common, splits=split or ())
     else:
         _do("annotate", common, retry_failed=retry_failed, refit_norms=refit_norms, splits=split or ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import tempfile
@@ -42,21 +43,23 @@ def answers(lake: Lake, stage: str, fingerprint: str) -> pl.DataFrame:
         "failed": pads.field("error", "type"),
         "elapsed_s": pads.field("elapsed_s"),
     }
-    dataset = lake.dataset("annotations", stage, fingerprint)
-    if dataset is None:
+    table = lake.read_stage(stage, fingerprint, columns)
+    if table is None:
         return pl.DataFrame(schema={"utterance_id": pl.String, "failed": pl.String, "elapsed_s": pl.Float64})
-    frame = pl.from_arrow(dataset.to_table(columns=columns))
+    frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame.sort(pl.col("failed").is_not_null(), maintain_order=True).unique("utterance_id", keep="first")
 
 
 def errors(lake: Lake, stage: str, fingerprint: str) -> dict[str, dict[str, Any]]:
     """The errors of a stage table by utterance_id; a row that also has a value is not among them."""
-    outcomes = lake.stage_outcomes(stage, fingerprint, columns=["error"])
-    if outcomes is None:
-        return {}
-    failed = outcomes.filter(pl.col("error").is_not_null()).collect()
-    return dict(zip(failed["utterance_id"], failed["error"].to_list(), strict=True))
+
+    def read() -> pl.DataFrame | None:
+        outcomes = lake.stage_outcomes(stage, fingerprint, columns=["error"])
+        return None if outcomes is None else outcomes.filter(pl.col("error").is_not_null()).collect()
+
+    failed = lake.steadily(read, "annotations", stage, fingerprint)
+    return {} if failed is None else dict(zip(failed["utterance_id"], failed["error"].to_list(), strict=True))
 
 
 def forget_failures(lake: Lake, stage: str, fingerprint: str) -> int:
@@ -169,7 +172,8 @@ def joined(lake: Lake, utterances: pa.Table, fingerprints: Mapping[str, str]) ->
     numbered = numbered.with_columns(pl.col("part") // PART_ROWS)
     with tempfile.TemporaryDirectory(prefix="emoray-join-") as folder:
         for stage, fingerprint in fingerprints.items():
-            _spread(lake, stage, fingerprint, numbered, folder)
+            spread = functools.partial(_spread, lake, stage, fingerprint, numbered, folder)
+            lake.steadily(spread, "annotations", stage, fingerprint)
         for part in range(parts):
             table = utterances.slice(part * PART_ROWS, PART_ROWS)
             for stage in fingerprints:

@@ -2,30 +2,45 @@
 
 Layout under the root::
 
-    utterances/<corpus>/part-*.parquet
+    utterances/<corpus>/part-<version>-<number>-of-<files>.parquet
     annotations/<stage>/<fingerprint>/part-*.parquet
     norms/<hash>.json · training_sets/<hash>/ · checkpoints/<run>/ · scores/<name>/
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import io
 import json
 import os
+import re
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-import fsspec
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+import tenacity
 
 from emoray.config import Section
 from emoray.errors import LakeError
 from emoray.schema import UTTERANCES, validate_utterances
+from emoray.storage import connect, explained
+
+T = TypeVar("T")
+
+#: A file of an utterances table: its version, and how many files that version has.
+VERSIONED = re.compile(r"part-(\d{20})-\d{5}-of-(\d{5})\.parquet")
+#: Begin of the name of a file that emoray.compaction wrote.
+MERGED = "part-merged-"
+#: Key in such a file's schema metadata: names of the files that it completes the replacement of, as JSON.
+REPLACES = b"emoray.replaces"
+#: How often a read begins anew because a file that was listed has been replaced meanwhile.
+READ_ATTEMPTS = 5
 
 
 class LakeConfig(Section):
@@ -52,8 +67,11 @@ class Lake:
         options = dict(config.storage_options)
         if config.root.startswith("s3://") and os.environ.get("AWS_ENDPOINT_URL"):
             options.setdefault("endpoint_url", os.environ["AWS_ENDPOINT_URL"])
+        if config.root.startswith("s3://"):
+            # Parquet readers ask for just the ranges that they need; s3fs would fetch 50 MiB around each.
+            options.setdefault("default_cache_type", "none")
         root = config.root if "://" in config.root else os.path.abspath(os.path.expanduser(config.root))
-        self.fs, self._prefix = fsspec.core.url_to_fs(root, **options)
+        self.fs, self._prefix = connect(root, options)
         self.root = root.rstrip("/")
         self.is_local = "://" not in root or root.startswith("file://")
 
@@ -72,42 +90,48 @@ class Lake:
 
         Returns:
             The address of the file.
+
+        Raises:
+            TransientError: The storage is throttled or away, and stayed so.
+            LakeError: It cannot be written there.
         """
         final = self.path(*parts)
-        if not self.is_local:
-            self.fs.pipe_file(final, data)
-            return self.uri(*parts)
-        temporary = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{uuid.uuid4().hex}.tmp")
-        try:
-            os.makedirs(os.path.dirname(final), exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, final)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise LakeError(
-                f"cannot write: {error.strerror}", where=final, remedy="Free space or mend the permissions"
-            ) from error
+        with explained("write", self.uri(*parts)):
+            if not self.is_local:
+                self.fs.pipe_file(final, data)
+                return self.uri(*parts)
+            temporary = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{uuid.uuid4().hex}.tmp")
+            try:
+                os.makedirs(os.path.dirname(final), exist_ok=True)
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, final)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
         return self.uri(*parts)
 
     def read_bytes(self, *parts: str) -> bytes:
         """Read a whole file.
 
         Raises:
-            LakeError: It does not exist.
+            TransientError: The storage is throttled or away, and stayed so.
+            LakeError: It does not exist or must not be read.
         """
         try:
-            return bytes(self.fs.cat_file(self.path(*parts)))
+            with explained("read", self.uri(*parts)):
+                return bytes(self.fs.cat_file(self.path(*parts)))
         except FileNotFoundError:
             raise LakeError("no such file in the lake", where=self.uri(*parts), kind="missing_file") from None
 
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder is there now (listings are not cached)."""
         self.fs.invalidate_cache()
-        return bool(self.fs.exists(self.path(*parts)))
+        with explained("read", self.uri(*parts)):
+            return bool(self.fs.exists(self.path(*parts)))
 
     def write_json(self, value: Any, *parts: str) -> str:
         """Write a JSON document whole."""
@@ -127,31 +151,110 @@ class Lake:
 
     def list_files(self, *parts: str, suffix: str = ".parquet") -> list[str]:
         """Paths (as the file system wants them) of a folder's finished files, in name order; none if it is missing."""
+        names = self._listing(*parts)
+        return sorted(name for name in names if name.endswith(suffix) and not name.rsplit("/", 1)[-1].startswith("."))
+
+    def list_folders(self, *parts: str) -> list[str]:
+        """Names of a folder's folders; none if it is missing."""
+        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in self._listing(*parts))
+        return sorted(name for name in names if "." not in name)
+
+    def _listing(self, *parts: str) -> list[str]:
         self.fs.invalidate_cache()
         try:
-            names = self.fs.ls(self.path(*parts), detail=False)
+            with explained("list", self.uri(*parts)):
+                return list(self.fs.ls(self.path(*parts), detail=False))
         except FileNotFoundError:
             return []
-        return sorted(name for name in names if name.endswith(suffix) and not name.rsplit("/", 1)[-1].startswith("."))
+
+    def steadily(self, read: Callable[[], T], *parts: str) -> T:
+        """Call something that lists and reads a folder's files; anew if one of them is replaced meanwhile.
+
+        Raises:
+            TransientError: The storage is throttled or away, and stayed so.
+            LakeError: A file is damaged, or must not be read.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(FileNotFoundError),
+            stop=tenacity.stop_after_attempt(READ_ATTEMPTS),
+            reraise=True,
+        )
+        try:
+            with explained("read", self.uri(*parts)):
+                return retrying(read)
+        except FileNotFoundError as error:
+            raise LakeError(
+                f"files of this table vanish faster than they are read ({error})",
+                where=self.uri(*parts),
+                remedy="See what rewrites it, and run the same command again",
+                kind="table_in_flux",
+            ) from error
+        except pa.ArrowInvalid as error:
+            raise LakeError(
+                f"a file of this table is damaged: {error}",
+                where=self.uri(*parts),
+                remedy="Remove that file: what it held counts as not done and is made again",
+                kind="damaged_file",
+            ) from error
 
     # --- tables ----------------------------------------------------------------------------------------------------
 
     def dataset(self, *parts: str, schema: pa.Schema | None = None) -> pads.Dataset | None:
-        """The Parquet files of a folder as one lazy dataset, or None if there are none."""
-        files = self.list_files(*parts)
+        """The Parquet files of a folder as one lazy dataset, or None if there are none; not those that are replaced."""
+
+        def read() -> tuple[list[str], set[str]]:
+            files = self.list_files(*parts)
+            return files, set(self.replaced(files))
+
+        files, replaced = self.steadily(read, *parts)
+        files = [path for path in files if path.rsplit("/", 1)[-1] not in replaced]
         return pads.dataset(files, filesystem=self.fs, format="parquet", schema=schema) if files else None
 
+    def replaced(self, files: Sequence[str]) -> dict[str, str]:
+        """Which files' rows a compaction has put into another file (emoray.compaction).
+
+        Args:
+            files: Paths of the files of one folder.
+
+        Returns:
+            Name of the file → path of the last one that replaces it.
+
+        Raises:
+            FileNotFoundError: A file was removed since it was listed.
+        """
+        found = {}
+        for path in files:
+            if path.rsplit("/", 1)[-1].startswith(MERGED):
+                with self.fs.open(path) as file:
+                    names = (pq.read_schema(file).metadata or {}).get(REPLACES, b"[]")
+                found |= dict.fromkeys(json.loads(names), path)
+        return found
+
     def write_utterances(self, corpus: str, table: pa.Table, *, rows_per_file: int = 100_000) -> None:
-        """Replace a corpus's utterances table (validated first)."""
+        """Replace a corpus's utterances table (validated first): readers see the old one until the new one is whole."""
         validate_utterances(table)
         old = self.list_files("utterances", corpus)
-        mark = uuid.uuid4().hex[:8]
-        for number, start in enumerate(range(0, table.num_rows, rows_per_file)):
-            self.write_parquet(
-                table.slice(start, rows_per_file), "utterances", corpus, f"part-{mark}-{number:05d}.parquet"
-            )
+        starts = range(0, table.num_rows, rows_per_file)
+        version = f"{time.time_ns():020d}"
+        for number, start in enumerate(starts):
+            name = f"part-{version}-{number:05d}-of-{len(starts):05d}.parquet"
+            self.write_parquet(table.slice(start, rows_per_file), "utterances", corpus, name)
         for path in old:
-            self.fs.rm_file(path)
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(path)
+
+    def _utterance_files(self, corpus: str) -> list[str]:
+        """The files of the newest version that is whole; files of other names count as the oldest version."""
+        versions: dict[str, list[str]] = collections.defaultdict(list)
+        promised: dict[str, int] = {"": 1}
+        for path in self.list_files("utterances", corpus):
+            match = VERSIONED.fullmatch(path.rsplit("/", 1)[-1])
+            version = match[1] if match else ""
+            versions[version].append(path)
+            if match:
+                promised[version] = int(match[2])
+        whole = [version for version, paths in versions.items() if len(paths) >= promised[version]]
+        return versions[max(whole)] if whole else []
 
     def utterances(self, corpus: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A corpus's utterances table.
@@ -159,25 +262,27 @@ class Lake:
         Raises:
             LakeError: The corpus was not imported into this lake.
         """
-        dataset = self.dataset("utterances", corpus, schema=UTTERANCES)
-        if dataset is None:
+
+        def read() -> pa.Table | None:
+            files = self._utterance_files(corpus)
+            if not files:
+                return None
+            dataset = pads.dataset(files, filesystem=self.fs, format="parquet", schema=UTTERANCES)
+            return dataset.to_table(columns=list(columns) if columns else None)
+
+        table = self.steadily(read, "utterances", corpus)
+        if table is None:
             raise LakeError(
                 f"corpus {corpus!r} is not in this lake (it has: {', '.join(self.corpora()) or 'none'})",
                 where=self.root,
                 remedy=f"Import it first: emoray corpus build --set corpus.name={corpus}",
                 kind="missing_corpus",
             )
-        return dataset.to_table(columns=list(columns) if columns else None)
+        return table
 
     def corpora(self) -> list[str]:
         """Names of the corpora in this lake."""
-        self.fs.invalidate_cache()
-        try:
-            return sorted(
-                path.rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(self.path("utterances"), detail=False)
-            )
-        except FileNotFoundError:
-            return []
+        return self.list_folders("utterances")
 
     # --- stage tables: the only record of what is done -------------------------------------------------------------
 
@@ -213,32 +318,27 @@ class Lake:
             fingerprint: Its fingerprint.
             with_failed: Count recorded errors as done too (until `--retry-failed`).
         """
-        dataset = self.dataset("annotations", stage, fingerprint)
-        if dataset is None:
-            return set()
         keep = None if with_failed else pads.field("error").is_null()
-        return set(dataset.to_table(columns=["utterance_id"], filter=keep)["utterance_id"].to_pylist())
+        table = self.read_stage(stage, fingerprint, {"utterance_id": pads.field("utterance_id")}, keep)
+        return set() if table is None else set(table["utterance_id"].to_pylist())
 
-    def compact_stage(self, stage: str, fingerprint: str) -> int:
-        """Rewrite a stage table as one file with one row per id. Safe beside readers and writers of other files.
+    def read_stage(
+        self, stage: str, fingerprint: str, columns: Mapping[str, pads.Expression], keep: pads.Expression | None = None
+    ) -> pa.Table | None:
+        """Columns of a stage table, repeats and all, while others may rewrite it; None if nothing was written yet.
 
-        Returns:
-            How many files became one.
+        Args:
+            stage: Name of the stage.
+            fingerprint: Its fingerprint.
+            columns: What to read, by the name that it shall have.
+            keep: Which rows; None for all.
         """
-        files = self.list_files("annotations", stage, fingerprint)
-        if len(files) < 2:
-            return 0
-        schema = pq.read_schema(self.fs.open(files[0]))
-        frame = pl.scan_pyarrow_dataset(pads.dataset(files, filesystem=self.fs, format="parquet"))
-        failed = pl.col("error").is_not_null()
-        kept = (
-            frame.sort(failed, maintain_order=True).unique("utterance_id", keep="first", maintain_order=True).collect()
-        )
-        self.append_stage(stage, fingerprint, kept.to_arrow().cast(schema))
-        for path in files:
-            with contextlib.suppress(FileNotFoundError):
-                self.fs.rm_file(path)
-        return len(files)
+
+        def read() -> pa.Table | None:
+            dataset = self.dataset("annotations", stage, fingerprint)
+            return None if dataset is None else dataset.to_table(columns=dict(columns), filter=keep)
+
+        return self.steadily(read, "annotations", stage, fingerprint)
 
     @contextlib.contextmanager
     def scratch(self, purpose: str) -> Iterator[str]:

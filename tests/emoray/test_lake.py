@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from emoray.errors import LakeError
 from emoray.lake import Lake, LakeConfig, rows_to_outcomes
-from emoray.schema import stage_schema
+from emoray.schema import empty_row, stage_schema, utterances_table
 
 VALUE = pa.struct([("text", pa.string()), ("vector", pa.list_(pa.float32()))])
 SCHEMA = stage_schema(VALUE)
@@ -63,16 +63,6 @@ def test_failed_rows_are_done_only_if_asked_so(lake):
     assert lake.done_ids("semantics", "f", with_failed=False) == {"b"}
 
 
-def test_compaction_keeps_what_readers_see(lake):
-    for rows in ([failure("a"), value("b", "x")], [value("a", "y")], [value("c", "z"), failure("b")]):
-        lake.append_stage("semantics", "f", rows_to_outcomes(rows, SCHEMA))
-    before = lake.stage_outcomes("semantics", "f").sort("utterance_id").collect()
-    assert lake.compact_stage("semantics", "f") == 3
-    assert len(lake.list_files("annotations", "semantics", "f")) == 1
-    assert lake.stage_outcomes("semantics", "f").sort("utterance_id").collect().equals(before)
-    assert lake.compact_stage("semantics", "f") == 0
-
-
 def test_it_works_the_same_in_another_process(lake):
     lake.write_json({"a": 1}, "norms", "x.json")
     assert pickle.loads(pickle.dumps(lake)).read_json("norms", "x.json") == {"a": 1}
@@ -100,6 +90,47 @@ def test_scratch_is_gone_whatever_happens(lake):
     assert not lake.exists(folders[0], "part.bin")
 
 
+def table_of(*ids: str) -> pa.Table:
+    return utterances_table(
+        [empty_row() | {"utterance_id": name, "corpus": "calls", "audio_uri": f"{name}.wav"} for name in ids]
+    )
+
+
+def test_a_corpus_is_replaced_whole_or_not_at_all(lake):
+    lake.write_utterances("calls", table_of("a", "b", "c"), rows_per_file=2)
+    before = lake.list_files("utterances", "calls")
+    lake.write_utterances("calls", table_of("d", "e", "f"), rows_per_file=2)
+    assert lake.utterances("calls")["utterance_id"].to_pylist() == ["d", "e", "f"]
+    after = lake.list_files("utterances", "calls")
+    assert len(after) == 2
+    assert not set(before) & set(after)
+    # As a kill leaves it: the first of two files of a new version is there, and the old version still.
+    lake.fs.copy(after[0], after[0].replace("part-0", "part-9"))
+    assert lake.utterances("calls")["utterance_id"].to_pylist() == ["d", "e", "f"]
+
+
+def test_a_damaged_file_is_named_with_what_to_do(lake):
+    lake.append_stage("semantics", "f", rows_to_outcomes([value("a", "x")], SCHEMA))
+    lake.write_bytes(b"PAR1 half of", "annotations", "semantics", "f", "part-zzz.parquet")
+    with pytest.raises(LakeError, match=r"part-zzz\.parquet.*Remove that file") as damaged:
+        lake.done_ids("semantics", "f")
+    assert damaged.value.kind == "damaged_file"
+
+
+def test_what_will_not_pass_is_said_with_what_to_do(endpoint):
+    keys = {"endpoint_url": endpoint, "key": "test", "secret": "test"}
+    lake = Lake(LakeConfig(root="s3://no-such-bucket/lake", storage_options=keys))
+    for act in (
+        lambda: lake.utterances("calls"),
+        lambda: lake.write_bytes(b"x", "norms", "x.json"),
+        lambda: lake.read_bytes("norms", "x.json"),
+        lambda: lake.done_ids("semantics", "f"),
+    ):
+        with pytest.raises(LakeError, match=r"no such bucket\. Create it, or mend the address") as missing:
+            act()
+        assert missing.value.kind == "missing_bucket"
+
+
 def test_two_writers_of_one_name_leave_one_whole_file(tmp_path):
     lake = Lake(LakeConfig(root=str(tmp_path), storage_options={}))
     contents = [bytes([letter]) * 200_000 for letter in b"abcdefgh"]
@@ -115,6 +146,6 @@ def test_two_writers_of_one_name_leave_one_whole_file(tmp_path):
 def test_a_place_that_cannot_be_written_leaves_nothing_and_says_what_to_do(tmp_path):
     lake = Lake(LakeConfig(root=str(tmp_path), storage_options={}))
     (tmp_path / "norms").write_text("a file where a folder should be")
-    with pytest.raises(LakeError, match=r"norms/x.json: cannot write: .*Free space or mend the permissions"):
+    with pytest.raises(LakeError, match=r"norms/x.json: cannot write: .*. Mend it, then run the same command again"):
         lake.write_bytes(b"x", "norms", "x.json")
     assert os.listdir(tmp_path) == ["norms"]

@@ -30,6 +30,7 @@ class AnnotateConfig(Section):
         flush_rows: A sink writes a file once it holds so many outcomes (repeated work after a kill is at most this and
             what is in flight)…
         flush_s: … or once its oldest outcome is so old.
+        compact_grace_s: How long files that compaction has replaced stay for readers that may still open them.
         max_error_fraction: Over this share of failed utterances, the job fails (after everything is written).
     """
 
@@ -45,4 +46,5 @@ class AnnotateConfig(Section):
     batch_audio_s: float
     flush_rows: int
     flush_s: float
+    compact_grace_s: float
     max_error_fraction: float

@@ -1,0 +1,97 @@
+"""The one door to files, on a disk or on s3://: what may pass is retried with backoff, what cannot is said in words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import fsspec
+
+from emoray.errors import EmorayError, LakeError, TransientError
+
+#: botocore's standard mode: throttling (503 SlowDown), 500s, timeouts and broken connections, with exponential backoff
+#: of up to 20 s; s3fs does up to five rounds of it. Its legacy default gives up on a throttled bucket in seconds.
+S3_RETRIES = {"mode": "standard", "max_attempts": 8}
+#: Numbers of operating system errors that pass by themselves.
+PASSING = {errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.EREMOTEIO}
+#: What to do about those that do not.
+REMEDIES = {
+    errno.ENOSPC: "Free space there, then run the same command again: it goes on",
+    errno.EDQUOT: "Raise the quota or free space there, then run the same command again: it goes on",
+    errno.EFBIG: "Raise the limit on the size of files, then run the same command again: it goes on",
+    errno.EROFS: "Mount it writable",
+}
+LATER = "When it answers again, run the same command: it goes on where it was"
+NO_KEYS = "Set AWS_ACCESS_KEY_ID and its kin, or lake.storage_options"
+
+
+def connect(uri: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """The file system behind an address, and the path on it.
+
+    Args:
+        uri: Local path or fsspec address.
+        options: Options for the file system; `config_kwargs.retries` decides on retries if it is there.
+    """
+    options = dict(options or {})
+    if uri.startswith("s3://"):
+        options["config_kwargs"] = {"retries": dict(S3_RETRIES), **options.get("config_kwargs", {})}
+    system, path = fsspec.core.url_to_fs(uri, **options)
+    return system, str(path)
+
+
+@contextlib.contextmanager
+def explained(doing: str, where: str) -> Iterator[None]:
+    """Turn what a file system raises into an error with a reason and a remedy.
+
+    Args:
+        doing: `read`, `write` …
+        where: The address.
+
+    Raises:
+        TransientError: It may pass; the retries are used up.
+        LakeError: It will not pass: not allowed, no such bucket, no credentials, no space.
+        FileNotFoundError: As it is, unless it is the bucket that is missing.
+    """
+    try:
+        yield
+    except EmorayError:
+        raise
+    except Exception as error:
+        said = _explanation(error, doing, where)
+        if said is None:
+            raise
+        raise said from error
+
+
+def _explanation(error: Exception, doing: str, where: str) -> EmorayError | None:
+    from botocore import exceptions as s3
+
+    if isinstance(error, s3.NoCredentialsError | s3.PartialCredentialsError):
+        return LakeError(f"cannot {doing}: no credentials for this storage", where=where, remedy=NO_KEYS)
+    if isinstance(error, s3.HTTPClientError | s3.ConnectionError | TimeoutError | ConnectionError):
+        return TransientError(f"cannot {doing}: the storage does not answer ({error})", where=where, remedy=LATER)
+    if isinstance(error, s3.BotoCoreError):
+        return LakeError(f"cannot {doing}: {error}", where=where, remedy="Check lake.root and lake.storage_options")
+    if isinstance(error, PermissionError):
+        remedy = "Check the permissions; on s3:// the credentials and the bucket's policy"
+        return LakeError(f"cannot {doing}: not allowed ({error})", where=where, remedy=remedy, kind="not_allowed")
+    if isinstance(error, FileNotFoundError):
+        if _s3_code(error) != "NoSuchBucket":
+            return None
+        remedy = "Create it, or mend the address"
+        return LakeError(f"cannot {doing}: no such bucket", where=where, remedy=remedy, kind="missing_bucket")
+    if isinstance(error, OSError) and error.errno in PASSING:
+        return TransientError(f"cannot {doing}: {error.strerror or error}", where=where, remedy=LATER)
+    if isinstance(error, OSError):
+        remedy = REMEDIES.get(error.errno or 0, "Mend it, then run the same command again")
+        return LakeError(f"cannot {doing}: {error.strerror or error}", where=where, remedy=remedy)
+    return None
+
+
+def _s3_code(error: BaseException) -> str | None:
+    """The code of the S3 error that an exception was made of, if it was."""
+    response = getattr(error.__cause__ or error.__context__, "response", None) or {}
+    code = response.get("Error", {}).get("Code")
+    return str(code) if code else None
