@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import soundfile
@@ -20,6 +19,7 @@ import soxr
 
 from emoray.config import Section
 from emoray.errors import AudioError, TransientError
+from emoray.storage import connect
 
 AUDIO_HZ = 16_000
 
@@ -155,7 +155,7 @@ def _remote(source: str, where: str, storage_options: Mapping[str, Any] | None, 
     from botocore.exceptions import BotoCoreError, NoCredentialsError
 
     try:
-        system, path = fsspec.core.url_to_fs(source, **(storage_options or {}))
+        system, path = connect(source, storage_options)
         if whole:
             yield io.BytesIO(system.cat_file(path))
         else:
