@@ -1,7 +1,7 @@
 """What stages cost: measured wherever they run, kept in the lake by stage and kind of machine, read by the planner.
 
-The first batch of a stage in a process fetches its weights, so it is kept apart. Of the others, sums are kept, from which
-a least-squares line of cost over rows and seconds of audio follows; sums of several runs add up.
+The first batch of a stage in a process fetches its weights, so it is kept apart. Of the others, sums are kept, which
+add up over runs; from them follows a least-squares line of cost over rows and seconds of audio.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REMEMBERED_ROWS = 20_000
 #: Below this share of the largest possible value, the determinant says that the batches were all alike.
 ALIKE = 1e-3
 
-#: Stages that this process has run a batch of.
+#: Stages that this process has run a batch of, by key and kind of machine.
 _begun: set[tuple[str, str]] = set()
 
 
@@ -122,6 +122,23 @@ class Work:
             warm_s = per_row_s * self.start_rows + per_audio_s * self.start_audio_s
             start_s = max(0.0, self.start_work_s - warm_s) / self.starts
         return Cost(per_row_s, per_audio_s, start_s, self.peak_bytes, self.rows)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What a worker did of one batch.
+
+    Attributes:
+        pool: Name of its pool.
+        machine: Kind of machine that it computes on.
+        busy_s: Time that passed in its stages.
+        work: What was measured, by stage.
+    """
+
+    pool: str
+    machine: str
+    busy_s: float
+    work: dict[str, Work]
 
 
 def run_measured(

@@ -6,9 +6,8 @@ weights get an actor pool. Nothing depends on order, and nothing comes back but 
 
 from __future__ import annotations
 
-import itertools
 import logging
-import resource
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,12 +19,14 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from emoray.audio.io import AUDIO_HZ
 from emoray.lake import Lake, LakeConfig
 from emoray.schema import UTTERANCES, stage_schema
 from emoray.stages.base import WAVEFORM, Row, Stage
 from emoray.stages.decode import Decode
-from emoray.stages.guard import GuardConfig, Outcome, run_guarded
+from emoray.stages.guard import GuardConfig, Outcome
+from emoray_jobs import machines, planner
+from emoray_jobs.calibration import Shift, Work, peak_memory_bytes, run_measured
+from emoray_jobs.planner import Pool
 from emoray_jobs.sink import brief
 from emoray_jobs.worklist import TODO, hears, inputs, read_batch
 
@@ -33,12 +34,6 @@ log = logging.getLogger(__name__)
 
 #: Blocks of a pass: enough to keep a large cluster busy, few enough for the driver to keep account of.
 MAX_BLOCKS = 4096
-#: Cores that an actor of a pool asks for. It keeps them while it waits for work: with whole ones, the pools of several
-#: runs on a small cluster would keep the tasks that feed them from ever starting.
-ACTOR_CPUS = 0.25
-#: Memory that a task with waveforms asks for: the interpreter with its libraries, and some copies of a batch's audio.
-TASK_BASE_BYTES = 384 * 2**20
-AUDIO_COPIES = 6
 IDS = pa.schema([("utterance_id", pa.string())])
 
 
@@ -81,13 +76,17 @@ class Operator:
     def _run(self, table: pa.Table) -> Iterator[pa.Table]:
         try:
             rows = _to_rows(table)
-            outcomes = {}
+            outcomes, work = {}, {}
+            started = time.perf_counter()
             for stage in self._stages:
-                outcomes[(stage.name, self._fingerprints[stage.name])] = self._annotate(stage, rows)
+                made, work[stage.name] = self._annotate(stage, rows)
+                outcomes[(stage.name, self._fingerprints[stage.name])] = made
+            pool, (machine, _) = "+".join(stage.name for stage in self._stages), machines.kind_of_worker()
+            self._sink.worked.remote(Shift(pool, machine, time.perf_counter() - started, work))
             context = ray.get_runtime_context()
             process = f"{context.get_node_id()}:{context.get_worker_id()}"
             recorded = {name: table for name, table in outcomes.items() if table.num_rows}
-            ray.get(self._sink.add.remote(recorded, process, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+            ray.get(self._sink.add.remote(recorded, process, peak_memory_bytes()))
             if self._passes_on is None:
                 yield table.select(["utterance_id"]).cast(IDS)
             else:
@@ -96,13 +95,16 @@ class Operator:
             # Not a row's fault (those are outcomes): a disk that is full, a sink that died. These rows stay to do.
             self._sink.problem.remote(brief(error))
 
-    def _annotate(self, stage: Stage, rows: list[Row]) -> pa.Table:
+    def _annotate(self, stage: Stage, rows: list[Row]) -> tuple[pa.Table, Work]:
+        kind, on_gpu = machines.kind_of_worker()
         lacking = [row for row in rows if stage.name in row[TODO]]
+        more = Work()
         if stage.name == Decode.name:
             # Done before, but a later stage needs the waveform. Where decoding failed, that stage says missing_input.
             again = [row for row in rows if stage.name not in row[TODO] and row.get(stage.name) is not None]
-            run_guarded(stage, again, self._guard)
-        return _outcome_table(stage, run_guarded(stage, lacking, self._guard))
+            _, more = run_measured(stage, again, self._guard, kind, on_gpu=on_gpu)
+        outcomes, work = run_measured(stage, lacking, self._guard, kind, on_gpu=on_gpu)
+        return _outcome_table(stage, outcomes), work + more
 
 
 class Flow:
@@ -132,12 +134,12 @@ class Flow:
         self._lake = lake
         self._sink = sink
 
-    def stream(self, batches: pa.Table, max_audio_s: float) -> Iterator[int]:
+    def stream(self, batches: pa.Table, pools: Sequence[Pool]) -> Iterator[int]:
         """Send batches through with Ray Data. Batches whose process dies are left out: they stay to do.
 
         Args:
             batches: What `worklist.write_batches` returned.
-            max_audio_s: Seconds of audio of a batch, for the memory that a task asks for.
+            pools: The workers of each of the stages' pools, in order.
 
         Yields:
             How many more rows are through.
@@ -148,43 +150,39 @@ class Flow:
         with warnings.catch_warnings():
             # Ray 2.60 deprecates the arguments that limit retries, and has no others yet.
             warnings.filterwarnings("ignore", category=RayDeprecationWarning, message=".*ray_remote_args")
-            dataset = self._dataset(batches, max_audio_s)
+            dataset = self._dataset(batches, pools)
         for ids in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(ids, pa.Table)
             yield ids.num_rows
 
-    def _dataset(self, batches: pa.Table, max_audio_s: float) -> ray.data.Dataset:
-        groups = [list(group) for _, group in itertools.groupby(self._stages, key=lambda stage: stage.resources)]
-        resources = ray.cluster_resources()
-        cores, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
-        pools = sum(group[0].resources == "actor" for group in groups)
-        # Each actor loads its weights: not worth it for fewer than a few batches. Every GPU gets one of each pool.
-        actors = int(max(1, min(gpus or cores, batches.num_rows // 4)))
+    def _dataset(self, batches: pa.Table, pools: Sequence[Pool]) -> ray.data.Dataset:
+        groups = planner.pools_of(self._stages)
         largest = pc.max(batches["rows"]).as_py()
         size = -(-batches.num_rows // MAX_BLOCKS)
-        dataset: ray.data.Dataset = ray.data.from_arrow(
-            [batches.slice(start, size) for start in range(0, batches.num_rows, size)]
-        )
+        blocks = [batches.slice(start, size) for start in range(0, batches.num_rows, size)]
+        dataset: ray.data.Dataset = ray.data.from_arrow(blocks)
         dataset.context.max_errored_blocks = -1
         dataset.context.enable_progress_bars = False
-        for position, group in enumerate(groups):
+        for position, (group, pool) in enumerate(zip(groups, pools, strict=True)):
             later = [stage for rest in groups[position + 1 :] for stage in rest]
             passes_on = _row_schema(later, self._types) if later else None
             arguments = (group, passes_on, *self._shared, None if position else self._lake, self._sink)
             # The first operator's blocks hold batches, one in a row; those of the later ones are batches already.
             options: dict[str, Any] = {"batch_size": None if position else 1, "batch_format": "pyarrow"}
-            if group[0].resources == "actor":
-                options |= {"num_cpus": ACTOR_CPUS, "fn_constructor_args": arguments}
-                options["compute"] = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
-                if gpus:
+            options["num_cpus"] = pool.cpus
+            if pool.keeps_weights:
+                least = pool.workers if pool.fixed else 1
+                options["compute"] = ray.data.ActorPoolStrategy(min_size=least, max_size=pool.workers)
+                options["fn_constructor_args"] = arguments
+                if pool.gpus:
                     # Ray then wants a number of rows: those of the largest batch; it may put short ones together.
-                    options |= {"num_gpus": 1 / pools, "batch_size": options["batch_size"] or largest}
+                    options |= {"num_gpus": pool.gpus, "batch_size": options["batch_size"] or largest}
                 # The pool replaces an actor that died; restarting it would repeat the row that killed it for ever.
                 dataset = dataset.map_batches(Operator, max_restarts=0, max_task_retries=0, **options)
             else:
-                options["num_cpus"] = min(1.0, cores / 2)
-                if any(hears(stage) or stage.name == Decode.name for stage in group):
-                    options["memory"] = TASK_BASE_BYTES + int(max_audio_s * AUDIO_HZ * 4 * AUDIO_COPIES)
+                options["compute"] = ray.data.TaskPoolStrategy(min(pool.workers, len(blocks)))
+                if pool.memory_bytes:
+                    options["memory"] = pool.memory_bytes
                 dataset = dataset.map_batches(Operator(*arguments), max_retries=1, **options)
         return dataset
 

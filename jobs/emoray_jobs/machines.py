@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import logging
 import platform
 from pathlib import Path
 from typing import Any
 
 from emoray_jobs.cluster import ClusterConfig
 from emoray_jobs.planner import Machines, Node
+
+log = logging.getLogger(__name__)
 
 ACCELERATOR = "accelerator_type:"
 
@@ -41,6 +44,20 @@ def joined() -> Machines:
     )
 
 
+def spilled_bytes() -> int | None:
+    """What the object stores of the joined Ray have written to disk so far; None if they do not say."""
+    import ray
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    # Ray Data's own statistics read the same counter; there is no public door to it.
+    try:
+        reply = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address))
+    except Exception as error:
+        log.info("cannot read how much was spilled: %s", error)
+        return None
+    return int(reply.store_stats.spilled_bytes_total)
+
+
 @functools.cache
 def kind_of_worker() -> tuple[str, bool]:
     """Kind of machine that this Ray worker computes on, as `Machines.kinds` names it, and whether that is a GPU."""
@@ -55,7 +72,6 @@ def kind_of_worker() -> tuple[str, bool]:
     return (f"{gpus}x{name}" if gpus > 1 else name), True
 
 
-@functools.cache
 def processor() -> str:
     """Name of this machine's processor."""
     try:

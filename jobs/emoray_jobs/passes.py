@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import resource
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,9 @@ from emoray.schema import stage_schema
 from emoray.stages import pipeline
 from emoray.stages.base import Stage
 from emoray.stages.decode import Decode
-from emoray_jobs import worklist
+from emoray_jobs import calibration, machines, worklist
+from emoray_jobs.forecast import forecast
+from emoray_jobs.planner import Machines, Pool
 from emoray_jobs.progress import track
 from emoray_jobs.worklist import Worklist
 
@@ -41,6 +44,28 @@ LONE_ROWS = 64
 
 
 @dataclass(frozen=True)
+class PoolUse:
+    """How a pool was used, over all passes.
+
+    Attributes:
+        name: Its stages.
+        workers: How many it was given at the most.
+        busy_s: Time that its workers spent in stages.
+        had_s: Time that they were there for, had all of them been there from the beginning of a pass to its end.
+    """
+
+    name: str
+    workers: int
+    busy_s: float
+    had_s: float
+
+    @property
+    def busy_share(self) -> float:
+        """Share of its time that the pool was at work."""
+        return self.busy_s / self.had_s if self.had_s else 0.0
+
+
+@dataclass(frozen=True)
 class Workforce:
     """Who took part in a run.
 
@@ -48,11 +73,16 @@ class Workforce:
         nodes: Machines that ran stages.
         processes: Worker processes that did.
         peak_memory_bytes: Largest resident memory of each of them and of the driver, summed: an upper bound.
+        spilled_bytes: What the cluster's object stores wrote to disk meanwhile, whoever's it was; None if they did not
+            say.
+        pools: The pools, in order.
     """
 
     nodes: int
     processes: int
     peak_memory_bytes: int
+    spilled_bytes: int | None
+    pools: list[PoolUse]
 
 
 class Passes:
@@ -76,8 +106,13 @@ class Passes:
         self._lake = lake
         self._utterances = utterances
         self._stack = stack
-        self._has_ray = False
+        self._stages: dict[str, Stage] = {}
+        self._machines: Machines | None = None
+        self._spilled_bytes: int | None = 0
         self._peak_rss_bytes: dict[str, int] = {}
+        self._busy_s: defaultdict[str, float] = defaultdict(float)
+        self._had_s: defaultdict[str, float] = defaultdict(float)
+        self._workers: dict[str, int] = {}
         every = [*pipeline.audio_stages(config.annotate), *pipeline.text_stages(config.annotate, None)]
         self._types: dict[str, pa.DataType] = {stage.name: stage.value_type for stage in every}
 
@@ -94,6 +129,7 @@ class Passes:
         """
         work = worklist.outstanding(self._lake, self.durations, stages, fingerprints)
         self._types |= {stage.name: stage.value_type for stage in stages}
+        self._stages |= {stage.name: stage for stage in stages}
         for stage in stages:
             self.lacked[stage.name] = work.lacking(stage.name).select("utterance_id", "seconds")
         max_rows, stalled = self._config.annotate.batch_rows, 0
@@ -113,13 +149,20 @@ class Passes:
 
     def workforce(self) -> Workforce:
         """Who took part so far."""
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         nodes = {process.partition(":")[0] for process in self._peak_rss_bytes}
-        return Workforce(len(nodes), len(self._peak_rss_bytes), own + sum(self._peak_rss_bytes.values()))
+        return Workforce(
+            nodes=len(nodes),
+            processes=len(self._peak_rss_bytes),
+            peak_memory_bytes=calibration.peak_memory_bytes() + sum(self._peak_rss_bytes.values()),
+            spilled_bytes=self._spilled_bytes,
+            pools=[
+                PoolUse(name, workers, self._busy_s[name], self._had_s[name]) for name, workers in self._workers.items()
+            ],
+        )
 
     def _pass(self, work: Worklist, fingerprints: Mapping[str, str], max_rows: int, what: str) -> list[str]:
         """One pass with Ray Data; returns failures outside the rows."""
-        self._need_ray()
+        pools = forecast(self._lake, work, self._need_ray(), self._config.annotate).pools
         max_audio_s = self._config.annotate.batch_audio_s
         total, done = work.rows.height, 0
         with (
@@ -128,10 +171,27 @@ class Passes:
             track(what, "utterances") as advance,
         ):
             batches = self._batches(folder, work, fingerprints, max_rows, max_audio_s)
-            for rows in self._flow(work, fingerprints, sink).stream(batches, max_audio_s):
-                done += rows
-                advance(done, total)
+            with self._noting(pools):
+                for rows in self._flow(work, fingerprints, sink).stream(batches, pools):
+                    done += rows
+                    advance(done, total)
         return problems
+
+    @contextlib.contextmanager
+    def _noting(self, pools: Sequence[Pool]) -> Iterator[None]:
+        """Note how long the pools of a pass were there, and what was spilled meanwhile."""
+        started, spilled_bytes = time.monotonic(), machines.spilled_bytes()
+        try:
+            yield
+        finally:
+            for pool in pools:
+                self._had_s[pool.name] += pool.workers * (time.monotonic() - started)
+                self._workers[pool.name] = max(pool.workers, self._workers.get(pool.name, 0))
+            now_bytes = machines.spilled_bytes()
+            if self._spilled_bytes is not None and spilled_bytes is not None and now_bytes is not None:
+                self._spilled_bytes += now_bytes - spilled_bytes
+            else:
+                self._spilled_bytes = None
 
     def _one_by_one(self, work: Worklist, fingerprints: Mapping[str, str]) -> None:
         """Each row in a task of its own, a stage at a time: a process that dies then tells which it was."""
@@ -184,28 +244,36 @@ class Passes:
                 problems.append(sink.brief(error))
             report: SinkReport = ray.get(actor.finish.remote())
             problems += report.problems
-            for process, peak in report.peak_rss_bytes.items():
-                self._peak_rss_bytes[process] = max(peak, self._peak_rss_bytes.get(process, 0))
+            self._note(report)
         except ray.exceptions.RayError as error:
             problems.append(sink.brief(error))
         finally:
             ray.kill(actor)
 
-    def _need_ray(self) -> None:
-        if not self._has_ray:
+    def _note(self, report: SinkReport) -> None:
+        for process, peak in report.peak_rss_bytes.items():
+            self._peak_rss_bytes[process] = max(peak, self._peak_rss_bytes.get(process, 0))
+        for pool, busy_s in report.busy_s.items():
+            self._busy_s[pool] += busy_s
+        for (stage, machine), work in report.work.items():
+            calibration.record(self._lake, self._stages[stage], machine, work)
+
+    def _need_ray(self) -> Machines:
+        if self._machines is None:
             from emoray_jobs import cluster
 
             self._stack.enter_context(cluster.session(self._config.cluster, self._config.lake))
-            self._has_ray = True
             import ray
 
-            machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-            if self._lake.is_local and len(machines) > 1:
+            self._machines = machines.joined()
+            addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+            if self._lake.is_local and len(addresses) > 1:
                 log.warning(
                     "the lake %s is a folder, and the cluster has %d machines: all of them must have it mounted there",
                     self._lake.root,
-                    len(machines),
+                    len(addresses),
                 )
+        return self._machines
 
 
 def _give_up(left: Worklist, cause: str) -> None:

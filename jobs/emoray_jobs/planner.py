@@ -73,7 +73,7 @@ class Pool:
         cpus: Cores that one asks Ray for (when it works it uses one).
         gpus: GPUs that one asks Ray for.
         memory_bytes: Memory that one asks Ray for; 0 for none.
-        measured: All pools of its phase are measured, so it starts with all workers and keeps them.
+        fixed: It starts with all workers and keeps them; otherwise Ray Data finds out how many of them it needs.
     """
 
     stages: tuple[str, ...]
@@ -82,7 +82,7 @@ class Pool:
     cpus: float
     gpus: float
     memory_bytes: int
-    measured: bool
+    fixed: bool
 
     @property
     def name(self) -> str:
@@ -198,7 +198,7 @@ def size(demands: Sequence[Demand], machines: Machines, batches: int) -> list[Po
             memory_bytes=0
             if demand.keeps_weights
             else min(demand.memory_bytes, machines.memory_bytes // max(tasks, places)),
-            measured=measured,
+            fixed=measured or place in gpu_workers,
         )
         for place, demand in enumerate(demands)
     ]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 
 from emoray.lake import Lake, LakeConfig
+from emoray_jobs.calibration import Shift, Work
 
 MAX_PROBLEMS = 20
 
@@ -27,12 +28,16 @@ class SinkReport:
         rows: Outcomes received since it was started.
         files: Files written.
         peak_rss_bytes: Largest resident memory of each worker process that reported, by process.
+        busy_s: Time that passed in the stages of each pool, over its workers, by name.
+        work: What was measured, by stage and kind of machine.
         problems: Failures outside the rows (a disk that is full, a stage that could not be built), as text.
     """
 
     rows: int = 0
     files: int = 0
     peak_rss_bytes: dict[str, int] = field(default_factory=dict)
+    busy_s: dict[str, float] = field(default_factory=dict)
+    work: dict[tuple[str, str], Work] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -55,8 +60,21 @@ class Sink:
         self._rows = 0
         self._files = 0
         self._peak_rss_bytes: dict[str, int] = {}
+        self._busy_s: dict[str, float] = {}
+        self._work: dict[tuple[str, str], Work] = {}
         self._problems: list[str] = []
+        self._stuck: list[tuple[str, str]] = []
         threading.Thread(target=self._flush_overdue, name="flush-overdue", daemon=True).start()
+
+    def ready(self) -> None:
+        """Ask before computing: what could not be written is tried again, and while that fails no work is worth doing.
+
+        Raises:
+            EmorayError: A file cannot be written.
+        """
+        with self._lock:
+            for table in list(self._stuck):
+                self._write(table)
 
     def add(self, outcomes: dict[tuple[str, str], pa.Table], process: str, peak_rss_bytes: int) -> None:
         """Take outcomes of a batch.
@@ -67,7 +85,7 @@ class Sink:
             peak_rss_bytes: Its largest resident memory so far.
 
         Raises:
-            LakeError: A file could not be written; its rows stay in the buffer.
+            EmorayError: A file could not be written; all rows stay in the buffer.
         """
         with self._lock:
             self._peak_rss_bytes[process] = max(peak_rss_bytes, self._peak_rss_bytes.get(process, 0))
@@ -75,14 +93,22 @@ class Sink:
                 self._rows += rows.num_rows
                 self._buffers.setdefault(table, []).append(rows)
                 self._since.setdefault(table, time.monotonic())
+            for table in outcomes:
                 if sum(part.num_rows for part in self._buffers[table]) >= self._flush_rows:
                     self._write(table)
+
+    def worked(self, shift: Shift) -> None:
+        """Take note of the time that a batch took."""
+        with self._lock:
+            self._busy_s[shift.pool] = self._busy_s.get(shift.pool, 0.0) + shift.busy_s
+            for stage, work in shift.work.items():
+                where = (stage, shift.machine)
+                self._work[where] = self._work.get(where, Work()) + work
 
     def problem(self, text: str) -> None:
         """Take note of a failure outside the rows."""
         with self._lock:
-            if text not in self._problems and len(self._problems) < MAX_PROBLEMS:
-                self._problems.append(text)
+            self._note(text)
 
     def held(self) -> int:
         """How many outcomes are in the buffer, not written yet."""
@@ -90,33 +116,44 @@ class Sink:
             return sum(part.num_rows for parts in self._buffers.values() for part in parts)
 
     def finish(self) -> SinkReport:
-        """Write everything that is buffered.
-
-        Raises:
-            LakeError: A file could not be written.
-        """
+        """Write everything that is buffered, as far as it can be written; the report's problems say what could not."""
         with self._lock:
-            for table in list(self._buffers):
-                self._write(table)
-            return SinkReport(self._rows, self._files, dict(self._peak_rss_bytes), list(self._problems))
+            self._write_or_note(list(self._buffers))
+            return SinkReport(
+                rows=self._rows,
+                files=self._files,
+                peak_rss_bytes=dict(self._peak_rss_bytes),
+                busy_s=dict(self._busy_s),
+                work=dict(self._work),
+                problems=list(self._problems),
+            )
 
     def _write(self, table: tuple[str, str]) -> None:
         stage, fingerprint = table
+        self._stuck = [other for other in self._stuck if other != table] + [table]
         self._lake.append_stage(stage, fingerprint, pa.concat_tables(self._buffers[table]))
         self._files += 1
+        self._stuck.remove(table)
         del self._buffers[table], self._since[table]
+
+    def _write_or_note(self, tables: list[tuple[str, str]]) -> None:
+        for table in tables:
+            try:
+                self._write(table)
+            except Exception as error:
+                # Kept in the buffer, and found again by `ready` and `finish`.
+                self._note(brief(error))
+
+    def _note(self, text: str) -> None:
+        if text not in self._problems and len(self._problems) < MAX_PROBLEMS:
+            self._problems.append(text)
 
     def _flush_overdue(self) -> None:
         while True:
             time.sleep(self._flush_s / 4)
             with self._lock:
-                overdue = [table for table, since in self._since.items() if time.monotonic() - since >= self._flush_s]
-                for table in overdue:
-                    try:
-                        self._write(table)
-                    except Exception as error:
-                        # Kept in the buffer; the next add or finish raises it where it can be acted on.
-                        self._problems.append(f"cannot write outcomes of {table[0]}: {error}")
+                now = time.monotonic()
+                self._write_or_note([table for table, since in self._since.items() if now - since >= self._flush_s])
 
 
 def brief(error: Exception) -> str:

@@ -99,7 +99,7 @@ def test_what_was_not_measured_is_not_guessed():
     there = machines(8.0)
     wanted = [demand("decode", 10.0), demand("transcribe", None, keeps_weights=True)]
     pools = planner.size(wanted, there, batches=1000)
-    assert [(pool.workers, pool.measured) for pool in pools] == [(8, False), (8, False)]
+    assert [(pool.workers, pool.fixed) for pool in pools] == [(8, False), (8, False)]
     assert planner.seconds(wanted, pools, there) is None
 
 
