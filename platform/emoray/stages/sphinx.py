@@ -27,6 +27,8 @@ WIDE = 1e-200
 #: Mean score per frame that an alignment must reach: on synthetic voices 98 % of true transcripts do, and 10 % of wrong
 #: ones.
 MIN_SCORE = -0.006
+#: Kinds of errors by which a transcript that may be right all the same cannot be aligned.
+UNALIGNABLE = ("unknown_word", "alignment_mismatch")
 
 
 @dataclass(frozen=True)

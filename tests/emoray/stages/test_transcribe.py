@@ -103,6 +103,14 @@ def test_auto_aligns_english_and_leaves_other_languages_untimed(spoken, referenc
     assert german["words"][1] == {"word": "abend", "start_s": None, "end_s": None, "emphasised": None}
 
 
+@pytest.mark.parametrize("transcript", ["twas brillig", "nobody expects seventeen purple elephants to juggle tomorrow"])
+def test_auto_keeps_a_transcript_that_cannot_be_aligned(spoken, reference, transcript):
+    value = reference("auto").run([{**spoken[0], "words": None, "transcript": transcript}])[0]
+    assert (value["text"], value["times"]) == (transcript, "none")
+    assert [word["start_s"] for word in value["words"]] == [None] * len(transcript.split())
+    assert only_error(reference("auto"), {**spoken[0], "words": None, "transcript": "— …"}).kind == "empty_transcript"
+
+
 def test_pocketsphinx_hears_words_with_times(spoken, configure):
     stage = transcriber(configure({"transcribe": {"kind": "pocketsphinx"}}).transcribe)
     value = stage.run(spoken[:1])[0]
