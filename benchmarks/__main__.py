@@ -1,9 +1,10 @@
-"""`make bench`: the quick set of measurements, each a ratio of two things timed in turn in this run.
+"""`make bench`: what performance.md asks for, each a ratio of things timed in turn in this run.
 
-    python -m benchmarks [--check] [--pairs 3] [--clips 600] [--out FILE]
+    python -m benchmarks [P1 P2 P3 P4] [--peers] [--check] [--pairs 5] [--clips 600] [--out FOLDER]
 
-`--check` fails where a median lies under its floor (benchmarks/floors.yaml). Peers (librosa, Daft …) and the GPU shapes
-are not here yet; the long table of quality is `make quality`, real voices are `python -m benchmarks.emodb`.
+P1 annotate against a bare loop · P2 transcription against peers · P3 run again, and after a kill · P4 audio against
+librosa. Without numbers P1 and P3; with `--peers` all four: P2 and P4 install their peers under .bench/. `--check`
+fails where a median lies beyond its floor (benchmarks/floors.yaml).
 """
 
 from __future__ import annotations
@@ -11,135 +12,76 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from benchmarks.quality_annotate import annotate as bare_loop
-
-from emoray.config import load
-from emoray.lake import Lake
-from emoray_jobs import annotate, corpus
-from emoray_jobs.cluster import session
-from emoray_jobs.config import Config
+from benchmarks import p1_annotate, p2_asr, p3_again, p4_audio
+from benchmarks.material import Scale
+from benchmarks.measure import Measurement
 
 FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A ratio over several pairs.
-
-    Attributes:
-        name: Key in floors.yaml.
-        what: In words, with the unit.
-        ratios: One per pair.
-    """
-
-    name: str
-    what: str
-    ratios: list[float]
-
-    @property
-    def median(self) -> float:
-        """What is quoted and held against the floor."""
-        return statistics.median(self.ratios)
-
-
-def annotation(folder: Path, clips: int, pairs: int) -> list[Measurement]:
-    """P1 and P3: annotate against a bare loop over the same stages and cores; a run of what is finished against it."""
-    speakers = {"train": clips // 20, "dev": 2, "gate": 2, "test": 2}
-    config = load(
-        Config,
-        overrides=(
-            f"lake.root={folder / 'lake'}",
-            f"corpus.synthetic.speakers={json.dumps(speakers)}",
-            'corpus.synthetic.utterances_per_speaker={"train": 20, "dev": 6, "gate": 6, "test": 6}',
-        ),
-        environ={},
-    )
-    corpus.build(config)
-    lake, cores = Lake(config.lake), len(os.sched_getaffinity(0))
-    speed, again = [], []
-    with session(config.cluster, config.lake):
-        for pair in range(-1, pairs):  # pair −1 warms up both sides and is not counted
-            _forget(lake)
-            on_ray = _seconds(lambda: annotate.run(config))
-            finished = _seconds(lambda: annotate.run(config))
-            _forget(lake)
-            bare = _seconds(lambda: bare_loop(config.lake, config.corpus.name, config.annotate, cores, _silent))
-            print(
-                f"pair {pair}: Ray {on_ray:.1f} s, bare loop {bare:.1f} s, finished run again {finished:.2f} s",
-                flush=True,
-            )
-            if pair >= 0:
-                speed.append(bare / on_ray)
-                again.append(finished / on_ray)
-    return [
-        Measurement(
-            "annotate_vs_bare_loop",
-            f"{clips} clips, utterances/s of annotate over a bare loop's on {cores} cores",
-            speed,
-        ),
-        Measurement("rerun_share", "time of a finished annotate run again, over the full run's", again),
-    ]
-
-
-def _forget(lake: Lake) -> None:
-    for table in ("annotations", "norms"):
-        shutil.rmtree(lake.path(table), ignore_errors=True)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    return None
-
-
-def _verdict(median: float, floor: dict[str, float]) -> tuple[bool, str]:
-    """Whether a median holds its floor (a measurement without one always does), and that in words."""
-    if "at_most" in floor:
-        holds, bound = median <= floor["at_most"], f"≤ {floor['at_most']}"
-    elif "at_least" in floor:
-        holds, bound = median >= floor["at_least"], f"≥ {floor['at_least']}"
-    else:
-        return True, "no floor yet"
-    return holds, f"{bound} {'holds' if holds else 'MISSED'}"
+MODULES = {"P1": p1_annotate, "P2": p2_asr, "P3": p3_again, "P4": p4_audio}
+#: What `make bench` runs.
+QUICK = ("P1", "P3")
 
 
 def main() -> int:
     """Measure, print, write; with `--check`, compare with the floors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail under a floor")
-    parser.add_argument("--pairs", type=int, default=3, help="counted pairs (default: %(default)s)")
-    parser.add_argument("--clips", type=int, default=600, help="clips to annotate (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=FOLDER / "results" / "bench.json", help="where the figures go")
+    parser.add_argument("numbers", nargs="*", metavar="P1 … P4", help=f"which (default: {' '.join(QUICK)})")
+    parser.add_argument("--peers", action="store_true", help="all four, if no numbers are given")
+    parser.add_argument("--check", action="store_true", help="fail beyond a floor")
+    parser.add_argument("--pairs", type=int, default=5, help="counted rounds (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=600, help="clips that P1 annotates (default: %(default)s)")
+    parser.add_argument("--asr-clips", type=int, default=160, help="clips that P2 transcribes (default: %(default)s)")
+    parser.add_argument("--audio-clips", type=int, default=200, help="files that P4 decodes (default: %(default)s)")
+    parser.add_argument("--f0-clips", type=int, default=15, help="of them, pitch measured (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=FOLDER / "results", help="folder of the figures")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="emoray-bench-") as folder:
-        measurements = annotation(Path(folder), options.clips, options.pairs)
-    floors = yaml.safe_load((FOLDER / "floors.yaml").read_text(encoding="utf-8"))["floors"]
+    unknown = set(options.numbers) - set(MODULES)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+    scale = Scale(
+        pairs=options.pairs,
+        clips=options.clips,
+        asr_clips=options.asr_clips,
+        audio_clips=options.audio_clips,
+        f0_clips=options.f0_clips,
+        cores=len(os.sched_getaffinity(0)),
+        show=lambda line: print(f"  {line}", flush=True),
+    )
+    bounds = yaml.safe_load((FOLDER / "floors.yaml").read_text(encoding="utf-8"))
+    options.out.mkdir(parents=True, exist_ok=True)
     failed = False
-    print(f"\n{'measurement':<26}{'median':>8}{'min':>8}{'max':>8}   floor")
-    for one in measurements:
-        holds, verdict = _verdict(one.median, floors.get(one.name, {}))
-        failed |= not holds
-        print(
-            f"{one.name:<26}{one.median:>8.3f}{min(one.ratios):>8.3f}{max(one.ratios):>8.3f}   {verdict}   {one.what}"
-        )
-    options.out.parent.mkdir(exist_ok=True)
-    figures = {one.name: {"what": one.what, "median": one.median, "ratios": one.ratios} for one in measurements}
-    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    for number in options.numbers or (MODULES if options.peers else QUICK):
+        print(number, flush=True)
+        with tempfile.TemporaryDirectory(prefix="emoray-bench-") as folder:
+            measurements = MODULES[number].measure(Path(folder), scale)
+        for one in measurements:
+            failed |= not _report(one, bounds)
+        path = options.out / f"{number}.json"
+        path.write_text(json.dumps([one.record() for one in measurements], indent=1) + "\n", encoding="utf-8")
     return int(options.check and failed)
+
+
+def _report(one: Measurement, bounds: dict[str, dict[str, dict[str, float]]]) -> bool:
+    """Print a measurement; whether it holds its floor (one without a floor always does)."""
+    holds = True
+    print(f"\n{one.name}: median {one.median:.3f} ({min(one.ratios):.3f} … {max(one.ratios):.3f}): {one.what}")
+    for kind in ("goals", "floors"):
+        bound = (bounds[kind] or {}).get(one.name, {})
+        if bound:
+            kept = bound.get("at_least", 0.0) <= one.median <= bound.get("at_most", float("inf"))
+            holds = holds and (kept or kind == "goals")
+            print(f"  {kind[:-1]}: {bound} {'holds' if kept else 'MISSED'}")
+    for side, seconds in one.seconds.items():
+        times = ", ".join(f"{taken:.2f}" for taken in seconds)
+        print(f"  {side}: {times} s; peak memory {one.peak_bytes[side] / 2**20:,.0f} MiB")
+    if one.note:
+        print(f"  {one.note}")
+    return holds
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""Peers get virtual environments of their own, under `.bench/`: made at first use, then found there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+#: The libraries that every peer of P2 shares with us, in our versions, so that the pipelines differ and nothing else.
+SHARED = ("torch==2.13.0", "transformers==5.19.0", "soundfile==0.14.0", "soxr==1.1.0")
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "librosa": ("librosa==0.11.0",),
+    "daft": ("daft==0.7.26", *SHARED),
+    "data-juicer": ("py-data-juicer==1.6.1", "aiohttp==3.14.5", *SHARED),  # which it imports and does not ask for
+}
+
+
+class NotInstalledError(Exception):
+    """A peer cannot be installed here; the message says why."""
+
+
+def python(peer: str) -> Path:
+    """The interpreter of a peer's environment, which is made if it is not there.
+
+    Raises:
+        NotInstalledError: That failed.
+    """
+    folder = ROOT / ".bench" / peer
+    interpreter, done = folder / "bin" / "python", folder / "installed"
+    wanted = " ".join(PACKAGES[peer])
+    if done.exists() and done.read_text(encoding="utf-8") == wanted:
+        return interpreter
+    uv = Path(sys.executable).with_name("uv")
+    environment = os.environ | {"UV_LINK_MODE": "copy"}
+    if "PIP_FIND_LINKS" in environment:  # uv does not read pip's settings
+        environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
+    overrides = ROOT / "requirements" / "overrides.txt"
+    for command in (
+        [uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder],
+        [uv, "pip", "install", "--quiet", "--python", interpreter, "--overrides", overrides, *PACKAGES[peer]],
+    ):
+        outcome = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+        if outcome.returncode:
+            last = (outcome.stderr.strip().splitlines() or ["no message"])[-1]
+            raise NotInstalledError(f"{peer} cannot be installed: {last}")
+    done.write_text(wanted, encoding="utf-8")
+    return interpreter
+
+
+def script(name: str) -> Path:
+    """A peer's program."""
+    return ROOT / "benchmarks" / "peers" / name

@@ -1,0 +1,75 @@
+"""What the benchmarks work on: a synthetic corpus to annotate, and clips of mixed length cut from its voices."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from emoray.audio.io import AUDIO_HZ
+from emoray.config import load
+from emoray.lake import Lake
+from emoray_jobs import corpus
+from emoray_jobs.config import Config
+
+#: Lengths of the mixed clips, as speech corpora have them: most last some seconds, few more than twenty. All fit into
+#: Whisper's window.
+MEDIAN_S, SPREAD, SHORTEST_S, LONGEST_S = 5.0, 0.6, 1.5, 28.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured.
+
+    Attributes:
+        pairs: Counted rounds.
+        clips: Utterances that P1 and P3 annotate.
+        asr_clips: Clips that P2 transcribes.
+        audio_clips: Files that P4 decodes …
+        f0_clips: … and of these, measures the pitch of.
+        cores: Cores that every side has.
+        show: Prints a line of progress.
+    """
+
+    pairs: int
+    clips: int
+    asr_clips: int
+    audio_clips: int
+    f0_clips: int
+    cores: int
+    show: Callable[[str], None]
+
+
+def synthetic(folder: Path, clips: int) -> list[str]:
+    """Synthesise a corpus of about `clips` utterances in a lake of its own.
+
+    Returns:
+        Overrides of the configuration that name it.
+    """
+    speakers = {"train": max(1, clips // 20), "dev": 2, "gate": 2, "test": 2}
+    overrides = [
+        f"lake.root={folder / 'lake'}",
+        f"corpus.synthetic.speakers={json.dumps(speakers)}",
+        'corpus.synthetic.utterances_per_speaker={"train": 20, "dev": 6, "gate": 6, "test": 6}',
+    ]
+    corpus.build(load(Config, overrides=overrides, environ={}))
+    return overrides
+
+
+def voices(folder: Path, count: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Clips of mixed length: sentences of synthetic voices, one after the other, cut off at a drawn length."""
+    config = load(Config, overrides=synthetic(folder / "voices", 100), environ={})
+    paths = Lake(config.lake).utterances(config.corpus.name)["audio_uri"].to_pylist()
+    sentences = itertools.cycle([soundfile.read(path, dtype="float32")[0] for path in paths])
+    lengths_s = np.random.default_rng(0).lognormal(np.log(MEDIAN_S), SPREAD, count).clip(SHORTEST_S, LONGEST_S)
+    for length in np.round(lengths_s * AUDIO_HZ).astype(int):
+        parts: list[npt.NDArray[np.float32]] = []
+        while sum(map(len, parts)) < length:
+            parts.append(next(sentences))
+        yield np.concatenate(parts)[:length]

@@ -1,0 +1,106 @@
+"""Our sides, each in a process of its own: `python -m benchmarks.own TASK.json` (see benchmarks/peers/protocol.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from benchmarks.peers.protocol import serve, task
+from benchmarks.quality_annotate import annotate as bare_loop
+
+from emoray.audio.io import AudioConfig, decode
+from emoray.audio.prosody import ProsodyConfig, measure
+from emoray.config import load
+from emoray.lake import Lake
+from emoray.stages import pipeline
+from emoray_jobs import annotate
+from emoray_jobs.cluster import session
+from emoray_jobs.config import Config
+from emoray_jobs.passes import Passes
+
+
+def configured(given: dict[str, Any]) -> Config:
+    """The configuration that a task describes."""
+    return load(Config, overrides=given["overrides"], environ={})
+
+
+def forget(config: Config) -> None:
+    """Remove all annotations, so that the next run starts from nothing."""
+    lake = Lake(config.lake)
+    for table in ("annotations", "norms"):
+        shutil.rmtree(lake.path(table), ignore_errors=True)
+
+
+def on_ray(given: dict[str, Any]) -> None:
+    """Annotate as users run it, on a Ray that is there already."""
+    config = configured(given)
+    with session(config.cluster, config.lake):
+        serve(lambda: {"complete": annotate.run(config).counts.complete}, lambda: forget(config))
+
+
+def bare(given: dict[str, Any]) -> None:
+    """The same stages called in a loop, one process per core."""
+    config = configured(given)
+
+    def work() -> dict[str, int]:
+        prints, _ = bare_loop(config.lake, config.corpus.name, config.annotate, given["cores"], lambda *_: None)
+        return {"complete": len(Lake(config.lake).done_ids("embed_semantics", prints["embed_semantics"]))}
+
+    serve(work, lambda: forget(config))
+
+
+def transcribe(given: dict[str, Any]) -> None:
+    """Annotate's machinery with two of its stages, decode and transcribe."""
+    config = configured(given)
+    lake = Lake(config.lake)
+    stages = [stage for stage in pipeline.audio_stages(config.annotate) if stage.name != "prosody"]
+
+    def work() -> None:
+        with contextlib.ExitStack() as stack:
+            prints = pipeline.fingerprints(config.annotate, None)
+            Passes(config, lake, lake.utterances(config.corpus.name), stack).finish(stages, prints, "transcribing")
+
+    def found() -> dict[str, str]:
+        outcomes = lake.stage_outcomes("transcribe", pipeline.fingerprints(config.annotate, None)["transcribe"])
+        rows = outcomes.collect().to_dicts() if outcomes is not None else []
+        return {row["utterance_id"]: row["value"]["text"] for row in rows if row["value"] is not None}
+
+    with session(config.cluster, config.lake):
+        serve(work, lambda: forget(config), found)
+
+
+def audio(given: dict[str, Any]) -> None:
+    """Decode and resample, or F0 and energy of what that gives; one thread."""
+    limits = AudioConfig(min_duration_s=0.1, max_duration_s=60, silence_dbfs=-70)
+    prosody = ProsodyConfig(**{name: given[name] for name in ProsodyConfig.model_fields})
+    samples = [decode(path, limits).samples for path in given["clips"]]
+    latest: list[np.ndarray] = []
+
+    def decoding() -> None:
+        latest[:] = [decode(path, limits).samples for path in given["clips"]]
+
+    def measuring() -> None:
+        latest[:] = [measure(one, prosody).f0_hz for one in samples]
+
+    def found() -> str:
+        np.savez(given["out"], *latest)
+        return str(given["out"])
+
+    serve({"decode": decoding, "f0": measuring}[given["what"]], found=found)
+
+
+WHAT: dict[str, Callable[[dict[str, Any]], None]] = {
+    "annotate": on_ray,
+    "bare loop": bare,
+    "transcribe": transcribe,
+    "decode": audio,
+    "f0": audio,
+}
+
+
+if __name__ == "__main__":
+    TASK = task()
+    WHAT[TASK["what"]](TASK)

@@ -1,0 +1,78 @@
+"""P3: what it costs to run annotate again, when it had finished and when it had been killed, against a full run.
+
+Start-up is not in these times: a process says when it is ready, with Ray running, and the clock starts there. Every run
+but the one over finished work has a process and a Ray of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.material import Scale, synthetic
+from benchmarks.measure import OWN, Measurement, Side
+
+from emoray.config import load
+from emoray.lake import Lake
+from emoray.stages.pipeline import AUDIO_STAGES, TEXT_STAGES
+from emoray_jobs.config import Config
+
+#: Share of the full run's time after which driver and Ray are killed.
+KILL_AT = 0.5
+
+
+def measure(folder: Path, scale: Scale) -> list[Measurement]:
+    """Each round: a full run, one over what it finished, one killed half-way, and one that ends what that one began."""
+    # Small buffers, so that what is lost at the kill is not the half of a corpus as small as this.
+    overrides = [*synthetic(folder / "again", scale.clips // 2), "annotate.flush_rows=32", "annotate.flush_s=2"]
+    lake = Lake(load(Config, overrides=overrides, environ={}).lake)
+    task = {"what": "annotate", "overrides": overrides}
+    seconds: dict[str, list[float]] = {"full": [], "finished": [], "killed": [], "after the kill": []}
+    peaks = dict.fromkeys(seconds, 0)
+    clips, repeated = 0, []
+    for number in range(scale.pairs + 1):
+        with Side("full", OWN, task, folder) as side:
+            whole = side.run()
+            again = side.run(reset=False)
+        with Side("killed", OWN, task, folder) as victim:
+            cut = victim.kill_after(KILL_AT * whole.seconds)
+        with Side("after the kill", OWN, task, folder) as successor:
+            rest = successor.run(reset=False)
+        clips = whole.results["complete"]
+        if rest.results["complete"] != clips:
+            raise RuntimeError(f"after a kill {rest.results['complete']} of {clips} clips were completed")
+        if not number:
+            continue  # warms the disk's cache up
+        repeated.append(_rows(lake) - clips * len((*AUDIO_STAGES, *TEXT_STAGES)))
+        for name, reading in zip(seconds, (whole, again, cut, rest), strict=True):
+            seconds[name].append(reading.seconds)
+            peaks[name] = max(peaks[name], reading.peak_bytes)
+        scale.show(f"round {number}: " + ", ".join(f"{name} {taken[-1]:.2f} s" for name, taken in seconds.items()))
+    rounds = list(zip(*seconds.values(), strict=True))
+    return [
+        Measurement(
+            "rerun_share",
+            f"time of a run over {clips} finished clips, over the full run's",
+            [again / whole for whole, again, _, _ in rounds],
+            {name: seconds[name] for name in ("full", "finished")},
+            {name: peaks[name] for name in ("full", "finished")},
+        ),
+        Measurement(
+            "kill_share",
+            f"time of a run killed half-way and of the next, over the full run's, {clips} clips",
+            [(cut + rest) / whole for whole, _, cut, rest in rounds],
+            seconds,
+            peaks,
+            f"outcomes that were written twice, in each round: {', '.join(map(str, repeated))}",
+        ),
+    ]
+
+
+def _rows(lake: Lake) -> int:
+    """Rows in the files of all stage tables, repeats and all."""
+    return sum(
+        dataset.count_rows()
+        for stage in (*AUDIO_STAGES, *TEXT_STAGES)
+        for prints in [lake.fs.ls(lake.path("annotations", stage), detail=False)]
+        for one in prints
+        if (dataset := lake.dataset("annotations", stage, one.rsplit("/", 1)[-1])) is not None
+    )

@@ -1,0 +1,95 @@
+"""P4: hours of audio per core-hour. Decode and resample against librosa.load, F0 and energy against librosa.pyin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from benchmarks import environments
+from benchmarks.material import Scale, voices
+from benchmarks.measure import OWN, Measurement, Reading, Side, against, rounds
+
+from emoray.audio.io import AUDIO_HZ
+
+#: (rate, channels, format, subtype) of the files, in turn: what corpora are delivered in.
+KINDS = (
+    (16_000, 1, "WAV", "PCM_16"),
+    (44_100, 2, "WAV", "PCM_16"),
+    (48_000, 1, "WAV", "PCM_24"),
+    (44_100, 1, "FLAC", "PCM_16"),
+    (8_000, 1, "WAV", "PCM_16"),
+)
+
+
+def measure(folder: Path, scale: Scale) -> list[Measurement]:
+    """Both comparisons, over the same files, one core each."""
+    clips, seconds = _files(folder, scale.audio_clips)
+    prosody = {"hop_s": 0.01, "f0_floor_hz": 60.0, "f0_ceiling_hz": 500.0}
+    peer = (str(environments.python("librosa")), str(environments.script("librosa_audio.py")))
+    measurements = []
+    for what, files, name, text, judge in (
+        ("decode", clips, "decode_vs_librosa", "decode and resample over librosa.load", _equal_samples),
+        ("f0", clips[: scale.f0_clips], "prosody_vs_pyin", "F0 and energy over librosa.pyin", _agreeing_pitch),
+    ):
+        task = {"what": what, "clips": files, "threads": 1, **prosody}
+        hours = sum(seconds[: len(files)]) / 3600
+        with (
+            Side(f"{what} ours", OWN, task | {"out": str(folder / f"{what}-ours.npz")}, folder) as ours,
+            Side(f"{what} librosa", peer, task | {"out": str(folder / f"{what}-peer.npz")}, folder) as theirs,
+        ):
+            readings = rounds([ours, theirs], scale.pairs, scale.show)
+        note = f"{judge(readings[ours.name][-1], readings[theirs.name][-1])}; {_rates(readings, hours)}"
+        measurements.append(against(name, f"hours per core-hour, {text}", readings, ours.name, theirs.name, note))
+    return measurements
+
+
+def _files(folder: Path, count: int) -> tuple[list[str], list[float]]:
+    paths, seconds = [], []
+    for number, samples in enumerate(voices(folder, count)):
+        hz, channels, container, subtype = KINDS[number % len(KINDS)]
+        path = folder / f"p4-{number:04d}.{container.lower()}"
+        resampled = soxr.resample(samples, AUDIO_HZ, hz) if hz != AUDIO_HZ else samples
+        stereo = np.stack([resampled, 0.8 * resampled], axis=1)[:, :channels]
+        soundfile.write(path, stereo, hz, format=container, subtype=subtype)
+        paths.append(str(path))
+        seconds.append(len(samples) / AUDIO_HZ)
+    return paths, seconds
+
+
+def _rates(readings: Mapping[str, Sequence[Reading]], hours: float) -> str:
+    rates = {
+        side: hours / (np.median([reading.seconds for reading in taken]) / 3600) for side, taken in readings.items()
+    }
+    return ", ".join(f"{side} {rate:,.0f} h per core-hour" for side, rate in rates.items())
+
+
+def _arrays(reading: Reading) -> list[Any]:
+    stored = np.load(reading.results)
+    return [stored[name] for name in stored.files]
+
+
+def _equal_samples(ours: Reading, theirs: Reading) -> str:
+    pairs = list(zip(_arrays(ours), _arrays(theirs), strict=True))
+    apart = max(float(np.abs(own[: len(peer)] - peer[: len(own)]).max()) for own, peer in pairs)
+    longer = max(abs(len(own) - len(peer)) for own, peer in pairs)
+    return f"largest difference of a sample {apart:.1e} of full scale, of a length {longer}"
+
+
+def _agreeing_pitch(ours: Reading, theirs: Reading) -> str:
+    voiced, both, apart = [], [], []
+    for own, peer in zip(_arrays(ours), _arrays(theirs), strict=True):
+        frames = min(len(own), len(peer))
+        own_T, peer_T = own[:frames], peer[:frames]
+        together_T = (own_T > 0) & (peer_T > 0)
+        voiced.append((own_T > 0) == (peer_T > 0))
+        both.append(together_T)
+        apart.append(np.abs(12 * np.log2(own_T[together_T] / peer_T[together_T])))
+    close = float(np.mean(np.concatenate(apart) < 0.5))
+    return (
+        f"same voicing in {np.mean(np.concatenate(voiced)):.0%} of the frames; where both find a pitch "
+        f"({np.mean(np.concatenate(both)):.0%}), within half a semitone in {close:.0%}"
+    )

@@ -1,0 +1,45 @@
+"""Peer of P4: `librosa.load` to 16 kHz mono, or `librosa.pyin` on the samples that it gives; one thread."""
+
+from __future__ import annotations
+
+import librosa
+import numpy as np
+from protocol import serve, task
+
+TASK = task()
+HZ = 16_000
+LATEST: list[np.ndarray] = []
+
+
+def load() -> None:
+    """Decode and resample all files."""
+    LATEST[:] = [librosa.load(path, sr=HZ, mono=True)[0] for path in TASK["clips"]]
+
+
+def pitch() -> None:
+    """F0 of all clips; the window holds almost four periods of the lowest F0 and is half as long as by default."""
+    LATEST[:] = [
+        np.nan_to_num(
+            librosa.pyin(
+                samples,
+                sr=HZ,
+                fmin=TASK["f0_floor_hz"],
+                fmax=TASK["f0_ceiling_hz"],
+                frame_length=1024,
+                hop_length=round(TASK["hop_s"] * HZ),
+            )[0]
+        )
+        for samples in SAMPLES
+    ]
+
+
+def found() -> str:
+    """Where the latest arrays are."""
+    np.savez(TASK["out"], *LATEST)
+    return str(TASK["out"])
+
+
+if __name__ == "__main__":
+    load()
+    SAMPLES = list(LATEST)
+    serve({"decode": load, "f0": pitch}[TASK["what"]], found=found)
