@@ -28,7 +28,7 @@ endif
 # The cache and the checkout are often on different disks; copying then is what happens anyway, without the warning.
 export UV_LINK_MODE ?= copy
 
-.PHONY: help setup demo test checks format bench bench-check quality lock vllm-cpu clean
+.PHONY: help setup demo test checks format bench bench-check chaos quality lock vllm-cpu clean
 
 help: ## Show the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,11 @@ bench: setup ## P1 and P3 of the measurements (ARGS=--peers: P2 and P4 too, agai
 
 bench-check: setup ## Fail where a measurement is under its floor (benchmarks/floors.yaml).
 	$(PY) -m benchmarks --check $(ARGS)
+
+chaos: setup ## Kill annotate twenty times at random moments; feed it bad clips; let its table grow to 100,000 rows.
+	$(PY) -m benchmarks.chaos $(ARGS)
+	$(PY) -m benchmarks.corrupt
+	$(PY) -m benchmarks.scale
 
 quality: setup ## The long table: MSF-SER, its ablations and the concat baseline, three seeds each.
 	$(PY) -m benchmarks.quality $(ARGS)

@@ -1,0 +1,290 @@
+"""`make chaos`: annotate is killed at random moments, run again, and held against a run that nobody disturbed.
+
+    python -m benchmarks.chaos [--runs 20] [--rows 2000] [--seed 0] [--at-most N] [--config FILE] [--set key=value …]
+
+Each run kills a driver, a worker process (the sink among them), the raylet of a node or that of the head with SIGKILL,
+once a randomly drawn share of the work has been begun; then the same command runs to its end. A run that is finished
+is not repeated: kill this script and call it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from benchmarks.chaos_cluster import Nodes, use_token
+from benchmarks.chaos_driver import calls
+from benchmarks.clips import CORPUS, make_clips, write_corpus
+
+from emoray.config import load, to_yaml
+from emoray.lake import Lake
+from emoray.stages import pipeline
+from emoray_jobs.config import Config
+
+FOLDER = Path(__file__).parent
+VICTIMS = ("driver", "worker", "raylet", "driver", "worker", "head")
+RUN_LIMIT_S = 3600.0
+#: Small batches and buffers, so that there are many of both to lose.
+SMALL = (f"corpus.name={CORPUS}", "annotate.batch_rows=32", "annotate.flush_rows=128")
+STAGES = (*pipeline.AUDIO_STAGES, *pipeline.TEXT_STAGES)
+
+
+class Ground:
+    """Where one run takes place: its lake, its configuration, its notes of the work.
+
+    Args:
+        folder: Made anew, unless there are no rows.
+        rows: Rows of the corpus; none to look at a run that is finished.
+        options: The command line.
+        address: The cluster's.
+    """
+
+    def __init__(self, folder: Path, rows: list[dict[str, object]], options: argparse.Namespace, address: str) -> None:
+        if rows:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.calls = folder / "calls"
+        self.calls.mkdir(parents=True, exist_ok=True)
+        self._file, self._log = folder / "config.yaml", folder / "log"
+        self.config = configuration(options, f"lake.root={folder / 'lake'}")
+        self.join(address)
+        self.lake = Lake(self.config.lake)
+        if rows:
+            write_corpus(self.lake, rows)
+
+    def join(self, address: str) -> None:
+        """Use another cluster."""
+        cluster = self.config.cluster.model_copy(update={"address": address})
+        self.config = self.config.model_copy(update={"cluster": cluster})
+        self._file.write_text(to_yaml(self.config))
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start the command."""
+        command = [sys.executable, "-m", "benchmarks.chaos_driver", str(self._file), str(self.calls)]
+        path = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "PYTHONPATH": path}
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """Run the command to its end; its counts and fingerprints."""
+        driver = self.start()
+        said, _ = driver.communicate(timeout=RUN_LIMIT_S)
+        if driver.returncode:
+            raise SystemExit(f"annotate ended with status {driver.returncode}, see {self._log}")
+        return dict(json.loads(said.splitlines()[-1]))
+
+    def begun(self) -> int:
+        """How many rows stages have begun, repeats and all; cheap enough to ask often."""
+        return sum(file.read_bytes().count(b"\n") for file in self.calls.iterdir())
+
+    def table(self, stage: str, fingerprint: str) -> pa.Table:
+        """A stage table as readers see it, by id."""
+        outcomes = self.lake.stage_outcomes(stage, fingerprint, columns=["value", "error"])
+        return outcomes.sort("utterance_id").collect().to_arrow() if outcomes is not None else pa.table({})
+
+
+def configuration(options: argparse.Namespace, *overrides: str) -> Config:
+    return load(Config, file=options.config, overrides=[*SMALL, *options.set, *overrides], environ={})
+
+
+def leaves(array: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
+    """The flat arrays that a nested one is made of."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if pa.types.is_struct(array.type):
+        yield array.is_valid()
+        for field in array.flatten():
+            yield from leaves(field)
+    elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        yield pc.list_value_length(array)
+        yield from leaves(array.flatten())
+    else:
+        yield array
+
+
+def differences(found: pa.Table, expected: pa.Table) -> str:
+    """What distinguishes two tables beyond rounding in float32; empty if nothing does."""
+    if found.num_rows != expected.num_rows:
+        return f"{found.num_rows} rows for {expected.num_rows}"
+    for name in expected.column_names:
+        pairs = list(zip(leaves(found[name]), leaves(expected[name]), strict=True))
+        for one, other in pairs:
+            if pa.types.is_floating(other.type) and len(one) == len(other):
+                values = [np.asarray(array.to_numpy(zero_copy_only=False), np.float64) for array in (one, other)]
+                same = bool(np.allclose(*values, rtol=1e-4, atol=1e-5, equal_nan=True))
+            else:
+                same = one.equals(other)
+            if not same:
+                return f"column {name} differs"
+    return ""
+
+
+def bound(config: Config, processes: int) -> int:
+    """Most work that may be done twice: what each process had in hand and what the sink had not written, per stage.
+
+    A process has one batch in hand; the stages of one of the two phases are under way at a time.
+    """
+    stages = max(len(pipeline.AUDIO_STAGES), len(pipeline.TEXT_STAGES))
+    return stages * (processes * config.annotate.batch_rows + config.annotate.flush_rows)
+
+
+def disturb(ground: Ground, nodes: Nodes, number: int, reference: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Start the command and kill something once a drawn share of the work has been begun; wait for its end."""
+    draw = random.Random(f"{seed}-{number}")
+    what, share = VICTIMS[number % len(VICTIMS)], draw.random()
+    driver, began = ground.start(), time.monotonic()
+    killed = None
+    while driver.poll() is None and killed is None:
+        if ground.begun() >= share * reference["calls"]:
+            killed = nodes.kill(what, driver, {int(file.name) for file in ground.calls.iterdir()}, draw)
+        time.sleep(0.05)
+    event = {
+        "run": number,
+        "victim": what,
+        "killed": killed,  # None: the job was through before there was anything of the kind to kill
+        "at_s": round(time.monotonic() - began, 1),
+        "begun_share": round(ground.begun() / reference["calls"], 3),
+        "processes": len(list(ground.calls.iterdir())),
+    }
+    driver.communicate(timeout=RUN_LIMIT_S)
+    return event | {"first_status": driver.returncode}
+
+
+def judge(ground: Ground, reference: dict[str, Any], expected: Ground, rows: int) -> dict[str, Any]:
+    """Run the command again and hold what it leaves against the undisturbed run."""
+    said = ground.finish()
+    wrong = "" if said == reference["said"] else f"it said {said}"
+    repeats = 0
+    for stage, fingerprint in reference["said"]["fingerprints"].items():
+        found = ground.table(stage, fingerprint)
+        if found.num_rows != rows or pc.count_distinct(found["utterance_id"]).as_py() != rows:
+            wrong = wrong or f"{stage}: {found.num_rows} rows"
+        wrong = wrong or differences(found, expected.table(stage, fingerprint)).replace("column", f"{stage}: column")
+        dataset = ground.lake.dataset("annotations", stage, fingerprint)
+        repeats += (dataset.count_rows() if dataset else 0) - found.num_rows
+    begun = collections.Counter(calls(ground.calls))
+    return {
+        "equal": not wrong,
+        "wrong": wrong,
+        "rework": sum(begun.values()) - len(begun),
+        "rows_written_twice": repeats,
+    }
+
+
+def prepare(
+    work: Path, rows: list[dict[str, object]], options: argparse.Namespace, nodes: Nodes
+) -> tuple[Ground, dict[str, Any]]:
+    """The run that nobody disturbs, made once."""
+    record = work / "reference.json"
+    if not record.exists():
+        ground, began = Ground(work / "reference", rows, options, nodes.address), time.monotonic()
+        said = ground.finish()
+        notes = {"said": said, "calls": ground.begun(), "wall_s": round(time.monotonic() - began, 1)}
+        record.write_text(json.dumps(notes))
+    reference = json.loads(record.read_text())
+    if reference["calls"] != len(rows) * len(STAGES):
+        raise SystemExit(
+            f"the undisturbed run began {reference['calls']} rows of stages, not {len(rows) * len(STAGES)}"
+        )
+    return Ground(work / "reference", [], options, nodes.address), reference
+
+
+def page(done: list[dict[str, Any]], reference: dict[str, Any], options: argparse.Namespace, config: Config) -> str:
+    """The table of all runs."""
+    lines = [
+        f"# Chaos: annotate of {options.rows:,} rows, killed {len(done)} times",
+        "",
+        (
+            f"Semantics `{config.annotate.semantics.kind}`, batches of {config.annotate.batch_rows} rows, sink files "
+            f"of {config.annotate.flush_rows} rows, seed {options.seed}; a head and two nodes of two cores each on one "
+            f"machine. The undisturbed run took {reference['wall_s']} s and did {reference['calls']:,} rows of stages. "
+            "Work is counted when a stage begins a row; rework is what was begun more than once. The bound: each "
+            "process its batch and the sink its buffers, for the stages of a phase."
+        ),
+        "",
+        "| run | killed | at s | work begun | first exit | after the second run | rework | bound | written twice |",
+        "|---:|---|---:|---:|---:|---|---:|---:|---:|",
+    ]
+    for one in done:
+        outcome = "every row once, equal" if one["equal"] else f"**{one['wrong']}**"
+        lines.append(
+            f"| {one['run']} | {one['killed'] or 'nothing: it was through'} | {one['at_s']} | {one['begun_share']:.0%} "
+            f"| {one['first_status']} | {outcome} | {one['rework']} | {one['bound']} | {one['rows_written_twice']} |"
+        )
+    good = sum(one["equal"] and one["rework"] <= one["bound"] for one in done)
+    most = max((one["rework"] / reference["calls"] for one in done), default=0.0)
+    verdict = "every utterance once, values equal, rework within the bound"
+    lines += ["", f"{good} of {len(done)} runs: {verdict}; at most {most:.1%} of the work was repeated.", ""]
+    return "\n".join(lines)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-most", type=int, default=None, help="runs to do now (default: all that are left)")
+    parser.add_argument("--config", type=Path, default=None, help="as of emoray")
+    parser.add_argument("--set", action="append", default=[], help="as of emoray")
+    parser.add_argument("--work", type=Path, default=FOLDER.parent / ".bench" / "chaos")
+    parser.add_argument("--name", default="chaos", help="of the page in benchmarks/results")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do the runs that are left; print and write the page. 1 if a run lost, doubled or changed anything."""
+    options = parse(arguments)
+    config = configuration(options)
+    mark = hashlib.sha256(f"{options.rows}-{options.seed}-{to_yaml(config)}".encode()).hexdigest()[:12]
+    work = options.work / mark
+    rows = make_clips(options.work / "audio", options.rows)
+    record = work / "runs.json"
+    done = json.loads(record.read_text()) if record.exists() else []
+    left = range(len(done), min(options.runs, len(done) + (options.at_most or options.runs)))
+    with contextlib.ExitStack() as outer, contextlib.ExitStack() as stack:
+        use_token(outer)
+        nodes = Nodes(stack)
+        expected, reference = prepare(work, rows, options, nodes)
+        for number in left:
+            ground = Ground(work / f"run-{number:02d}", rows, options, nodes.address)
+            event = disturb(ground, nodes, number, reference, options.seed)
+            if event["victim"] == "head":
+                stack.close()
+                nodes = Nodes(stack)
+                ground.join(nodes.address)
+            else:
+                nodes.mend()
+            event |= judge(ground, reference, expected, len(rows))
+            event["bound"] = bound(config, event["processes"])
+            done.append(event)
+            record.write_text(json.dumps(done))
+            print(json.dumps(event), flush=True)
+            if event["equal"]:
+                shutil.rmtree(work / f"run-{number:02d}")
+    text = page(done, reference, options, config)
+    print(text)
+    results = FOLDER / "results"
+    results.mkdir(exist_ok=True)
+    (results / f"{options.name}.md").write_text(text, encoding="utf-8")
+    (results / f"{options.name}.json").write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+    return int(not all(one["equal"] and one["rework"] <= one["bound"] for one in done))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
