@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -146,6 +148,11 @@ def _opened(
         return
     try:
         if "://" not in source:
+            if not stat.S_ISREG(mode := os.stat(source).st_mode) and not stat.S_ISDIR(mode):
+                # A pipe or a device: reading it may never end.
+                raise AudioError(
+                    "not a regular file", where=where, remedy="Name the recording itself", kind="not_audio"
+                )
             # Unbuffered, so that the descriptor stands where the file does: see `_read`.
             with open(source, "rb", buffering=0) as file:
                 yield file
