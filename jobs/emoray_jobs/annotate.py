@@ -32,6 +32,9 @@ from emoray_jobs.progress import track
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
+#: Stages that norms are fitted from.
+NORMS_READ = ("prosody", "transcribe")
+
 
 @dataclass(frozen=True)
 class State:
@@ -123,7 +126,15 @@ def run(
         workforce=job.workforce(),
         flush_rows=config.annotate.flush_rows,
     )
-    annotate_summary.hold_budget(result.counts, result.stages, config.annotate.max_error_fraction)
+    status = "FAILED"
+    try:
+        annotate_summary.hold_budget(result.counts, result.stages, config.annotate.max_error_fraction)
+        status = "FINISHED"
+    finally:
+        if config.summary.track and result.computed:
+            from emoray_jobs import annotate_tracking
+
+            annotate_tracking.track(config, lake, result, status=status)
     return result
 
 
@@ -157,8 +168,9 @@ def known_norms(config: Config, lake: Lake) -> Norms | None:
 
 def _norms_pointer(config: Config) -> tuple[str, ...]:
     """Where it is kept which norms a corpus has; the same audio stages and options find the same norms again."""
+    prints = pipeline.fingerprints(config.annotate, None)
     document = {
-        "audio": pipeline.fingerprints(config.annotate, None),
+        "audio": {name: prints[name] for name in NORMS_READ},
         "norms": config.annotate.norms.model_dump(mode="json"),
     }
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
@@ -172,7 +184,7 @@ def _fitted_norms(
     if known is not None:
         return known
     columns = ["utterance_id", "speaker_id", "split"]
-    reads = {name: fingerprints[name] for name in ("prosody", "transcribe")}
+    reads = {name: fingerprints[name] for name in NORMS_READ}
 
     def rows() -> Iterator[dict[str, Any]]:
         done = 0

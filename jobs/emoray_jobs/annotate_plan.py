@@ -1,17 +1,23 @@
-"""annotate --plan: what a run would compute and reuse, before any work."""
+"""annotate --plan: what a run would compute and reuse, with which workers, how long it takes and what it costs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from emoray.lake import Lake
 from emoray.stages import pipeline
-from emoray_jobs import annotate, worklist
+from emoray.stages.base import Stage
+from emoray_jobs import annotate, cluster, machines, worklist
+from emoray_jobs.forecast import Forecast, forecast
+from emoray_jobs.planner import Machines, Pool
+from emoray_jobs.worklist import Worklist
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -23,17 +29,19 @@ class StagePlan:
 
     Attributes:
         name: The stage.
-        runs_in: `task` or `actor` (a pool that keeps weights).
         compute: Utterances without an outcome.
         reuse: Utterances with one.
         audio_s: Seconds of audio to put through it.
+        work_s: Seconds of work, of a core or of a worker with its GPU; None where the cost is unknown.
+        measured_rows: How many measured rows that rests on.
     """
 
     name: str
-    runs_in: str
     compute: int
     reuse: int
     audio_s: float
+    work_s: float | None
+    measured_rows: int
 
 
 @dataclass(frozen=True)
@@ -44,43 +52,150 @@ class Plan:
         corpus: Name of the corpus.
         stages: Per stage, in order.
         norms_hash: The norms at hand; None if they are yet to be fitted: every text stage is then to be computed.
+        machines: What there is to do it with.
+        pools: The workers of each phase with something to do.
+        seconds: How long it takes; None where a cost is unknown.
+        price: What all machines cost for that time; None without prices or time.
     """
 
     corpus: str
     stages: list[StagePlan]
     norms_hash: str | None
+    machines: Machines
+    pools: list[Pool]
+    seconds: float | None
+    price: float | None
 
 
-def run(config: Config, *, splits: Sequence[str] = ()) -> Plan:
-    """What `annotate` would compute and reuse now. Needs no Ray and changes nothing.
+def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) -> Plan:
+    """What `annotate` would do now. Starts no Ray where it would start one of its own, and writes nothing.
+
+    Args:
+        config: The jobs' configuration.
+        splits: Only these splits; empty for all.
+        calibrate: First measure the stages whose cost is unknown, on a few utterances. That starts Ray, and the lake
+            remembers what was measured.
 
     Raises:
         LakeError: The corpus is not in the lake.
         InputError: The corpus has no such split.
+        ConfigError: A stage wants more GPUs than there are.
     """
     lake = Lake(config.lake)
-    rows = worklist.durations(annotate.of_splits(lake.utterances(config.corpus.name), splits))
+    utterances = annotate.of_splits(lake.utterances(config.corpus.name), splits)
     norms = annotate.known_norms(config, lake)
     norms_hash = norms.hash if norms else None
     fingerprints = pipeline.fingerprints(config.annotate, norms_hash)
-    stages = []
-    for stage in (*pipeline.audio_stages(config.annotate), *pipeline.text_stages(config.annotate, None)):
-        lacking = rows
-        if stage.name in fingerprints:
-            lacking = worklist.outstanding(lake, rows, [stage], fingerprints).rows
-        reuse, audio_s = rows.height - lacking.height, float(lacking["seconds"].sum())
-        stages.append(StagePlan(stage.name, stage.resources, lacking.height, reuse, audio_s))
-    return Plan(config.corpus.name, stages, norms_hash)
+    rows = worklist.durations(utterances)
+    phases = [
+        _work(lake, rows, stages, fingerprints)
+        for stages in (pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None))
+    ]
+    there = _machines(config)
+    forecasts = [forecast(lake, work, there, config.annotate) for work in phases]
+    if calibrate and any(None in one.work_s.values() for one in forecasts):
+        from emoray_jobs import sampling
+
+        unknown = [name for one in forecasts for name, work_s in one.work_s.items() if work_s is None]
+        sampling.measure(config, lake, utterances, unknown)
+        forecasts = [forecast(lake, work, there, config.annotate) for work in phases]
+    seconds = None
+    if all(one.seconds is not None for one in forecasts):
+        seconds = sum(one.seconds or 0.0 for one in forecasts)
+    return Plan(
+        corpus=config.corpus.name,
+        stages=[
+            _of_stage(stage, work, one, rows.height)
+            for work, one in zip(phases, forecasts, strict=True)
+            for stage in work.stages
+        ],
+        norms_hash=norms_hash,
+        machines=there,
+        pools=[pool for one in forecasts for pool in one.pools],
+        seconds=seconds,
+        price=_price(config, there, seconds),
+    )
+
+
+def _work(lake: Lake, rows: pl.DataFrame, stages: Sequence[Stage], fingerprints: Mapping[str, str]) -> Worklist:
+    if all(stage.name in fingerprints for stage in stages):
+        return worklist.outstanding(lake, rows, stages, fingerprints)
+    names = pl.lit([stage.name for stage in stages])
+    return Worklist(stages, rows.with_columns(names.alias(worklist.TODO)))
+
+
+def _machines(config: Config) -> Machines:
+    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+        return machines.here(config.cluster)
+    with cluster.session(config.cluster, config.lake):
+        return machines.joined()
+
+
+def _of_stage(stage: Stage, work: Worklist, found: Forecast, rows: int) -> StagePlan:
+    lacking = work.lacking(stage.name)
+    return StagePlan(
+        name=stage.name,
+        compute=lacking.height,
+        reuse=rows - lacking.height,
+        audio_s=float(lacking["seconds"].sum()),
+        work_s=found.work_s.get(stage.name, 0.0),
+        measured_rows=int(found.measured_rows.get(stage.name, 0)),
+    )
+
+
+def _price(config: Config, there: Machines, seconds: float | None) -> float | None:
+    per_cpu_hour, per_gpu_hour = config.plan.price_per_cpu_hour, config.plan.price_per_gpu_hour
+    missing = per_cpu_hour is None or (per_gpu_hour is None and there.gpus)
+    if seconds is None or missing:
+        return None
+    return seconds / 3600 * (there.cpus * (per_cpu_hour or 0.0) + there.gpus * (per_gpu_hour or 0.0))
 
 
 def render(plan: Plan) -> RenderableType:
     """The plan, as it is printed."""
     table = Table(title=f"plan for {plan.corpus}", title_justify="left")
-    for name in ("stage", "runs in"):
-        table.add_column(name)
-    for name in ("to compute", "to reuse", "hours of audio"):
+    table.add_column("stage")
+    for name in ("to compute", "to reuse", "hours of audio", "work", "measured on"):
         table.add_column(name, justify="right")
     for stage in plan.stages:
-        cells = (f"{stage.compute:,}", f"{stage.reuse:,}", f"{stage.audio_s / 3600:.2f}")
-        table.add_row(stage.name, stage.runs_in, *cells)
-    return Group(table, f"norms {plan.norms_hash or 'to be fitted once prosody is measured'}")
+        work = "unknown" if stage.work_s is None else _duration(stage.work_s) if stage.work_s else "–"
+        basis = f"{stage.measured_rows:,} rows" if stage.work_s else "–"
+        counts = (f"{stage.compute:,}", f"{stage.reuse:,}", f"{stage.audio_s / 3600:.2f}")
+        table.add_row(stage.name, *counts, work, basis)
+    parts: list[RenderableType] = [table]
+    if plan.pools:
+        parts.append(_pools(plan.pools))
+    there = plan.machines
+    has = f"{there.cpus:g} cores, {there.gpus} GPUs, {there.memory_bytes / 2**30:.1f} GiB"
+    norms = plan.norms_hash or "to be fitted once prosody is measured; until then, text stages count as to be computed"
+    return Group(*parts, f"machines: {len(there.nodes)}, with {has}", f"norms: {norms}", *_time(plan))
+
+
+def _pools(pools: Sequence[Pool]) -> Table:
+    table = Table(title="pools", title_justify="left")
+    for name in ("stages", "workers"):
+        table.add_column(name)
+    for name in ("cores asked for", "GPUs", "memory MiB"):
+        table.add_column(name, justify="right")
+    for pool in pools:
+        number = f"{pool.workers}" if pool.fixed else f"up to {pool.workers}"
+        kind = "actors" if pool.keeps_weights else "tasks"
+        asks = (f"{pool.cpus:g}", f"{pool.gpus:g}", f"{pool.memory_bytes / 2**20:.0f}" if pool.memory_bytes else "–")
+        table.add_row(pool.name, f"{number} {kind}", *asks)
+    return table
+
+
+def _time(plan: Plan) -> list[str]:
+    if plan.seconds is None:
+        return ["time: unknown, since the cost of a stage is. --calibrate measures it; so does every run"]
+    how = "measured costs over the pools above; without the start of Ray, and the moving of rows"
+    lines = [f"time: about {_duration(plan.seconds)} ({how})"]
+    if plan.price is not None:
+        lines.append(f"price: about {plan.price:,.2f}, for all machines during that time")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -17,11 +17,13 @@ from emoray_jobs.passes import Passes, Workforce
 
 #: Reason of an utterance that the caller's choice of splits leaves out.
 BY_SPLIT = "split"
+#: The one error that is nobody's failure: the transcript came without word times and none can be had.
+UNTIMED = "missing_word_times"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the utterances: every one is in exactly one of the last four.
+    """What became of the utterances: every one is complete, partial, quarantined or filtered.
 
     Attributes:
         utterances: Rows of the corpus.
@@ -29,6 +31,7 @@ class Counts:
         partial: Decoded, but some later stage has an error in place of its value.
         quarantined: Could not be decoded.
         filtered: Left out on purpose, by reason.
+        untimed: Those of the partial ones that lack only emphasis, for want of word times: no failure.
     """
 
     utterances: int
@@ -36,6 +39,7 @@ class Counts:
     partial: int
     quarantined: int
     filtered: dict[str, int]
+    untimed: int = 0
 
     @property
     def tried(self) -> int:
@@ -97,6 +101,11 @@ class AnnotateResult:
     workforce: Workforce
     flush_rows: int
 
+    @property
+    def computed(self) -> int:
+        """Outcomes of this run, over all stages."""
+        return sum(stage.computed for stage in self.stages)
+
 
 def count(
     lake: Lake,
@@ -117,15 +126,18 @@ def count(
     frame = rows.select("utterance_id").join(filtered, on="utterance_id", how="anti")
     for stage in stages:
         answers = worklist.answers(lake, stage.name, fingerprints[stage.name])
-        mark = answers.select("utterance_id", pl.col("failed").is_not_null().alias(stage.name))
+        mark = answers.select("utterance_id", pl.col("failed").fill_null("").alias(stage.name))
         frame = frame.join(mark, on="utterance_id", how="left")
     names = [stage.name for stage in stages]
+    wants_times = pl.all_horizontal(pl.col(name).is_in(["", UNTIMED]) for name in names)
+    frame = frame.select(wants_times.alias("wants_times"), *(pl.col(name) != "" for name in names))
     later = pl.any_horizontal(pl.col(name) for name in names[1:])
     quarantined = frame.filter(pl.col(names[0])).height
-    partial = frame.filter(~pl.col(names[0]) & later).height
+    partial = frame.filter(~pl.col(names[0]) & later)
     complete = frame.filter(~pl.any_horizontal(pl.col(name).fill_null(True) for name in names)).height
     reasons = filtered.group_by("reason").len().sort("reason")
-    counts = Counts(rows.height, complete, partial, quarantined, dict(reasons.iter_rows()))
+    untimed = partial.filter("wants_times").height
+    counts = Counts(rows.height, complete, partial.height, quarantined, dict(reasons.iter_rows()), untimed)
     assert counts.tried == counts.complete + counts.partial + counts.quarantined, f"rows were lost: {counts}"
     return counts
 
@@ -160,14 +172,14 @@ def hold_budget(counts: Counts, stages: Sequence[StageSummary], max_error_fracti
     Raises:
         ErrorBudgetExceeded: More than `max_error_fraction` of those that were tried.
     """
-    failed = counts.partial + counts.quarantined
+    failed = counts.partial - counts.untimed + counts.quarantined
     if failed <= max_error_fraction * counts.tried:
         return
     kinds = [
         f"{stage.name}: {kind} ×{number}"
         for stage in stages
         for kind, number in stage.failed.items()
-        if kind != "missing_input"
+        if kind not in ("missing_input", UNTIMED)
     ]
     raise ErrorBudgetExceeded(
         f"{failed} of {counts.tried} utterances failed, more than annotate.max_error_fraction={max_error_fraction:g}"
@@ -189,14 +201,19 @@ def render(result: AnnotateResult) -> RenderableType:
         cells = (f"{stage.computed:,}", f"{stage.reused:,}", failed, f"{stage.busy_s:.1f}", factor)
         table.add_row(stage.name, stage.fingerprint, *cells)
     counts, work = result.counts, result.workforce
-    classes = f"{counts.complete:,} complete + {counts.partial:,} partial + {counts.quarantined:,} quarantined"
+    partial = f"{counts.partial:,} partial" + (f" ({counts.untimed:,} without word times)" if counts.untimed else "")
+    classes = f"{counts.complete:,} complete + {partial} + {counts.quarantined:,} quarantined"
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.filtered.items())
     left_out = f"{counts.utterances - counts.tried:,} filtered" + (f" ({reasons})" if reasons else "")
+    busy = [f"{pool.name} {pool.busy_share:.0%} of {pool.workers}" for pool in work.pools]
+    spilled = "unknown" if work.spilled_bytes is None else f"{work.spilled_bytes / 2**20:,.0f} MiB"
     return Group(
         table,
         f"{counts.utterances:,} utterances = {classes} + {left_out}",
         f"{result.audio_s / 3600:.2f} h of audio in {result.wall_s:.1f} s, norms {result.norms_hash}",
         f"peak memory {work.peak_memory_bytes / 2**20:,.0f} MiB over the driver and {work.processes} workers"
-        + (f" on {work.nodes} nodes" if work.nodes > 1 else ""),
+        + (f" on {work.nodes} nodes" if work.nodes > 1 else "")
+        + f", spilled to disk: {spilled}",
+        *([f"workers at work: {', '.join(busy)}"] if busy else []),
         f"A kill costs at most the rows in flight and {result.flush_rows:,} buffered per stage; the command goes on",
     )

@@ -100,6 +100,7 @@ def corpus_list(*, common: Common = DEFAULTS) -> None:
 def annotate(
     *,
     plan: bool = False,
+    calibrate: bool = False,
     retry_failed: bool = False,
     refit_norms: bool = False,
     split: list[str] | None = None,
@@ -109,7 +110,8 @@ def annotate(
     """Annotate the corpus: transcripts, emphasis, semantics and their vectors. After a kill the same command goes on.
 
     Args:
-        plan: Print how many rows each stage would compute and reuse, and stop.
+        plan: Print what would be computed and reused, with which workers, how long and for how much, and stop.
+        calibrate: For the plan, measure the stages whose cost is unknown on a few utterances.
         retry_failed: Try the rows again whose errors are on record.
         refit_norms: Fit the speakers' and the corpus's norms anew.
         split: Only this split; may be repeated.
@@ -118,7 +120,7 @@ def annotate(
     if compact:
         _do("compact", common)
     elif plan:
-        _do("annotate_plan", common, splits=split or ())
+        _do("annotate_plan", common, splits=split or (), calibrate=calibrate)
     else:
         _do("annotate", common, retry_failed=retry_failed, refit_norms=refit_norms, splits=split or ())
 

@@ -10,6 +10,7 @@ from emoray.models.config import ModelConfig
 from emoray.registry.config import GateConfig, TrackingConfig
 from emoray.stages.config import AnnotateConfig
 from emoray.training.config import TrainConfig
+from emoray_jobs.annotate_config import PlanConfig, SummaryConfig
 from emoray_jobs.cluster import ClusterConfig
 from emoray_jobs.demo import DemoConfig
 from emoray_jobs.submit import SubmitConfig
@@ -26,6 +27,8 @@ class Config(Section):
         cluster: Which Ray the jobs run on.
         corpus: Which corpus, and how it is made or read.
         annotate: The annotation stages.
+        plan: What `annotate --plan` says of the work ahead.
+        summary: What is done with annotate's summary.
         model: The model to train.
         train: How it is trained.
         launch: How a training is spread over a cluster.
@@ -41,6 +44,8 @@ class Config(Section):
     cluster: ClusterConfig
     corpus: CorpusConfig
     annotate: AnnotateConfig
+    plan: PlanConfig
+    summary: SummaryConfig
     model: ModelConfig
     train: TrainConfig
     launch: LaunchConfig

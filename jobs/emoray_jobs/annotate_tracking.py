@@ -1,0 +1,81 @@
+"""A run of annotate as a run in the tracking store. Imported only when there is something to log: MLflow is slow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from emoray.lake import Lake
+from emoray_jobs.annotate_summary import AnnotateResult, render
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+log = logging.getLogger(__name__)
+WIDTH = 140
+
+
+def track(config: Config, lake: Lake, result: AnnotateResult, *, status: str) -> None:
+    """Log a summary: fingerprints and options as parameters, counts and times as metrics, all of it as artifacts.
+
+    A store that cannot be reached costs a warning: the annotations are there, and the summary is printed.
+
+    Args:
+        config: The jobs' configuration.
+        lake: Where a store without an address of its own lies.
+        result: What was done.
+        status: FINISHED, or FAILED for a run over its error budget.
+    """
+    try:
+        from emoray.registry import tracking
+
+        store = tracking.connect(config.tracking, lake)
+        params = {
+            "corpus": result.corpus,
+            "fingerprint": result.fingerprints,
+            "norms": result.norms_hash,
+            "annotate": config.annotate.model_dump(mode="json"),
+        }
+        run_id = store.start_run(f"annotate {result.corpus}", params=params, tags={"emoray.verb": "annotate"})
+        store.log_metrics(run_id, metrics(result))
+        with tempfile.TemporaryDirectory(prefix="emoray-summary-") as folder:
+            document = json.dumps(dataclasses.asdict(result), indent=1)
+            Path(folder, "summary.json").write_text(document + "\n", encoding="utf-8")
+            with Path(folder, "summary.txt").open("w", encoding="utf-8") as file:
+                Console(file=file, width=WIDTH).print(render(result))
+            store.log_folder(run_id, folder, "summary")
+        store.end_run(run_id, status)
+    except Exception as error:
+        log.warning("the summary could not be logged: %s", error)
+
+
+def metrics(result: AnnotateResult) -> dict[str, float]:
+    """The summary's numbers by name; stages and pools are parts of the names."""
+    counts, work = result.counts, result.workforce
+    found: dict[str, Any] = {
+        "utterances": counts.utterances,
+        "complete": counts.complete,
+        "partial": counts.partial,
+        "quarantined": counts.quarantined,
+        "filtered": counts.utterances - counts.tried,
+        "audio_s": result.audio_s,
+        "wall_s": result.wall_s,
+        "peak_memory_bytes": work.peak_memory_bytes,
+        "spilled_bytes": work.spilled_bytes,
+    }
+    found |= {f"filtered.{reason}": number for reason, number in counts.filtered.items()}
+    for stage in result.stages:
+        found[f"{stage.name}.computed"] = stage.computed
+        found[f"{stage.name}.reused"] = stage.reused
+        found[f"{stage.name}.real_time_factor"] = stage.real_time_factor
+        found |= {f"{stage.name}.failed.{kind}": number for kind, number in stage.failed.items()}
+    for pool in work.pools:
+        # MLflow's names know no plus sign.
+        found[f"pool.{pool.name.replace('+', '.')}.busy_share"] = pool.busy_share
+    return {name: float(value) for name, value in found.items() if value is not None}

@@ -1,0 +1,104 @@
+"""--calibrate: measure stages on a few utterances, on the machines and with the GPUs that a run would use.
+
+Each pool's stages run in one process of their own, one pool after the other. Norms are fitted to the sample: for the
+cost of a stage they need not be the corpus's. Nothing is written but the costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pyarrow as pa
+import ray
+
+from emoray.errors import ServiceError, StageError
+from emoray.lake import Lake
+from emoray.stages import pipeline
+from emoray.stages.base import Row, Stage
+from emoray.stages.guard import GuardConfig
+from emoray.stages.norms import Norms
+from emoray_jobs import calibration, cluster, machines, planner
+from emoray_jobs.calibration import Work, run_measured
+from emoray_jobs.planner import Machines
+from emoray_jobs.progress import track
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+SEED = 0
+
+
+def measure(config: Config, lake: Lake, utterances: pa.Table, wanted: Collection[str]) -> None:
+    """Measure stages and lay their costs down in the lake. Stages that they read run too.
+
+    Args:
+        config: The jobs' configuration.
+        lake: Where costs are kept.
+        utterances: The rows to draw the sample from.
+        wanted: Names of the stages.
+
+    Raises:
+        StageError: Nothing in the sample could be measured.
+        ServiceError: The process that measured died.
+    """
+    rows = _sample(utterances, config.plan.calibrate_rows)
+    audio = pipeline.audio_stages(config.annotate, config.lake.storage_options)
+    done = 0
+    with cluster.session(config.cluster, config.lake), track("measuring stages on a sample", "stages") as advance:
+        there = machines.joined()
+        phase: list[Stage] = audio
+        for _ in range(2):
+            for group in planner.pools_of(phase):
+                rows = _measured(config, lake, there, group, rows, wanted)
+                done += len(group)
+                advance(done, done)
+            if not any(stage.name in wanted for stage in pipeline.text_stages(config.annotate, None)):
+                return
+            phase = pipeline.text_stages(config.annotate, Norms.fit(iter(rows), config.annotate.norms))
+
+
+def _measured(
+    config: Config, lake: Lake, there: Machines, group: Sequence[Stage], rows: list[Row], wanted: Collection[str]
+) -> list[Row]:
+    task = ray.remote(num_cpus=min(1.0, there.cpus), num_gpus=planner.gpus_of_worker(group, there), max_calls=1)(_run)
+    try:
+        rows, kind, work = ray.get(task.remote(list(group), rows, config.annotate.guard))
+    except ray.exceptions.RayError as error:
+        names = ", ".join(stage.name for stage in group)
+        raise ServiceError(
+            f"the process that measured {names} died: {error}",
+            remedy="Run it with --debug; a smaller plan.calibrate_rows needs less memory",
+            kind="calibration_failed",
+        ) from error
+    for stage in group:
+        if stage.name in wanted:
+            if not work[stage.name].rows:
+                raise StageError(
+                    f"no utterance of the sample got through stage {stage.name!r}",
+                    remedy="Annotate some rows first: the stage tables then say what is wrong with them",
+                    kind="calibration_failed",
+                )
+            calibration.record(lake, stage, kind, work[stage.name])
+    return rows
+
+
+def _run(stages: list[Stage], rows: list[Row], guard: GuardConfig) -> tuple[list[Row], str, dict[str, Work]]:
+    """In a worker: a first batch that loads what the stages need, then a batch of short clips and one of long ones."""
+    kind, on_gpu = machines.kind_of_worker()
+    rows = sorted(rows, key=calibration.seconds_of)
+    third = -(-len(rows) // 3)
+    batches = [rows[third : 2 * third], rows[:third], rows[2 * third :]]
+    work = dict.fromkeys((stage.name for stage in stages), Work())
+    for batch in filter(None, batches):
+        for stage in stages:
+            work[stage.name] += run_measured(stage, batch, guard, kind, on_gpu=on_gpu)[1]
+    return rows, kind, work
+
+
+def _sample(utterances: pa.Table, size: int) -> list[Row]:
+    ids = pl.DataFrame({"utterance_id": pl.from_arrow(utterances["utterance_id"])}).with_row_index("row")
+    drawn = ids.sample(min(size, ids.height), seed=SEED)["row"].sort()
+    rows: list[Row] = utterances.take(drawn.to_arrow()).to_pylist()
+    return rows
