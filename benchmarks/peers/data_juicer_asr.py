@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from clip import HZ, read
 from data_juicer.core.data import NestedDataset
@@ -44,7 +45,8 @@ class WhisperMapper(Mapper):
         with torch.inference_mode():
             tokens = model.generate(features, language="en", task="transcribe", num_beams=1)
         texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return samples | {"text": [text.strip() for text in texts]}
+        samples["text"] = [text.strip() for text in texts]
+        return samples
 
 
 def run() -> None:
@@ -62,4 +64,5 @@ def found() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    datasets.disable_caching()  # a second run would else find the first one's results
     serve(run, lambda: OUT.unlink(missing_ok=True), found)
