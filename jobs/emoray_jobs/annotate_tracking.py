@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 WIDTH = 140
+#: MLflow's own settings keep a job waiting for minutes when its server is away.
+IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 def track(config: Config, lake: Lake, result: AnnotateResult, *, status: str) -> None:
@@ -32,6 +35,8 @@ def track(config: Config, lake: Lake, result: AnnotateResult, *, status: str) ->
         result: What was done.
         status: FINISHED, or FAILED for a run over its error budget.
     """
+    for name, value in IMPATIENCE.items():
+        os.environ.setdefault(name, value)
     try:
         from emoray.registry import tracking
 
