@@ -40,7 +40,7 @@ FOLDER = Path(__file__).parent
 VICTIMS = ("driver", "worker", "raylet", "driver", "worker", "head")
 RUN_LIMIT_S = 3600.0
 #: Small batches and buffers, so that there are many of both to lose.
-SMALL = (f"corpus.name={CORPUS}", "annotate.batch_rows=32", "annotate.flush_rows=128")
+SMALL = (f"corpus.name={CORPUS}", "annotate.batch_rows=32", "annotate.flush_rows=128", "summary.track=false")
 STAGES = (*pipeline.AUDIO_STAGES, *pipeline.TEXT_STAGES)
 
 

@@ -55,6 +55,7 @@ def synthetic(folder: Path, clips: int) -> list[str]:
     speakers = {"train": max(1, clips // 20), "dev": 2, "gate": 2, "test": 2}
     overrides = [
         f"lake.root={folder / 'lake'}",
+        "summary.track=false",
         f"corpus.synthetic.speakers={json.dumps(speakers)}",
         'corpus.synthetic.utterances_per_speaker={"train": 20, "dev": 6, "gate": 6, "test": 6}',
     ]

@@ -46,6 +46,7 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
         f"annotate.transcribe.whisper.model={model}",
         "annotate.transcribe.whisper.language=en",
         f"annotate.batch_rows={OUR_BATCH}",
+        "summary.track=false",
         f"cluster.num_cpus={scale.cores}",
         f"cluster.object_store_mib={OBJECT_STORE_MIB}",
     ]
