@@ -62,7 +62,7 @@ def watch(driver: subprocess.Popen[str], peaks: dict[str, int], ended: threading
 def measure(work: Path, rows: int) -> dict[str, Any]:
     """Annotate a table of `rows` rows in a fresh lake."""
     shutil.rmtree(work / "lake", ignore_errors=True)
-    overrides = (f"lake.root={work / 'lake'}", f"corpus.name={CORPUS}")
+    overrides = (f"lake.root={work / 'lake'}", f"corpus.name={CORPUS}", "summary.track=false")
     config = load(Config, overrides=overrides, environ={})
     (work / "audio").mkdir(parents=True, exist_ok=True)
     paths = [work / "audio" / f"{number}.wav" for number in range(CLIPS)]
