@@ -153,7 +153,9 @@ def inputs(stages: Sequence[Stage]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def joined(lake: Lake, utterances: pa.Table, fingerprints: Mapping[str, str]) -> Iterator[pa.Table]:
+def joined(
+    lake: Lake, utterances: pa.Table, fingerprints: Mapping[str, str], ids: pl.Series | None = None
+) -> Iterator[pa.Table]:
     """Utterances with the values of stages beside them, in order of id; memory does not grow with the table.
 
     Each stage table is read once and spread over the parts (local scratch files), as a join does that exceeds memory.
@@ -162,20 +164,24 @@ def joined(lake: Lake, utterances: pa.Table, fingerprints: Mapping[str, str]) ->
         lake: Where the tables are.
         utterances: Columns of the utterances table.
         fingerprints: Stages to join in, with their fingerprints.
+        ids: Which of the utterances; None for all.
 
     Yields:
         The utterances' columns and one column per stage, null where the stage has no value.
     """
-    utterances = utterances.sort_by("utterance_id")
-    parts = -(-utterances.num_rows // PART_ROWS)
-    numbered = pl.DataFrame({"utterance_id": pl.from_arrow(utterances["utterance_id"])}).with_row_index("part")
-    numbered = numbered.with_columns(pl.col("part") // PART_ROWS)
+    # Places, not rows, are put in order: a table in memory is not copied for it.
+    order = pl.DataFrame({"utterance_id": pl.from_arrow(utterances["utterance_id"])}).with_row_index("place")
+    if ids is not None:
+        order = order.join(pl.DataFrame({"utterance_id": ids}), on="utterance_id", how="semi")
+    order = order.sort("utterance_id")
+    parts = -(-order.height // PART_ROWS)
+    numbered = order.select((pl.int_range(pl.len(), dtype=pl.UInt32) // PART_ROWS).alias("part"), "utterance_id")
     with tempfile.TemporaryDirectory(prefix="emoray-join-") as folder:
         for stage, fingerprint in fingerprints.items():
             spread = functools.partial(_spread, lake, stage, fingerprint, numbered, folder)
             lake.steadily(spread, "annotations", stage, fingerprint)
         for part in range(parts):
-            table = utterances.slice(part * PART_ROWS, PART_ROWS)
+            table = utterances.take(order["place"].slice(part * PART_ROWS, PART_ROWS).to_arrow())
             for stage in fingerprints:
                 table = table.append_column(
                     stage, _values(os.path.join(folder, f"{stage}-{part}.arrow"), table["utterance_id"])
@@ -233,10 +239,9 @@ def write_batches(
         One row per batch: path below the lake's root, row_group, rows, first_id.
     """
     rows = rows.sort("utterance_id")
-    wanted = pc.is_in(utterances["utterance_id"], value_set=rows["utterance_id"].to_arrow().cast(pa.string()))
     extra = [name for name in rows.columns if name not in ("utterance_id", "seconds")]
     batches: list[dict[str, object]] = []
-    for number, table in enumerate(joined(lake, utterances.filter(wanted), reads)):
+    for number, table in enumerate(joined(lake, utterances, reads, rows["utterance_id"])):
         part = rows.slice(number * PART_ROWS, table.num_rows)
         for name in extra:
             table = table.append_column(name, pa.array(part[name].to_list()))
