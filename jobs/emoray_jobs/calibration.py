@@ -153,7 +153,7 @@ def run_measured(
         machine: Kind of machine that this process computes on.
         on_gpu: Count the time that passes. Otherwise that of the cores: it stays the same when others use them too.
     """
-    now = time.perf_counter if on_gpu else time.process_time
+    now = time.perf_counter if on_gpu or stage.waits else time.process_time
     started = now()
     outcomes = run_guarded(stage, rows, guard)
     work_s = now() - started

@@ -32,6 +32,7 @@ class Stage(ABC):
         resources: `actor` for stages that hold weights or a decoder, `task` for the rest.
         weights: Neighbouring `actor` stages of one name use the same weights, and so share their workers.
         gpus: GPUs that one worker of an `actor` stage takes where there are any: 0, 1, or several (tensor parallel).
+        waits: Its work is done elsewhere, behind an endpoint: its cost is the time that passes, not that of the cores.
     """
 
     name: ClassVar[str]
@@ -43,6 +44,7 @@ class Stage(ABC):
     resources: Literal["task", "actor"] = "task"
     weights: ClassVar[str | None] = None
     gpus: int = 1
+    waits: bool = False
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
