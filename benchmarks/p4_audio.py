@@ -1,4 +1,7 @@
-"""P4: hours of audio per core-hour. Decode and resample against librosa.load, F0 and energy against librosa.pyin."""
+"""P4: hours of audio per core-hour. Decode and resample against librosa.load, F0 and energy against librosa.pyin.
+
+Times are those that a core was busy, so that others on the machine matter less.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ KINDS = (
 
 
 def measure(folder: Path, scale: Scale) -> list[Measurement]:
-    """Both comparisons, over the same files, one core each."""
+    """Both comparisons, over the same files."""
     clips, seconds = _files(folder, scale.audio_clips)
     prosody = {"hop_s": 0.01, "f0_floor_hz": 60.0, "f0_ceiling_hz": 500.0}
     peer = (str(environments.python("librosa")), str(environments.script("librosa_audio.py")))
@@ -35,7 +38,7 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
         ("decode", clips, "decode_vs_librosa", "decode and resample over librosa.load", _equal_samples),
         ("f0", clips[: scale.f0_clips], "prosody_vs_pyin", "F0 and energy over librosa.pyin", _agreeing_pitch),
     ):
-        task = {"what": what, "clips": files, "threads": 1, **prosody}
+        task = {"what": what, "clips": files, **prosody}
         hours = sum(seconds[: len(files)]) / 3600
         with (
             Side(f"{what} ours", OWN, task | {"out": str(folder / f"{what}-ours.npz")}, folder) as ours,
