@@ -90,13 +90,9 @@ def decode(
         TransientError: The storage failed in a way that may pass.
     """
     where = source if isinstance(source, str) else f"<{len(source)} bytes>"
-    with _opened(source, where, storage_options, whole=start_s is None and end_s is None) as file:
-        size_bytes = _size(file)
-        if size_bytes == 0:
-            raise AudioError("file is empty (0 bytes)", where=where, remedy="Copy it again", kind="empty_file")
-        _check_riff(file, size_bytes, where)
-        samples_SC, source_hz = _read(file, config, where, start_s, end_s)
-    # NaN and infinity both show in the extremes, which take one pass and no copy; so does a clip that is nowhere clipped.
+    with opened(source, where, storage_options, whole=start_s is None and end_s is None) as file:
+        samples_SC, source_hz = _read(sound_file(file, where), config, where, start_s, end_s)
+    # NaN and infinity show in the extremes, which take one pass and no copy; so does that nothing is clipped.
     lowest, highest = float(samples_SC.min(initial=0.0)), float(samples_SC.max(initial=0.0))
     if not math.isfinite(highest - lowest):
         count = int(samples_SC.size - np.isfinite(samples_SC).sum())
@@ -139,7 +135,7 @@ def _mixed_down(samples_SC: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 @contextlib.contextmanager
-def _opened(
+def opened(
     source: str | bytes, where: str, storage_options: Mapping[str, Any] | None, *, whole: bool
 ) -> Iterator[BinaryIO]:
     """A seekable file; remote clips that are wanted whole come in one request."""
@@ -153,7 +149,7 @@ def _opened(
                 raise AudioError(
                     "not a regular file", where=where, remedy="Name the recording itself", kind="not_audio"
                 )
-            # Unbuffered, so that the descriptor stands where the file does: see `_read`.
+            # Unbuffered, so that the descriptor stands where the file does: see `sound_file`.
             with open(source, "rb", buffering=0) as file:
                 yield file
             return
@@ -189,6 +185,28 @@ def _remote(source: str, where: str, storage_options: Mapping[str, Any] | None, 
         ) from None
     except BotoCoreError as error:
         raise TransientError(f"cannot read the clip: {error}", where=where, remedy="Try again") from error
+
+
+def sound_file(file: BinaryIO, where: str) -> soundfile.SoundFile:
+    """Look at a file and open it as sound.
+
+    Raises:
+        AudioError: `kind` is empty_file, truncated_audio or not_audio.
+    """
+    size_bytes = _size(file)
+    if size_bytes == 0:
+        raise AudioError("file is empty (0 bytes)", where=where, remedy="Copy it again", kind="empty_file")
+    _check_riff(file, size_bytes, where)
+    try:
+        # libsndfile reads a descriptor by itself; any other file it would have to ask through Python, 8 KiB at a time.
+        return soundfile.SoundFile(file.fileno() if isinstance(file, io.FileIO) else file, closefd=False)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"not audio that libsndfile can read ({error.error_string.rstrip('.')})",
+            where=where,
+            remedy=CONVERT,
+            kind="not_audio",
+        ) from None
 
 
 def _size(file: BinaryIO) -> int:
@@ -229,19 +247,9 @@ def _check_riff(file: BinaryIO, size_bytes: int, where: str) -> None:
 
 
 def _read(
-    file: BinaryIO, config: AudioConfig, where: str, start_s: float | None, end_s: float | None
+    sound: soundfile.SoundFile, config: AudioConfig, where: str, start_s: float | None, end_s: float | None
 ) -> tuple[npt.NDArray[np.float32], int]:
     """Samples (S, C) of the span and their rate."""
-    try:
-        # libsndfile reads a descriptor by itself; any other file it would have to ask through Python, 8 KiB at a time.
-        sound = soundfile.SoundFile(file.fileno() if isinstance(file, io.FileIO) else file, closefd=False)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"not audio that libsndfile can read ({error.error_string.rstrip('.')})",
-            where=where,
-            remedy=CONVERT,
-            kind="not_audio",
-        ) from None
     with sound:
         hz = sound.samplerate
         first = round((start_s or 0.0) * hz)

@@ -9,7 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from emoray.config import Section
-from emoray.corpora import emodb, manifest, synthetic
+from emoray.corpora import emodb, manifest, segment, synthetic
 from emoray.corpora.emodb import EmodbConfig
 from emoray.corpora.manifest import ManifestConfig
 from emoray.corpora.synthetic import SyntheticConfig, ceiling, planted
@@ -43,7 +43,7 @@ def build(config: CorpusConfig, lake: Lake, progress: Callable[[int, int], None]
     Args:
         config: Which corpus.
         lake: Where the table (and audio that we make) goes.
-        progress: Called with utterances done and utterances in all.
+        progress: Called with utterances done and utterances in all (recordings, while these are cut into utterances).
 
     Returns:
         The validated utterances table.
@@ -61,6 +61,8 @@ def build(config: CorpusConfig, lake: Lake, progress: Callable[[int, int], None]
         table = emodb.read(config.name, config.emodb)
     else:
         table = manifest.read(config.name, config.manifest)
+        if config.manifest.segment.kind == "vad":
+            table = segment.split(config.name, table, config.manifest.segment.vad, lake, progress)
     unknown = assert_speaker_disjoint(table)
     if unknown:
         log.warning(

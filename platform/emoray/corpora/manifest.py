@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from emoray.config import Section
 from emoray.corpora.manifest_file import Record, read_records
+from emoray.corpora.segment import SegmentConfig
 from emoray.errors import InputError
 from emoray.schema import DIMENSIONS, SPLITS, UNKNOWN_SPEAKER, UTTERANCES, empty_row, utterances_table
 
@@ -76,6 +77,7 @@ class ManifestConfig(Section):
         language: Language of all utterances, where the manifest has no such column.
         split_fractions: Shares of the splits that are drawn when the manifest has none; no speaker lands in two.
         seed: Of that draw.
+        segment: Whether its rows are utterances, or recordings to be cut into some.
     """
 
     path: str | None
@@ -85,6 +87,7 @@ class ManifestConfig(Section):
     language: str | None
     split_fractions: SplitFractions
     seed: int
+    segment: SegmentConfig
 
 
 def read(name: str, config: ManifestConfig) -> pa.Table:

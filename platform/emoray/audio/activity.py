@@ -1,0 +1,122 @@
+"""From probabilities of speech, frame by frame, to stretches of speech and to utterances. Shape legend: N frames.
+
+A frame is 512 samples (32 ms); the probabilities are `emoray.audio.silero`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+import numpy.typing as npt
+
+from emoray.audio.io import AUDIO_HZ
+from emoray.config import Section
+
+FRAME_S = 512 / AUDIO_HZ
+PACKAGE = "silero-vad"
+
+
+class ActivityConfig(Section):
+    """When sound is speech.
+
+    Attributes:
+        enter: Speech begins where its probability reaches this …
+        leave: … and ends where it falls below this.
+        min_silence_s: Shorter gaps in speech belong to it.
+        min_speech_s: Shorter speech is a noise.
+    """
+
+    enter: float
+    leave: float
+    min_silence_s: float
+    min_speech_s: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a recording, from its beginning, in seconds."""
+
+    start_s: float
+    end_s: float
+
+
+def weights_version() -> str:
+    """Which weights the probabilities come from, for fingerprints; loads nothing."""
+    return f"{PACKAGE} {metadata.version(PACKAGE)}"
+
+
+def speech_frames(speech_N: npt.NDArray[np.float32], config: ActivityConfig) -> npt.NDArray[np.bool_]:
+    """Which frames are speech.
+
+    Args:
+        speech_N: Probability of speech.
+        config: When sound is speech.
+    """
+    # In between the two thresholds a frame is what the frame before it was; nothing before is silence.
+    decided = np.flatnonzero((speech_N >= config.enter) | (speech_N < config.leave))
+    last_N = np.searchsorted(decided, np.arange(len(speech_N)), side="right") - 1
+    is_speech_N = np.zeros(len(speech_N), dtype=bool)
+    known_N = last_N >= 0
+    is_speech_N[known_N] = speech_N[decided[last_N[known_N]]] >= config.enter
+    for start, end in _runs(~is_speech_N):
+        inside = start > 0 and end < len(is_speech_N)
+        if inside and (end - start) * FRAME_S < config.min_silence_s:
+            is_speech_N[start:end] = True
+    for start, end in _runs(is_speech_N):
+        if (end - start) * FRAME_S < config.min_speech_s:
+            is_speech_N[start:end] = False
+    return is_speech_N
+
+
+def utterances(
+    speech_N: npt.NDArray[np.float32],
+    config: ActivityConfig,
+    *,
+    duration_s: float,
+    pad_s: float,
+    max_utterance_s: float,
+) -> list[Span]:
+    """Cut a recording into utterances: its stretches of speech, the long ones parted where speech is least likely.
+
+    Args:
+        speech_N: Probability of speech over the whole recording.
+        config: When sound is speech.
+        duration_s: Length of the recording.
+        pad_s: Sound kept before and after speech; neighbours share a gap that is too short for both.
+        max_utterance_s: No utterance is longer, padding included.
+
+    Returns:
+        Spans in order, none overlapping another.
+    """
+    most = max(2, int((max_utterance_s - 2 * pad_s) / FRAME_S))
+    pieces = [
+        piece for start, end in _runs(speech_frames(speech_N, config)) for piece in _parted(speech_N, start, end, most)
+    ]
+    spans = []
+    for number, (start, end) in enumerate(pieces):
+        before_s = pieces[number - 1][1] * FRAME_S if number else -pad_s
+        after_s = pieces[number + 1][0] * FRAME_S if number + 1 < len(pieces) else duration_s + 2 * pad_s
+        start_s, end_s = start * FRAME_S, min(end * FRAME_S, duration_s)
+        first_s = max(0.0, start_s - min(pad_s, (start_s - before_s) / 2))
+        last_s = min(duration_s, end_s + min(pad_s, max(0.0, after_s - end_s) / 2))
+        spans.append(Span(first_s, last_s))
+    return spans
+
+
+def _parted(speech_N: npt.NDArray[np.float32], start: int, end: int, most: int) -> list[tuple[int, int]]:
+    """Part a run of frames into pieces of at most `most`, each cut in the second half of what may be taken."""
+    pieces = []
+    while end - start > most:
+        first = start + most // 2
+        cut = first + int(np.argmin(speech_N[first : start + most])) + 1
+        pieces.append((start, cut))
+        start = cut
+    return [*pieces, (start, end)]
+
+
+def _runs(flags_N: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(start, end) of each run of true frames, end excluded."""
+    edges = np.flatnonzero(np.diff(flags_N.astype(np.int8), prepend=0, append=0))
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]

@@ -1,0 +1,139 @@
+"""How well a clip was recorded: loudness, flattened tops, noise under the speech. Shapes: S samples, N frames.
+
+Loudness is integrated loudness by ITU-R BS.1770-4 / EBU R 128 (pyloudnorm), of the mono sound that the models hear.
+Signal-to-noise is a ratio of energies: the power of the frames that the voice activity network calls silence is the
+noise, that of its speech frames is speech and noise together. Flattened tops are samples that stay at the clip's own
+extreme, which also finds clipping that was turned down afterwards, in files that are 16 kHz themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from emoray.audio.activity import FRAME_S, ActivityConfig, speech_frames
+from emoray.audio.io import AUDIO_HZ
+from emoray.config import Section
+
+if TYPE_CHECKING:
+    import pyloudnorm
+
+#: Gating block of BS.1770: shorter clips have no integrated loudness.
+BLOCK_S = 0.4
+#: A sample within this share of the clip's extreme is at the extreme, and so many of them in a row are a flattened top.
+#: Natural speech has none (0 of 24 EMO-DB clips). Resampling and lossy coding round them off again.
+AT_EXTREME = 0.99
+FLAT_SAMPLES = 4
+#: Least silence that noise is measured in, after the frames next to speech are taken away: they hold its echo.
+MIN_NOISE_FRAMES = 3
+GUARD_FRAMES = 2
+#: Power of the dither of 16-bit sound, about: what counts as silence is no quieter.
+NOISE_FLOOR = 1e-10
+
+
+class QualityConfig(Section):
+    """The quality stage.
+
+    Attributes:
+        enabled: Measure every clip. Where it is false, they are measured only if a filter asks for it.
+        activity: When sound is speech.
+    """
+
+    enabled: bool
+    activity: ActivityConfig
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measures of a clip.
+
+    Attributes:
+        loudness_lufs: Integrated loudness; None below 0.4 s, or where no block is above −70 LUFS.
+        flat_top_fraction: Share of the samples that lie in flattened tops.
+        snr_db: Signal-to-noise ratio; None without speech, or with less than 0.1 s of silence to hear the noise in.
+        speech_s: Seconds of speech.
+        speech_fraction: Share of the clip that is speech.
+    """
+
+    loudness_lufs: float | None
+    flat_top_fraction: float
+    snr_db: float | None
+    speech_s: float
+    speech_fraction: float
+
+
+def measure(samples_S: npt.NDArray[np.float32], config: QualityConfig) -> Quality:
+    """Measure a clip.
+
+    Args:
+        samples_S: Mono, 16 kHz, full scale 1.
+        config: When sound is speech.
+    """
+    from emoray.audio.silero import Listener
+
+    is_speech_N = speech_frames(Listener().hear(samples_S), config.activity)
+    duration_s = len(samples_S) / AUDIO_HZ
+    speech_s = min(float(is_speech_N.sum()) * FRAME_S, duration_s)
+    return Quality(
+        loudness_lufs=loudness_lufs(samples_S),
+        flat_top_fraction=flat_top_fraction(samples_S),
+        snr_db=snr_db(samples_S, is_speech_N),
+        speech_s=speech_s,
+        speech_fraction=speech_s / duration_s if duration_s else 0.0,
+    )
+
+
+def loudness_lufs(samples_S: npt.NDArray[np.float32]) -> float | None:
+    """Integrated loudness (ITU-R BS.1770-4) of a mono clip at 16 kHz; None where the standard defines none."""
+    if len(samples_S) < BLOCK_S * AUDIO_HZ:
+        return None
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore", category=RuntimeWarning)  # the mean of no block, which comes out as −inf
+        loudness = float(_meter().integrated_loudness(samples_S.astype(np.float64)))
+    return loudness if np.isfinite(loudness) else None
+
+
+def flat_top_fraction(samples_S: npt.NDArray[np.float32]) -> float:
+    """Share of the samples that lie in runs at the clip's highest or lowest value; 0 for digital silence."""
+    if len(samples_S) == 0 or not np.any(samples_S):
+        return 0.0
+    flat = 0
+    for extreme in (samples_S.max(), samples_S.min()):
+        at_extreme_S = samples_S >= AT_EXTREME * extreme if extreme > 0 else samples_S <= AT_EXTREME * extreme
+        edges = np.flatnonzero(np.diff(at_extreme_S.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+        lengths = edges[:, 1] - edges[:, 0]
+        flat += int(lengths[lengths >= FLAT_SAMPLES].sum())
+    return flat / len(samples_S)
+
+
+def snr_db(samples_S: npt.NDArray[np.float32], is_speech_N: npt.NDArray[np.bool_]) -> float | None:
+    """Signal-to-noise ratio of a clip, from the power of its speech frames and of its silent ones.
+
+    Args:
+        samples_S: Mono, 16 kHz.
+        is_speech_N: Which frames of 512 samples are speech; the last may be cut short.
+    """
+    frame = round(FRAME_S * AUDIO_HZ)
+    whole = len(samples_S) // frame
+    if whole < MIN_NOISE_FRAMES + GUARD_FRAMES + 1:
+        return None
+    power_N = np.mean(np.square(samples_S[: whole * frame].reshape(whole, frame), dtype=np.float64), axis=1)
+    speech_N = is_speech_N[:whole]
+    near_N = np.convolve(speech_N, np.ones(2 * GUARD_FRAMES + 1), mode="same") > 0
+    if not speech_N.any() or (~near_N).sum() < MIN_NOISE_FRAMES:
+        return None
+    noise = max(float(power_N[~near_N].mean()), NOISE_FLOOR)
+    signal = max(float(power_N[speech_N].mean()) - noise, NOISE_FLOOR)
+    return float(10 * np.log10(signal / noise))
+
+
+@functools.cache
+def _meter() -> pyloudnorm.Meter:
+    import pyloudnorm
+
+    return pyloudnorm.Meter(AUDIO_HZ, block_size=BLOCK_S)

@@ -1,0 +1,306 @@
+"""Long recordings into utterances, by voice activity: each recording is read once, block by block, and remembered.
+
+What was heard of a recording lies in a stage table, `annotations/segment/<fingerprint>`, keyed by the recording's id: a
+build that is killed, or repeated, listens only to what is not there yet. Recordings that cannot be read are not
+remembered, so that the next build tries them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from emoray.audio.activity import ActivityConfig, utterances, weights_version
+from emoray.audio.io import AUDIO_HZ
+from emoray.audio.stream import stream
+from emoray.config import Section
+from emoray.errors import EmorayError, InputError
+from emoray.lake import Lake
+from emoray.schema import stage_schema, utterances_table
+
+log = logging.getLogger(__name__)
+
+STAGE = "segment"
+#: Goes up when the same recording and options give other utterances.
+VERSION = 1
+#: A kill costs at most this much work per worker, and the recordings in hand.
+FLUSH_S = 10.0
+NAMED = 5
+SPANS = pa.list_(pa.struct([("start_ms", pa.int64()), ("end_ms", pa.int64())]))
+HEARD = pa.struct([("audio_uri", pa.string()), ("duration_s", pa.float64()), ("spans", SPANS)])
+
+Row = dict[str, Any]
+
+
+class VadConfig(Section):
+    """Utterances by voice activity.
+
+    Attributes:
+        activity: When sound is speech; a pause of `min_silence_s` parts two utterances.
+        pad_s: Sound kept before and after speech.
+        max_utterance_s: Longer speech is parted where speech is least likely.
+        workers: Recordings that are listened to side by side; has no influence on the result.
+    """
+
+    activity: ActivityConfig
+    pad_s: float
+    max_utterance_s: float
+    workers: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that the utterances of a recording depend on."""
+        content = {
+            "stage": STAGE,
+            "version": VERSION,
+            "model": weights_version(),
+            "options": self.model_dump(mode="json", exclude={"workers"}),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class SegmentConfig(Section):
+    """Whether the rows of a manifest are utterances, or recordings to be cut into some.
+
+    Attributes:
+        kind: none: they are utterances | vad.
+        vad: Options of that kind.
+    """
+
+    kind: Literal["none", "vad"]
+    vad: VadConfig
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A recording that could not be read.
+
+    Attributes:
+        recording_id: Its id.
+        kind: Of the error.
+        message: What was wrong, where, and what to do.
+    """
+
+    recording_id: str
+    kind: str
+    message: str
+
+
+@dataclass
+class _Heard:
+    """What is known of the recordings so far: recording id → value of the stage table."""
+
+    values: dict[str, Row]
+    refused: list[Refused] = field(default_factory=list)
+
+
+def split(
+    name: str, recordings: pa.Table, config: VadConfig, lake: Lake, progress: Callable[[int, int], None]
+) -> pa.Table:
+    """Cut recordings into utterances.
+
+    An utterance's id is its recording's and the milliseconds at which it begins in the file. Speaker, labels and split
+    are the recording's; of its transcript it has the words whose times fall into it.
+
+    Args:
+        name: The corpus's name in the lake.
+        recordings: An utterances table, with a recording in each row.
+        config: How they are cut.
+        lake: Where what was heard is remembered; `utterances_meta/<name>-recordings.json` there names the recordings
+            that could not be read, and those without speech.
+        progress: Called with recordings done and recordings in all.
+
+    Returns:
+        The utterances table.
+
+    Raises:
+        InputError: No recording holds speech that could be read.
+        SchemaError: The table breaks its contract.
+    """
+    rows = recordings.to_pylist()
+    heard = _Heard(_remembered(lake, config.fingerprint, rows))
+    todo = [row for row in rows if row["utterance_id"] not in heard.values]
+    with _one_thread_each():
+        for done in _listen_to_all(todo, config, lake, heard):
+            progress(len(rows) - len(todo) + done, len(rows))
+    silent = [key for row in rows if (value := heard.values.get(key := row["utterance_id"])) and not value["spans"]]
+    _report(name, lake, rows, silent, heard.refused)
+    cut = [one for row in rows if (value := heard.values.get(row["utterance_id"])) for one in _utterances(row, value)]
+    if not cut:
+        raise InputError(
+            f"none of {len(rows)} recordings gives an utterance: {len(heard.refused)} cannot be read, in {len(silent)}"
+            " there is no speech",
+            where=lake.uri("utterances_meta", f"{name}-recordings.json"),
+            remedy="The file says why. Set corpus.manifest.segment.kind to none if the rows are utterances",
+            kind="no_speech",
+        )
+    return utterances_table(cut)
+
+
+def listen(row: Mapping[str, Any], config: VadConfig, storage_options: Mapping[str, Any] | None = None) -> Row:
+    """Find the utterances of one recording.
+
+    Args:
+        row: audio_uri, start_s, end_s.
+        config: How it is cut.
+        storage_options: Options for the fsspec file system.
+
+    Returns:
+        audio_uri, duration_s (of the span that was read), spans (milliseconds from the beginning of that span).
+
+    Raises:
+        AudioError: It cannot be read.
+        TransientError: The storage failed in a way that may pass.
+    """
+    from emoray.audio.silero import FRAME_SAMPLES, Listener
+
+    listener, samples, rest_S = Listener(), 0, np.zeros(0, np.float32)
+    probabilities = []
+    for block_S in stream(
+        row["audio_uri"], start_s=row["start_s"], end_s=row["end_s"], storage_options=storage_options
+    ):
+        samples += len(block_S)
+        block_S = np.concatenate([rest_S, block_S])
+        whole = len(block_S) // FRAME_SAMPLES * FRAME_SAMPLES
+        probabilities.append(listener.hear(block_S[:whole]))
+        rest_S = block_S[whole:]
+    probabilities.append(listener.hear(rest_S))
+    duration_s = samples / AUDIO_HZ
+    spans = utterances(
+        np.concatenate(probabilities),
+        config.activity,
+        duration_s=duration_s,
+        pad_s=config.pad_s,
+        max_utterance_s=config.max_utterance_s,
+    )
+    in_ms = [{"start_ms": round(1000 * span.start_s), "end_ms": int(1000 * span.end_s)} for span in spans]
+    return {"audio_uri": row["audio_uri"], "duration_s": duration_s, "spans": in_ms}
+
+
+def _remembered(lake: Lake, fingerprint: str, rows: Sequence[Row]) -> dict[str, Row]:
+    outcomes = lake.stage_outcomes(STAGE, fingerprint, ["value"])
+    if outcomes is None:
+        return {}
+    address = {row["utterance_id"]: row["audio_uri"] for row in rows}
+    found = outcomes.collect()
+    return {
+        key: value
+        for key, value in zip(found["utterance_id"], found["value"].to_list(), strict=True)
+        if address.get(key) == value["audio_uri"]
+    }
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Recordings are heard side by side, each by one thread: the network is too small to be shared out."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _listen_to_all(rows: Sequence[Row], config: VadConfig, lake: Lake, heard: _Heard) -> Iterator[int]:
+    """Listen to recordings and remember what was heard; yields how many are done."""
+    storage = lake.fs.storage_options or None
+    queue = iter(rows)
+    fresh: list[Row] = []
+    done, since = 0, time.monotonic()
+    with ThreadPoolExecutor(config.workers) as pool:
+
+        def submit(some: Iterable[Row]) -> dict[Future[Row], Row]:
+            return {pool.submit(listen, row, config, storage): row for row in some}
+
+        pending = submit(itertools.islice(queue, 2 * config.workers))
+        try:
+            while pending:
+                finished, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    row = pending.pop(future)
+                    try:
+                        heard.values[row["utterance_id"]] = future.result()
+                        fresh.append(row)
+                    except EmorayError as error:
+                        heard.refused.append(Refused(row["utterance_id"], error.kind, str(error)))
+                pending |= submit(itertools.islice(queue, len(finished)))
+                done += len(finished)
+                if fresh and (not pending or time.monotonic() - since > FLUSH_S):
+                    _remember(lake, config.fingerprint, fresh, heard)
+                    fresh, since = [], time.monotonic()
+                yield done
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _remember(lake: Lake, fingerprint: str, rows: Sequence[Row], heard: _Heard) -> None:
+    outcomes = [
+        {"utterance_id": row["utterance_id"], "value": heard.values[row["utterance_id"]], "error": None} for row in rows
+    ]
+    lake.append_stage(STAGE, fingerprint, pa.Table.from_pylist(outcomes, stage_schema(HEARD)))
+
+
+def _report(name: str, lake: Lake, rows: Sequence[Row], silent: Sequence[str], refused: Sequence[Refused]) -> None:
+    ordered = sorted(refused, key=lambda one: one.recording_id)
+    where = lake.write_json(
+        {"recordings": len(rows), "without_speech": list(silent), "refused": [vars(one) for one in ordered]},
+        "utterances_meta",
+        f"{name}-recordings.json",
+    )
+    if refused:
+        kinds = ", ".join(f"{kind} ×{number}" for kind, number in sorted(Counter(r.kind for r in refused).items()))
+        first = ", ".join(one.recording_id for one in ordered[:NAMED]) + (" …" if len(ordered) > NAMED else "")
+        log.warning("%d of %d recordings cannot be read (%s): %s; see %s", len(refused), len(rows), kinds, first, where)
+    if silent:
+        log.warning("%d of %d recordings hold no speech; see %s", len(silent), len(rows), where)
+    lost = sum(bool(row["transcript"]) and not _timed(row) for row in rows)
+    if lost:
+        log.warning("%d transcripts have no word times and cannot be shared out over the utterances", lost)
+
+
+def _utterances(row: Row, value: Row) -> Iterator[Row]:
+    origin_s = row["start_s"] or 0.0
+    for turn, span in enumerate(value["spans"]):
+        start_s = origin_s + span["start_ms"] / 1000
+        end_s = origin_s + span["end_ms"] / 1000
+        utterance = row | {
+            "utterance_id": f"{row['utterance_id']}@{round(1000 * start_s):08d}",
+            "start_s": start_s,
+            "end_s": end_s,
+            "duration_s": end_s - start_s,
+            "transcript": None,
+            "words": None,
+        }
+        if row["dialogue_id"] is None and row["turn"] is None:
+            utterance |= {"dialogue_id": row["utterance_id"], "turn": turn}
+        if _timed(row):
+            words = list(_words(row["words"], span["start_ms"] / 1000, span["end_ms"] / 1000))
+            utterance |= {"transcript": " ".join(word["word"] for word in words) or None, "words": words or None}
+        yield utterance
+
+
+def _timed(row: Row) -> bool:
+    return bool(row["words"]) and all(w["start_s"] is not None and w["end_s"] is not None for w in row["words"])
+
+
+def _words(words: Sequence[Row], start_s: float, end_s: float) -> Iterator[Row]:
+    """The words whose middle falls into a span, with times from its beginning."""
+    for word in words:
+        if start_s <= (word["start_s"] + word["end_s"]) / 2 < end_s:
+            begin_s, finish_s = max(word["start_s"], start_s) - start_s, min(word["end_s"], end_s) - start_s
+            yield word | {"start_s": begin_s, "end_s": finish_s}
