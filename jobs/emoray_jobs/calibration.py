@@ -7,6 +7,7 @@ add up over runs; from them follows a least-squares line of cost over rows and s
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import resource
 import time
@@ -18,6 +19,8 @@ from emoray.stages.base import Row, Stage
 from emoray.stages.fingerprint import fingerprint
 from emoray.stages.guard import GuardConfig, Outcome, run_guarded
 from emoray_jobs import worklist
+
+log = logging.getLogger(__name__)
 
 #: Older measurements count as no more than so many rows, so that new ones make themselves felt.
 REMEMBERED_ROWS = 20_000
@@ -192,7 +195,13 @@ def record(lake: Lake, stage: Stage, machine: str, work: Work) -> None:
 
 def _read(lake: Lake, stage: Stage, machine: str) -> Work:
     place = _place(stage, machine)
-    return Work(**lake.read_json(*place)) if lake.exists(*place) else Work()
+    if not lake.exists(*place):
+        return Work()
+    try:
+        return Work(**lake.read_json(*place))
+    except (TypeError, ValueError) as error:
+        log.warning("%s is not a record of costs, and is passed over: %s", lake.uri(*place), error)
+        return Work()
 
 
 def _place(stage: Stage, machine: str) -> tuple[str, str, str]:

@@ -36,7 +36,7 @@ def joined() -> Machines:
     there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     task = ray.remote(num_cpus=0)(processor)
     answers = {
-        shape: task.options(scheduling_strategy=there(node, soft=False)).remote() for shape, node in asked.items()
+        shape: task.options(scheduling_strategy=there(node, soft=True)).remote() for shape, node in asked.items()
     }
     kinds = dict(zip(answers, ray.get(list(answers.values())), strict=True))
     return Machines(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
-from emoray.errors import ServiceError
+from emoray.errors import EmorayError, ServiceError
 from emoray.lake import Lake
 from emoray.schema import stage_schema
 from emoray.stages import pipeline
@@ -256,7 +256,10 @@ class Passes:
         for pool, busy_s in report.busy_s.items():
             self._busy_s[pool] += busy_s
         for (stage, machine), work in report.work.items():
-            calibration.record(self._lake, self._stages[stage], machine, work)
+            try:
+                calibration.record(self._lake, self._stages[stage], machine, work)
+            except EmorayError as error:
+                log.warning("what stage %s costs could not be kept: %s", stage, error)
 
     def _need_ray(self) -> Machines:
         if self._machines is None:

@@ -71,6 +71,16 @@ def test_the_lake_remembers_by_stage_and_machine(tmp_path):
     assert calibration.costs(lake, pipeline.audio_stages(coarser.annotate), "A fast (R) CPU") == {}
 
 
+def test_a_record_that_cannot_be_read_is_passed_over(tmp_path, caplog):
+    config = config_for(tmp_path)
+    lake, prosody = Lake(config.lake), MeasureProsody(config.annotate.prosody)
+    calibration.record(lake, prosody, "cpu", total([(10, 50.0, 1.0)]))
+    (file,) = (tmp_path / "calibration" / "cpu").iterdir()
+    file.write_text('{"rows": 3, "from another version": 1}')
+    assert calibration.costs(lake, [prosody], "cpu") == {}
+    assert str(file) in caplog.text
+
+
 def test_new_measurements_make_themselves_felt(tmp_path):
     config = config_for(tmp_path)
     lake, prosody = Lake(config.lake), MeasureProsody(config.annotate.prosody)
