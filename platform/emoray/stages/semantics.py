@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
-
-import pyarrow as pa
+from typing import Any, Literal
 
 from emoray.config import Section
+from emoray.engines import EngineConfig
 from emoray.errors import ConfigError
-from emoray.stages.base import Row, Stage, Value
+from emoray.stages.base import Row, Value
 from emoray.stages.cues import describe
 from emoray.stages.delivery import measure_delivery
+from emoray.stages.language_model import AudioLlmSemantics, LanguageModelConfig, TextLlmSemantics
 from emoray.stages.norms import Norms
-from emoray.stages.record import SemanticsRecord, render_semantics
+from emoray.stages.record import Semantics, semantics_value
 
 
 class CuesConfig(Section):
@@ -26,27 +26,21 @@ class CuesConfig(Section):
 
 
 class SemanticsConfig(Section):
-    """Which writer."""
+    """Which writer.
 
-    kind: Literal["cues"]
+    Attributes:
+        kind: `cues` needs no model; `text_llm` reads the transcript and the cues; `audio_llm` hears the clip.
+        cues: Options of `cues`, and of those that `text_llm` reads.
+        text_llm: The language model.
+        audio_llm: The audio language model.
+        engine: What runs the model.
+    """
+
+    kind: Literal["cues", "text_llm", "audio_llm"]
     cues: CuesConfig
-
-
-class Semantics(Stage):
-    """Base of the writers: the record's fields and `text`, which is what gets embedded."""
-
-    name = "semantics"
-    value_type: ClassVar[pa.StructType] = pa.struct(
-        [
-            ("emotion", pa.string()),
-            ("intensity", pa.float64()),
-            ("attitude", pa.string()),
-            ("intention", pa.string()),
-            ("vocal_delivery", pa.string()),
-            ("summary", pa.string()),
-            ("text", pa.string()),
-        ]
-    )
+    text_llm: LanguageModelConfig
+    audio_llm: LanguageModelConfig
+    engine: EngineConfig
 
 
 class CuesSemantics(Semantics):
@@ -81,17 +75,16 @@ class CuesSemantics(Semantics):
         return values
 
 
-def semantics_value(record: SemanticsRecord) -> Value:
-    """The stage's value for a record."""
-    return {**record.model_dump(), "text": render_semantics(record)}
-
-
 def writer(config: SemanticsConfig, norms: Norms | None) -> Semantics:
     """The writer that the configuration names.
 
     Raises:
-        ConfigError: There is no such kind.
+        ConfigError: There is no such kind, or its prompt cannot be used.
     """
     if config.kind == "cues":
         return CuesSemantics(config.cues, norms)
+    if config.kind == "text_llm":
+        return TextLlmSemantics(config.text_llm, config.engine, norms, against=config.cues.against)
+    if config.kind == "audio_llm":
+        return AudioLlmSemantics(config.audio_llm, config.engine)
     raise ConfigError(f"unknown semantics writer {config.kind!r}", where="annotate.semantics.kind")

@@ -1,7 +1,8 @@
-"""transcribe: what is said and when, from a given transcript, an offline recogniser, or Whisper."""
+"""transcribe: what is said and when: a given transcript, an offline recogniser, or Whisper (transformers or vLLM)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, ClassVar, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from emoray.config import Section
+from emoray.engines import VllmConfig
 from emoray.errors import ConfigError, StageError
 from emoray.schema import WORD
 from emoray.stages.base import WAVEFORM, Row, Stage, Value
@@ -42,12 +44,30 @@ class WhisperConfig(Section):
     device: Literal["auto", "cpu", "cuda"]
 
 
+class WhisperVllmConfig(Section):
+    """Whisper in vLLM: the fast way on GPUs. It gives no word times of its own.
+
+    Attributes:
+        model: Hugging Face name or folder.
+        language: Language code, or null to let the model detect it.
+        times: Word times by a forced alignment of what was heard (`aligned`; US English only), or `none`. `auto` aligns
+            English, and where that fails, or in another language, the words have none.
+        vllm: How the engine is run; not part of the fingerprint.
+    """
+
+    model: str
+    language: str | None
+    times: Literal["auto", "aligned", "none"]
+    vllm: VllmConfig
+
+
 class TranscribeConfig(Section):
     """Which transcriber; `pocketsphinx` carries its model and has no options."""
 
-    kind: Literal["reference", "pocketsphinx", "whisper"]
+    kind: Literal["reference", "pocketsphinx", "whisper", "whisper_vllm"]
     reference: ReferenceConfig
     whisper: WhisperConfig
+    whisper_vllm: WhisperVllmConfig
 
 
 class Transcribe(Stage):
@@ -209,6 +229,56 @@ class WhisperTranscribe(Transcribe):
         return values
 
 
+class WhisperVllmTranscribe(Transcribe):
+    """Recognise with Whisper in vLLM, all clips of a batch at once.
+
+    Args:
+        config: Model, language, word times and engine.
+    """
+
+    version = 1
+    requires = (WAVEFORM,)
+    resources = "actor"
+
+    def __init__(self, config: WhisperVllmConfig) -> None:
+        self.config = config
+        self.gpus = config.vllm.tensor_parallel_size
+
+    def options(self) -> dict[str, Any]:
+        """The weights' revision, the language and where word times come from."""
+        from emoray.stages.weights import revision
+
+        config = self.config
+        options = {"revision": revision(config.model), "language": config.language, "times": config.times}
+        return {"kind": "whisper_vllm", **options}
+
+    def run(self, rows: list[Row]) -> Sequence[Value | Exception]:
+        """Recognise a batch.
+
+        Returns:
+            Per row its value, or a StageError: `empty_transcript` where nothing was understood, and for
+            `times: aligned` what `sphinx.Aligner.align` raises.
+        """
+        from emoray.stages.whisper_vllm import recognise
+
+        heard = recognise([row[WAVEFORM] for row in rows], self.config)
+        return [self._one(row, text, language) for row, (text, language) in zip(rows, heard, strict=True)]
+
+    def _one(self, row: Row, text: str, language: str) -> Value | Exception:
+        if not text:
+            return _nothing_heard(row)
+        wanted = self.config.times
+        if wanted == "aligned" or (wanted == "auto" and language == "en"):
+            from emoray.stages.sphinx import UNALIGNABLE, aligner
+
+            try:
+                return _value(text, aligner().align(row[WAVEFORM], text), language, None, "aligned")
+            except StageError as refused:
+                if wanted == "aligned" or refused.kind not in UNALIGNABLE:
+                    return refused
+        return _value(text, [_word(word, None, None) for word in text.split()], language, None, "none")
+
+
 def transcriber(config: TranscribeConfig) -> Transcribe:
     """The transcriber that the configuration names.
 
@@ -221,6 +291,8 @@ def transcriber(config: TranscribeConfig) -> Transcribe:
         return PocketsphinxTranscribe()
     if config.kind == "whisper":
         return WhisperTranscribe(config.whisper)
+    if config.kind == "whisper_vllm":
+        return WhisperVllmTranscribe(config.whisper_vllm)
     raise ConfigError(f"unknown transcriber {config.kind!r}", where="annotate.transcribe.kind")
 
 

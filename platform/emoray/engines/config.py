@@ -1,0 +1,95 @@
+"""Which engine runs a model, and how. Nothing here enters a fingerprint."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from emoray.config import Section
+from emoray.engines.client import Engine
+from emoray.errors import ConfigError
+
+
+class VllmConfig(Section):
+    """vLLM in the worker's own process. Whether it runs on CPUs or GPUs is its build's matter.
+
+    Attributes:
+        tensor_parallel_size: GPUs that one engine spans; on CPUs 1.
+        dtype: Precision: `auto` takes the checkpoint's; CPUs are fastest with `float32`.
+        gpu_memory_share: Share of a GPU's memory that the engine takes for itself; other pools share the GPU.
+        cpu_cache_gib: Memory for keys and values on a CPU.
+        max_sequences: Rows that are decoded at a time, at most.
+        max_context_tokens: Longest prompt and answer together; null for the model's own. A smaller one saves memory.
+        eager: No compilation and no CUDA graphs: ready in seconds instead of minutes, slower on GPUs.
+        separate_process: Run the engine's core in a process of its own: faster under load, slow to start on a CPU.
+        trust_remote_code: Run Python that comes with the model (some audio models' tokenizers need it).
+        load_timeout_s: Loading that takes longer ends the process …
+        timeout_s: … and so does a batch: the pool then replaces it, and the rows are tried again.
+    """
+
+    tensor_parallel_size: int
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    gpu_memory_share: float
+    cpu_cache_gib: int
+    max_sequences: int
+    max_context_tokens: int | None
+    eager: bool
+    separate_process: bool
+    trust_remote_code: bool
+    load_timeout_s: float
+    timeout_s: float
+
+
+class EndpointConfig(Section):
+    """A server that speaks OpenAI's protocol with `response_format: json_schema`: `vllm serve` and its like.
+
+    Attributes:
+        url: Base address, for example http://127.0.0.1:8001/v1.
+        api_key_env: Environment variable that holds the key; null without one.
+        max_parallel: Requests under way at a time from one worker.
+        timeout_s: Longest wait for one answer.
+        max_attempts: Tries of a request that failed in passing (429, 5xx, no connection).
+        backoff_s: First pause between tries; it doubles each time.
+    """
+
+    url: str | None
+    api_key_env: str | None
+    max_parallel: int
+    timeout_s: float
+    max_attempts: int
+    backoff_s: float
+
+
+class EngineConfig(Section):
+    """Which engine."""
+
+    kind: Literal["vllm", "endpoint"]
+    vllm: VllmConfig
+    endpoint: EndpointConfig
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that one worker takes where there are any."""
+        return self.vllm.tensor_parallel_size if self.kind == "vllm" else 0
+
+
+def open_engine(model: str, config: EngineConfig) -> Engine:
+    """This process's engine for a model; loaded at the first call.
+
+    Args:
+        model: Folder in Hugging Face layout; for an endpoint, the name that it serves.
+        config: Which engine.
+
+    Raises:
+        MissingExtraError: vLLM is not installed.
+        ServiceError: The engine cannot be started.
+        ConfigError: No such kind, or it lacks a setting.
+    """
+    if config.kind == "vllm":
+        from emoray.engines.local import local_engine
+
+        return local_engine(model, config.vllm)
+    if config.kind == "endpoint":
+        from emoray.engines.endpoint import Endpoint
+
+        return Endpoint(model, config.endpoint)
+    raise ConfigError(f"unknown engine {config.kind!r}", where="engine.kind")

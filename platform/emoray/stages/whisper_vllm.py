@@ -1,0 +1,152 @@
+"""Whisper in vLLM: greedy, without timestamps. Clips beyond its window are cut where they are quietest.
+
+vLLM leaves out what a checkpoint's generation settings say; the tokens that never count as speech, the language's
+detection and the longest transcript are put back here. Not so `begin_suppress_tokens`: a blank at the start ends it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emoray.audio.io import AUDIO_HZ
+from emoray.engines.local import LocalEngine, local_engine
+from emoray.errors import ConfigError
+from emoray.stages.weights import model_folder
+
+if TYPE_CHECKING:
+    from emoray.stages.transcribe import WhisperVllmConfig
+
+Waveform = npt.NDArray[np.float32]
+
+WINDOW_S = 30
+#: A longer clip is cut within the last so many seconds of the window, in the quietest frame.
+CUT_WITHIN_S = 5
+FRAME_S = 0.05
+NEVER = -100.0  # the lowest bias that vLLM takes
+
+
+def recognise(waveforms: Sequence[Waveform], config: WhisperVllmConfig) -> list[tuple[str, str]]:
+    """Transcribe clips.
+
+    Args:
+        waveforms: float32 (S,) each, mono, 16 kHz.
+        config: Model, language and engine.
+
+    Returns:
+        Text and language code per clip.
+
+    Raises:
+        ConfigError: The checkpoint does not know the language.
+        TransientError: The engine failed, and may not at the next try.
+        ServiceError: vLLM cannot load the model.
+    """
+    folder = model_folder(config.model)
+    engine = local_engine(str(folder), config.vllm, speech=True)
+    checkpoint = _Checkpoint(folder)
+    pieces = [list(_pieces(samples)) for samples in waveforms]
+    languages = _languages(engine, checkpoint, [own[0] for own in pieces], config.language)
+    prompts = [
+        _prompt(piece, checkpoint.start(language))
+        for own, language in zip(pieces, languages, strict=True)
+        for piece in own
+    ]
+    outputs = iter(engine.generate(prompts, checkpoint.sampling, f"vLLM, on {len(prompts)} clips,"))
+    texts = [" ".join(" ".join(next(outputs).outputs[0].text for _ in own).split()) for own in pieces]
+    return list(zip(texts, languages, strict=True))
+
+
+class _Checkpoint:
+    """What a checkpoint's files say about decoding.
+
+    Args:
+        folder: Where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._model = _read(folder / "config.json")
+        self._settings = _read(folder / "generation_config.json")
+        self.languages: dict[str, int] = {
+            token.strip("<|>"): number for token, number in self._settings.get("lang_to_id", {}).items()
+        }
+
+    @property
+    def is_multilingual(self) -> bool:
+        """Whether it wants to be told language and task."""
+        return bool(self._settings.get("is_multilingual", False))
+
+    def start(self, language: str) -> list[int]:
+        """Tokens that a transcript begins with."""
+        first = [self._model["decoder_start_token_id"]]
+        if self.is_multilingual:
+            first += [self.languages[language], self._settings["task_to_id"]["transcribe"]]
+        return [*first, self._settings["no_timestamps_token_id"]]
+
+    @property
+    def detection(self) -> tuple[list[int], Any]:
+        """Tokens and sampling that make it name the language."""
+        from vllm import SamplingParams
+
+        allowed = sorted(self.languages.values())
+        return [self._model["decoder_start_token_id"]], SamplingParams(
+            temperature=0.0, max_tokens=1, allowed_token_ids=allowed, detokenize=False
+        )
+
+    @property
+    def sampling(self) -> Any:
+        """Greedy, no longer than the checkpoint allows, without the tokens that never count as speech."""
+        from vllm import SamplingParams
+
+        longest = min(self._settings.get("max_length", 448), self._model["max_target_positions"])
+        mute = self._settings.get("suppress_tokens") or []
+        return SamplingParams(
+            temperature=0.0,
+            max_tokens=longest - len(self.start(next(iter(self.languages), "en"))),
+            logit_bias=dict.fromkeys(mute, NEVER) or None,
+        )
+
+
+def _languages(engine: LocalEngine, checkpoint: _Checkpoint, clips: Sequence[Waveform], given: str | None) -> list[str]:
+    if not checkpoint.is_multilingual:
+        return ["en"] * len(clips)
+    if given is not None:
+        if given not in checkpoint.languages:
+            raise ConfigError(
+                f"the checkpoint knows no language {given!r}",
+                where="annotate.transcribe.whisper_vllm.language",
+                remedy=f"It knows: {', '.join(sorted(checkpoint.languages))}",
+            )
+        return [given] * len(clips)
+    tokens, sampling = checkpoint.detection
+    prompts = [_prompt(samples, tokens) for samples in clips]
+    outputs = engine.generate(prompts, sampling, f"vLLM, on the language of {len(clips)} clips,")
+    codes = {number: code for code, number in checkpoint.languages.items()}
+    return [codes[output.outputs[0].token_ids[0]] for output in outputs]
+
+
+def _prompt(samples: Waveform, start: list[int]) -> dict[str, Any]:
+    sound = {"prompt": "", "multi_modal_data": {"audio": (samples, AUDIO_HZ)}}
+    return {"encoder_prompt": sound, "decoder_prompt": {"prompt_token_ids": start}}
+
+
+def _pieces(samples: Waveform) -> Iterator[Waveform]:
+    """Cut a clip into pieces of at most the window, each in the quietest frame near its end."""
+    window, frame = WINDOW_S * AUDIO_HZ, int(FRAME_S * AUDIO_HZ)
+    while len(samples) > window:
+        tail = samples[window - CUT_WITHIN_S * AUDIO_HZ : window].reshape(-1, frame)
+        quietest = int(np.argmin(np.square(tail, dtype=np.float64).sum(axis=1)))
+        cut = window - CUT_WITHIN_S * AUDIO_HZ + quietest * frame + frame // 2
+        yield samples[:cut]
+        samples = samples[cut:]
+    yield samples
+
+
+@functools.cache
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
