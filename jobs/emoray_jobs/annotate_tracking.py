@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +16,15 @@ from rich.console import Console
 
 from emoray.lake import Lake
 from emoray_jobs.annotate_summary import AnnotateResult, render
+from emoray_jobs.progress import waiting
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
 log = logging.getLogger(__name__)
 WIDTH = 140
-#: MLflow's own settings keep a job waiting for minutes when its server is away.
-IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+#: MLflow itself would try for minutes.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 def track(config: Config, lake: Lake, result: AnnotateResult, *, status: str) -> None:
@@ -35,29 +38,44 @@ def track(config: Config, lake: Lake, result: AnnotateResult, *, status: str) ->
         result: What was done.
         status: FINISHED, or FAILED for a run over its error budget.
     """
-    for name, value in IMPATIENCE.items():
-        os.environ.setdefault(name, value)
     try:
-        from emoray.registry import tracking
-
-        store = tracking.connect(config.tracking, lake)
-        params = {
-            "corpus": result.corpus,
-            "fingerprint": result.fingerprints,
-            "norms": result.norms_hash,
-            "annotate": config.annotate.model_dump(mode="json"),
-        }
-        run_id = store.start_run(f"annotate {result.corpus}", params=params, tags={"emoray.verb": "annotate"})
-        store.log_metrics(run_id, metrics(result))
-        with tempfile.TemporaryDirectory(prefix="emoray-summary-") as folder:
-            document = json.dumps(dataclasses.asdict(result), indent=1)
-            Path(folder, "summary.json").write_text(document + "\n", encoding="utf-8")
-            with Path(folder, "summary.txt").open("w", encoding="utf-8") as file:
-                Console(file=file, width=WIDTH).print(render(result))
-            store.log_folder(run_id, folder, "summary")
-        store.end_run(run_id, status)
+        with _impatience(), waiting("logging the summary to MLflow"):
+            _log(config, lake, result, status)
     except Exception as error:
         log.warning("the summary could not be logged: %s", error)
+
+
+def _log(config: Config, lake: Lake, result: AnnotateResult, status: str) -> None:
+    from emoray.registry import tracking
+
+    store = tracking.connect(config.tracking, lake)
+    params = {
+        "corpus": result.corpus,
+        "fingerprint": result.fingerprints,
+        "norms": result.norms_hash,
+        "annotate": config.annotate.model_dump(mode="json"),
+    }
+    run_id = store.start_run(f"annotate {result.corpus}", params=params, tags={"emoray.verb": "annotate"})
+    store.log_metrics(run_id, metrics(result))
+    with tempfile.TemporaryDirectory(prefix="emoray-summary-") as folder:
+        document = json.dumps(dataclasses.asdict(result), indent=1)
+        Path(folder, "summary.json").write_text(document + "\n", encoding="utf-8")
+        with Path(folder, "summary.txt").open("w", encoding="utf-8") as file:
+            Console(file=file, width=WIDTH).print(render(result))
+        store.log_folder(run_id, folder, "summary")
+    store.end_run(run_id, status)
+
+
+@contextlib.contextmanager
+def _impatience() -> Iterator[None]:
+    """Keep a server that is away from holding up the job for minutes, unless the user said how long to try."""
+    own = {name: value for name, value in PATIENCE.items() if name not in os.environ}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            del os.environ[name]
 
 
 def metrics(result: AnnotateResult) -> dict[str, float]:
