@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="fail beyond a floor")
     parser.add_argument("--pairs", type=int, default=5, help="counted rounds (default: %(default)s)")
     parser.add_argument("--clips", type=int, default=600, help="clips that P1 annotates (default: %(default)s)")
-    parser.add_argument("--asr-clips", type=int, default=160, help="clips that P2 transcribes (default: %(default)s)")
+    parser.add_argument("--asr-clips", type=int, default=120, help="clips that P2 transcribes (default: %(default)s)")
     parser.add_argument("--audio-clips", type=int, default=200, help="files that P4 decodes (default: %(default)s)")
     parser.add_argument("--f0-clips", type=int, default=15, help="of them, pitch measured (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=FOLDER / "results", help="folder of the figures")
