@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -77,33 +74,20 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, nodes) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("shell")
-    token = folder / "token"
-    token.write_text(secrets.token_hex(32))
-    token.chmod(0o600)
-    ours = ("RAY_", "AWS_", "EMORAY_", "MLFLOW_", "PYTHONUNBUFFERED")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-    script = Path(__file__).parent / "three_nodes.py"
     store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line per request otherwise
     store.start()
     host, port = store.get_host_and_port()
-    shell = {**clean, **auth, **CREDENTIALS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
-    # The nodes know the token only: where the tables are is for the job to bring.
-    nodes = subprocess.Popen(
-        [sys.executable, str(script)], env={**clean, **auth}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    # The nodes do not know where the tables are: that is for the job to bring.
+    shell = {**nodes.environment, **CREDENTIALS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
     try:
-        assert nodes.stdout is not None
-        address = json.loads(nodes.stdout.readline())["dashboard"]
         boto3.client("s3", endpoint_url=shell["AWS_ENDPOINT_URL"], **_keys()).create_bucket(Bucket=BUCKET)
-        text = SMALL.format(bucket=BUCKET, folder=folder, address=address, python=sys.executable)
+        text = SMALL.format(bucket=BUCKET, folder=folder, address=nodes.dashboard, python=sys.executable)
         (folder / "small.yaml").write_text(text)
-        yield Place(address, folder, shell)
+        yield Place(nodes.dashboard, folder, shell)
     finally:
-        nodes.communicate(timeout=60)  # closes its standard input, which ends the cluster
         store.stop()
 
 
@@ -155,13 +139,6 @@ def test_train_runs_on_the_cluster_and_registers_its_model(annotate_job, place, 
     assert client.get_run(version.run_id).info.status == "FINISHED"
 
 
-def test_inside_a_job_python_and_the_parts_are_in_order(place):
-    run = place.emoray("submit", "doctor")
-    assert run.returncode == 0, run.stdout
-    assert "Python's `platform` is its own" in run.stdout
-    assert f"s3://{BUCKET}/emoray is writable" in run.stdout
-
-
 def test_a_job_that_fails_says_why_and_ends_with_its_status(place):
     run = place.emoray("submit", "annotate", "--set", "corpus.name=nowhere")
     assert run.returncode == 1
@@ -170,7 +147,7 @@ def test_a_job_that_fails_says_why_and_ends_with_its_status(place):
     assert "ray job logs" in run.stdout
 
 
-def test_ctrl_c_leaves_the_job_running(place):
+def test_ctrl_c_leaves_the_job_running_and_inside_it_python_and_the_parts_are_in_order(place):
     command = [sys.executable, "-m", "emoray_jobs", "submit", "doctor", "--config", "small.yaml"]
     shell = subprocess.Popen(
         command, cwd=place.folder, env=place.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -189,6 +166,8 @@ def test_ctrl_c_leaves_the_job_running(place):
     for job in (submission_id, log.stdout.split()[0]):
         watch = submit._Watch(client, job, 10, lambda _: None)
         assert watch.to_the_end().status.value == "SUCCEEDED", watch.tail
+        assert "Python's `platform` is its own" in watch.tail
+        assert f"s3://{BUCKET}/emoray is writable" in watch.tail
 
 
 def test_without_the_token_nothing_runs(place, tmp_path):
