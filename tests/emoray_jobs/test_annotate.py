@@ -198,6 +198,17 @@ def test_too_many_failures_fail_the_job_after_writing_everything(tmp_path, ray_s
     assert tried_again == {(name, 4, 6) for name in CHEAP_STAGES}
 
 
+def test_transcripts_without_word_times_cost_emphasis_and_are_no_failure(tmp_path, ray_session, monkeypatch):
+    leave_out_encoder(monkeypatch)
+    config = config_for(tmp_path, "annotate.max_error_fraction=0.0")
+    german = []
+    for number in range(4):
+        write_clip(tmp_path / f"{number}.wav", number)
+        german.append(utterance(100 + number, str(tmp_path / f"{number}.wav"), language="de", words=None))
+    make_corpus(tmp_path, 2, german)
+    assert annotate.run(config).counts == Counts(6, 2, 4, 0, {}, untimed=4)
+
+
 def test_nothing_but_bad_clips(tmp_path, ray_session):
     config = config_for(tmp_path)
     make_corpus(tmp_path, 0, [utterance(number, str(tmp_path / f"{number}.wav")) for number in range(3)])
