@@ -120,7 +120,7 @@ def _import_vllm(config: VllmConfig) -> Any:
     # vLLM reads these when it is imported; what the user has set stays.
     wanted = {
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(config.separate_process)),
         "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_cache_gib),
         # By default every engine of a machine would bind its threads to the same cores.

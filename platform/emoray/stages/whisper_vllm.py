@@ -103,11 +103,12 @@ class _Checkpoint:
         """Greedy, no longer than the checkpoint allows, without the tokens that never count as speech."""
         from vllm import SamplingParams
 
-        longest = min(self._settings.get("max_length", 448), self._model["max_target_positions"])
+        positions = self._model["max_target_positions"]
+        room = positions - len(self.start(next(iter(self.languages), "en")))
         mute = self._settings.get("suppress_tokens") or []
         return SamplingParams(
             temperature=0.0,
-            max_tokens=longest - len(self.start(next(iter(self.languages), "en"))),
+            max_tokens=min(self._settings.get("max_length", positions), room),
             logit_bias=dict.fromkeys(mute, NEVER) or None,
         )
 

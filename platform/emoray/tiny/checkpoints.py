@@ -152,7 +152,7 @@ def _whisper(folder: Path, size: Size) -> None:
     settings.task_to_id = {"transcribe": number["<|transcribe|>"], "translate": number["<|translate|>"]}
     settings.no_timestamps_token_id = number["<|notimestamps|>"]
     settings.max_initial_timestamp_index = 50
-    settings.max_length = size.answer_tokens + 4
+    settings.max_length = size.answer_tokens
     # Words of Latin letters alone, and no end before the longest length: the network would else say nothing readable.
     mute = [index for token, index in vocabulary.items() if not set(token) <= set(string.ascii_letters + "Ġ")]
     untimed = [] if size.timed else tokenizer.convert_tokens_to_ids(times)
