@@ -89,8 +89,11 @@ HALF_WIDTHS = {
 }
 
 
-def make_bundle(folder, name: str = "msf_ser", seed: int = 0, spread: float = 0.2, **changes):
-    """Write a bundle of an untrained model whose outputs stay inside the scale."""
+def make_bundle(
+    folder, name: str = "msf_ser", seed: int = 0, spread: float = 0.2, annotate: AnnotateConfig | None = None, **changes
+):
+    """Write a bundle of an untrained model whose outputs stay inside the scale; stages as in the preset or as given."""
+    annotate = annotate or annotate_config()
     config = model_config(name, **changes)
     torch.manual_seed(seed)
     model = build(config)
@@ -101,8 +104,8 @@ def make_bundle(folder, name: str = "msf_ser", seed: int = 0, spread: float = 0.
         folder,
         model=model,
         config=config,
-        annotate=annotate_config(),
-        fingerprints=fingerprints(annotate_config(), norms().hash),
+        annotate=annotate,
+        fingerprints=fingerprints(annotate, norms().hash),
         norms=norms(),
         half_widths=HALF_WIDTHS,
         conformal_level=0.9,
