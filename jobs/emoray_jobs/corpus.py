@@ -79,7 +79,8 @@ def build(config: Config) -> Stats:
         SchemaError: The table breaks its contract.
         MissingExtraError: The synthesiser is not installed.
     """
-    with track(f"building {config.corpus.name}", "utterances") as advance:
+    cuts = config.corpus.kind == "manifest" and config.corpus.manifest.segment.kind == "vad"
+    with track(f"building {config.corpus.name}", "recordings" if cuts else "utterances") as advance:
         corpora.build(config.corpus, Lake(config.lake), advance)
     return stats(config)
 

@@ -21,11 +21,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 
 from emoray.audio.activity import ActivityConfig, utterances, weights_version
 from emoray.audio.io import AUDIO_HZ
 from emoray.audio.stream import stream
 from emoray.config import Section
+from emoray.corpora import inherit
 from emoray.errors import EmorayError, InputError
 from emoray.lake import Lake
 from emoray.schema import stage_schema, utterances_table
@@ -39,7 +41,17 @@ VERSION = 1
 FLUSH_S = 10.0
 NAMED = 5
 SPANS = pa.list_(pa.struct([("start_ms", pa.int64()), ("end_ms", pa.int64())]))
-HEARD = pa.struct([("audio_uri", pa.string()), ("duration_s", pa.float64()), ("spans", SPANS)])
+#: Which sound a recording is, and what was heard of it.
+ADDRESS = ("audio_uri", "start_s", "end_s")
+HEARD = pa.struct(
+    [
+        ("audio_uri", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("spans", SPANS),
+    ]
+)
 
 Row = dict[str, Any]
 
@@ -137,7 +149,12 @@ def split(
             progress(len(rows) - len(todo) + done, len(rows))
     silent = [key for row in rows if (value := heard.values.get(key := row["utterance_id"])) and not value["spans"]]
     _report(name, lake, rows, silent, heard.refused)
-    cut = [one for row in rows if (value := heard.values.get(row["utterance_id"])) for one in _utterances(row, value)]
+    cut = [
+        one
+        for row in rows
+        if (value := heard.values.get(row["utterance_id"]))
+        for one in inherit.utterances(row, value)
+    ]
     if not cut:
         raise InputError(
             f"none of {len(rows)} recordings gives an utterance: {len(heard.refused)} cannot be read, in {len(silent)}"
@@ -153,12 +170,12 @@ def listen(row: Mapping[str, Any], config: VadConfig, storage_options: Mapping[s
     """Find the utterances of one recording.
 
     Args:
-        row: audio_uri, start_s, end_s.
+        row: Its address: audio_uri, start_s, end_s.
         config: How it is cut.
         storage_options: Options for the fsspec file system.
 
     Returns:
-        audio_uri, duration_s (of the span that was read), spans (milliseconds from the beginning of that span).
+        The address; duration_s of what was read; spans, in milliseconds from the beginning of what was read.
 
     Raises:
         AudioError: It cannot be read.
@@ -186,19 +203,20 @@ def listen(row: Mapping[str, Any], config: VadConfig, storage_options: Mapping[s
         max_utterance_s=config.max_utterance_s,
     )
     in_ms = [{"start_ms": round(1000 * span.start_s), "end_ms": int(1000 * span.end_s)} for span in spans]
-    return {"audio_uri": row["audio_uri"], "duration_s": duration_s, "spans": in_ms}
+    return {**{name: row[name] for name in ADDRESS}, "duration_s": duration_s, "spans": in_ms}
 
 
 def _remembered(lake: Lake, fingerprint: str, rows: Sequence[Row]) -> dict[str, Row]:
-    outcomes = lake.stage_outcomes(STAGE, fingerprint, ["value"])
-    if outcomes is None:
+    columns = {name: pads.field(name) for name in ("utterance_id", "value")}
+    table = lake.read_stage(STAGE, fingerprint, columns)
+    if table is None:
         return {}
-    address = {row["utterance_id"]: row["audio_uri"] for row in rows}
-    found = outcomes.collect()
+    address = {row["utterance_id"]: [row[name] for name in ADDRESS] for row in rows}
+    # Another corpus may have a recording of the same name, and this one's may have been another span before.
     return {
-        key: value
-        for key, value in zip(found["utterance_id"], found["value"].to_list(), strict=True)
-        if address.get(key) == value["audio_uri"]
+        heard["utterance_id"]: heard["value"]
+        for heard in table.to_pylist()
+        if address.get(heard["utterance_id"]) == [heard["value"][name] for name in ADDRESS]
     }
 
 
@@ -268,39 +286,6 @@ def _report(name: str, lake: Lake, rows: Sequence[Row], silent: Sequence[str], r
         log.warning("%d of %d recordings cannot be read (%s): %s; see %s", len(refused), len(rows), kinds, first, where)
     if silent:
         log.warning("%d of %d recordings hold no speech; see %s", len(silent), len(rows), where)
-    lost = sum(bool(row["transcript"]) and not _timed(row) for row in rows)
+    lost = sum(bool(row["transcript"]) and not inherit.timed(row) for row in rows)
     if lost:
         log.warning("%d transcripts have no word times and cannot be shared out over the utterances", lost)
-
-
-def _utterances(row: Row, value: Row) -> Iterator[Row]:
-    origin_s = row["start_s"] or 0.0
-    for turn, span in enumerate(value["spans"]):
-        start_s = origin_s + span["start_ms"] / 1000
-        end_s = origin_s + span["end_ms"] / 1000
-        utterance = row | {
-            "utterance_id": f"{row['utterance_id']}@{round(1000 * start_s):08d}",
-            "start_s": start_s,
-            "end_s": end_s,
-            "duration_s": end_s - start_s,
-            "transcript": None,
-            "words": None,
-        }
-        if row["dialogue_id"] is None and row["turn"] is None:
-            utterance |= {"dialogue_id": row["utterance_id"], "turn": turn}
-        if _timed(row):
-            words = list(_words(row["words"], span["start_ms"] / 1000, span["end_ms"] / 1000))
-            utterance |= {"transcript": " ".join(word["word"] for word in words) or None, "words": words or None}
-        yield utterance
-
-
-def _timed(row: Row) -> bool:
-    return bool(row["words"]) and all(w["start_s"] is not None and w["end_s"] is not None for w in row["words"])
-
-
-def _words(words: Sequence[Row], start_s: float, end_s: float) -> Iterator[Row]:
-    """The words whose middle falls into a span, with times from its beginning."""
-    for word in words:
-        if start_s <= (word["start_s"] + word["end_s"]) / 2 < end_s:
-            begin_s, finish_s = max(word["start_s"], start_s) - start_s, min(word["end_s"], end_s) - start_s
-            yield word | {"start_s": begin_s, "end_s": finish_s}

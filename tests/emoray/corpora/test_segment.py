@@ -112,6 +112,8 @@ def test_a_span_of_a_file_is_a_recording_too(place, clips):
     assert [row["utterance_id"].split("@")[0] for row in second_half] == ["half", "half"]
     for row, same in zip(second_half, all_of_it[2:], strict=True):
         assert (row["start_s"], row["end_s"]) == pytest.approx((same["start_s"], same["end_s"]), abs=0.1)
+    again = place.build([{"audio": "a.wav", "id": "half", "start_s": spans[2][1] + GAP_S / 2}])
+    assert len(again) == 1, "the same name, another span: what was heard before does not count"
 
 
 def test_a_repeated_build_listens_only_to_what_is_new(place, clips):
