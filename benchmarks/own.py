@@ -57,7 +57,7 @@ def transcribe(given: dict[str, Any]) -> None:
     """Annotate's machinery with two of its stages, decode and transcribe."""
     config = configured(given)
     lake = Lake(config.lake)
-    stages = [stage for stage in pipeline.audio_stages(config.annotate) if stage.name != "prosody"]
+    stages = [stage for stage in pipeline.audio_stages(config.annotate) if stage.name in ("decode", "transcribe")]
 
     def work() -> None:
         with contextlib.ExitStack() as stack:

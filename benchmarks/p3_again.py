@@ -13,7 +13,7 @@ from benchmarks.measure import OWN, Measurement, Side
 
 from emoray.config import load
 from emoray.lake import Lake
-from emoray.stages.pipeline import AUDIO_STAGES, TEXT_STAGES
+from emoray.stages import pipeline
 from emoray_jobs.config import Config
 
 #: Share of the full run's time after which driver and Ray are killed.
@@ -24,7 +24,8 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
     """Each round: a full run, one over what it finished, one killed half-way, and one that ends what that one began."""
     # Small buffers, so that what is lost at the kill is not the half of a corpus as small as this.
     overrides = [*synthetic(folder / "again", scale.clips // 2), "annotate.flush_rows=32", "annotate.flush_s=2"]
-    lake = Lake(load(Config, overrides=overrides, environ={}).lake)
+    config = load(Config, overrides=overrides, environ={})
+    lake, stages = Lake(config.lake), list(pipeline.fingerprints(config.annotate, "any norms"))
     task = {"what": "annotate", "overrides": overrides}
     seconds: dict[str, list[float]] = {"full": [], "finished": [], "killed": [], "after the kill": []}
     peaks = dict.fromkeys(seconds, 0)
@@ -42,7 +43,7 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
             raise RuntimeError(f"after a kill {rest.results['complete']} of {clips} clips were completed")
         if not number:
             continue  # warms the disk's cache up
-        repeated.append(_rows(lake) - clips * len((*AUDIO_STAGES, *TEXT_STAGES)))
+        repeated.append(_rows(lake, stages) - clips * len(stages))
         for name, reading in zip(seconds, (whole, again, cut, rest), strict=True):
             seconds[name].append(reading.seconds)
             peaks[name] = max(peaks[name], reading.peak_bytes)
@@ -67,11 +68,11 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
     ]
 
 
-def _rows(lake: Lake) -> int:
-    """Rows in the files of all stage tables, repeats and all."""
+def _rows(lake: Lake, stages: list[str]) -> int:
+    """Rows in the files of stage tables, repeats and all."""
     return sum(
         dataset.count_rows()
-        for stage in (*AUDIO_STAGES, *TEXT_STAGES)
+        for stage in stages
         for prints in [lake.fs.ls(lake.path("annotations", stage), detail=False)]
         for one in prints
         if (dataset := lake.dataset("annotations", stage, one.rsplit("/", 1)[-1])) is not None
