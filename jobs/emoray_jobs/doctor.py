@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emoray.errors import EmorayError
-from emoray_jobs.checks import Finding, machine, services, speech
+from emoray_jobs.checks import Finding, engines, machine, services, speech
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,6 +32,7 @@ CHECKS: dict[str, Callable[[Config], Finding]] = {
     "audio": speech.check_audio,
     "espeak": speech.check_espeak,
     "text encoder": speech.check_text_encoder,
+    "engines": engines.check_engines,
     "lake": services.check_lake,
     "tracking": services.check_tracking,
     "champion": services.check_champion,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import socket
 import threading
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from emoray import config as settings
 from emoray_jobs import doctor
-from emoray_jobs.checks import Finding, machine, services, speech
+from emoray_jobs.checks import Finding, engines, machine, services, speech
 from emoray_jobs.config import Config
 
 
@@ -221,3 +222,23 @@ def test_a_token_that_others_can_read_is_found(load, tmp_path, monkeypatch):
     assert services.check_token(load()).status == "ok"
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert services.check_token(load()).status == "warn"
+
+
+SEMANTICS = "annotate.semantics"
+
+
+def test_an_engine_that_is_not_installed_or_not_there_is_found(load, listener, monkeypatch):
+    assert engines.check_engines(load()) == Finding("ok", "none needed")
+    monkeypatch.setattr(engines, "REPLY_S", 0.3)
+    asked = (f"{SEMANTICS}.kind=text_llm", f"{SEMANTICS}.engine.kind=endpoint")
+    assert "address" in engines.check_engines(load(*asked)).detail
+    url = f"{SEMANTICS}.engine.endpoint.url=http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    silent = engines.check_engines(load(*asked, url))
+    assert silent.status == "fail"
+    assert "Timeout" in silent.detail
+    key = f"{SEMANTICS}.engine.endpoint.api_key_env=NO_SUCH_KEY"
+    assert "NO_SUCH_KEY" in engines.check_engines(load(*asked, url, key)).detail
+    found = engines.check_engines(load("annotate.transcribe.kind=whisper_vllm", f"{SEMANTICS}.kind=audio_llm"))
+    here = importlib.util.find_spec("vllm") is not None
+    assert found.status == ("ok" if here else "fail")
+    assert here or "annotate.semantics and annotate.transcribe" in found.detail

@@ -82,13 +82,15 @@ class LocalEngine(Engine):
         return self._guarded(lambda: self.llm.generate(list(prompts), sampling, use_tqdm=False), what)
 
     def _answer(self, chats: list[Any], sampling: Any) -> list[Answer]:
-        from vllm.exceptions import VLLMClientError
+        from vllm import exceptions
 
+        # Not every version of vLLM has the first, and none uses it everywhere.
+        refusals = (getattr(exceptions, "VLLMClientError", ValueError), ValueError)
         try:
             outputs = self._guarded(
                 lambda: self.llm.chat(chats, sampling, use_tqdm=False), f"vLLM, on {len(chats)} questions,"
             )
-        except (VLLMClientError, ValueError) as error:
+        except refusals as error:
             # Raised before anything is generated, so that halving repeats no work.
             if len(chats) == 1:
                 return [StageError(f"the engine refuses this row: {_first_line(error)}", kind="refused_by_engine")]

