@@ -178,8 +178,8 @@ def _pools(pools: Sequence[Pool]) -> Table:
     for name in ("cores asked for", "GPUs", "memory MiB"):
         table.add_column(name, justify="right")
     for pool in pools:
-        number = f"{pool.workers}" if pool.fixed else f"up to {pool.workers}"
-        kind = "actors" if pool.keeps_weights else "tasks"
+        number = f"{pool.workers}" if pool.fixed or pool.workers == 1 else f"up to {pool.workers}"
+        kind = ("actor" if pool.keeps_weights else "task") + "s" * (pool.workers != 1)
         asks = (f"{pool.cpus:g}", f"{pool.gpus:g}", f"{pool.memory_bytes / 2**20:.0f}" if pool.memory_bytes else "–")
         table.add_row(pool.name, f"{number} {kind}", *asks)
     return table

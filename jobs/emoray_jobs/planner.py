@@ -177,9 +177,8 @@ def size(demands: Sequence[Demand], machines: Machines, batches: int) -> list[Po
         if not measured and not demands[place].keeps_weights:
             share = 1 / sum(not demands[one].keeps_weights for one in on_cores)
         # A hair less than a whole worker is rounding error.
-        workers[place] = max(1, math.ceil(share * machines.cpus - 1e-6))
-        if demands[place].keeps_weights:
-            workers[place] = min(workers[place], _worth_loading(batches))
+        most = _worth_loading(batches) if demands[place].keeps_weights else batches
+        workers[place] = max(1, min(most, math.ceil(share * machines.cpus - 1e-6)))
     _fit_memory(demands, workers, machines)
     actors = sum(number for place, number in workers.items() if demands[place].keeps_weights)
     actor_cpus = _floor(min(ACTOR_CPUS, machines.cpus / 2 / actors)) if actors else 0.0
