@@ -19,9 +19,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from emoray.config import merge, read_preset
+from emoray.config import load, merge, read_preset
 from emoray.corpora import CorpusConfig, build
 from emoray.lake import Lake, LakeConfig
+from emoray_jobs.config import Config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,6 +88,13 @@ def test_the_readme_shows_every_verb():
         "doctor",
     ):
         assert f"emoray {verb}" in shown, verb
+
+
+def test_every_configuration_it_shows_is_one(tmp_path: Path):
+    for number, text in enumerate(blocks("yaml")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        load(Config, file=path, environ={})  # a key or value that does not fit raises
 
 
 @pytest.mark.timeout(900)

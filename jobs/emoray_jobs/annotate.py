@@ -21,8 +21,9 @@ from rich.console import RenderableType
 
 from emoray.errors import InputError, LakeError, StageError
 from emoray.lake import Lake
-from emoray.stages import pipeline
+from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
+from emoray.stages.filters import FiltersConfig
 from emoray.stages.norms import Norms
 from emoray_jobs import annotate_summary, worklist
 from emoray_jobs.annotate_summary import AnnotateResult
@@ -31,9 +32,6 @@ from emoray_jobs.progress import track
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
-
-#: Stages that norms are fitted from.
-NORMS_READ = ("prosody", "transcribe")
 
 #: Stages that norms are fitted from.
 NORMS_READ = ("prosody", "transcribe")
@@ -80,7 +78,8 @@ def run(
         config: The jobs' configuration.
         retry_failed: Forget recorded errors first, so that those rows are tried again.
         refit_norms: Fit the norms anew from the prosody at hand, even where there are some.
-        splits: Only these splits; the others count as filtered. Empty for all.
+        splits: Only these splits; the others count as filtered, as does what `annotate.filters` leaves out. Empty for
+            all.
 
     Raises:
         LakeError: The corpus is not in the lake.
@@ -103,9 +102,15 @@ def run(
         fingerprints = pipeline.fingerprints(config.annotate, None)
         if retry_failed:
             _forget_failures(lake, audio, fingerprints)
-        job.finish(audio, fingerprints, "measuring and transcribing")
+        for stages in _steps(audio, config.annotate.filters):
+            job.finish(stages, fingerprints, "measuring and transcribing")
+            known = {stage.name: fingerprints[stage.name] for stage in stages}
+            outside = filters.excluded(lake, job.kept, config.annotate.filters, known)
+            job.leave_out(outside)
+            filtered = pl.concat([filtered, outside])
+        kept = pc.is_in(selected["utterance_id"], value_set=pa.array(job.kept["utterance_id"].to_list(), pa.string()))
         try:
-            norms = _fitted_norms(config, lake, selected, fingerprints, refit_norms)
+            norms = _fitted_norms(config, lake, selected.filter(kept), fingerprints, refit_norms)
         except StageError:
             # Nothing could be measured at all: say what is wrong with the clips before what that means for the norms.
             counts = annotate_summary.count(lake, rows, filtered, audio, fingerprints)
@@ -144,6 +149,15 @@ def run(
 def render(result: AnnotateResult) -> RenderableType:
     """The summary, as it is printed."""
     return annotate_summary.render(result)
+
+
+def _steps(audio: Sequence[Stage], config: FiltersConfig) -> list[list[Stage]]:
+    """How far the audio stages go before filters are held against the rows: what they leave out goes no further."""
+    names = [stage.name for stage in audio]
+    # Quality follows decode at once: what decode says can wait for it, and no clip is opened once more in between.
+    reads = config.reads - ({"decode"} if "quality" in config.reads else set())
+    ends = {names.index(name) + 1 for name in reads}
+    return [list(audio[:end]) for end in sorted({*ends, len(audio)})]
 
 
 def of_splits(utterances: pa.Table, splits: Sequence[str]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from emoray.lake import Lake
-from emoray.stages import pipeline
+from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
 from emoray_jobs import annotate, cluster, machines, worklist
 from emoray_jobs.forecast import Forecast, forecast
@@ -50,6 +51,7 @@ class Plan:
 
     Attributes:
         corpus: Name of the corpus.
+        filtered: Utterances that the filters leave out, by reason, as far as they are measured; the rest is planned.
         stages: Per stage, in order.
         norms_hash: The norms at hand; None if they are yet to be fitted: every text stage is then to be computed.
         machines: What there is to do it with.
@@ -59,6 +61,7 @@ class Plan:
     """
 
     corpus: str
+    filtered: dict[str, int]
     stages: list[StagePlan]
     norms_hash: str | None
     machines: Machines
@@ -87,6 +90,8 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     norms_hash = norms.hash if norms else None
     fingerprints = pipeline.fingerprints(config.annotate, norms_hash)
     rows = worklist.durations(utterances)
+    outside = filters.excluded(lake, rows, config.annotate.filters, fingerprints)
+    rows = rows.join(outside, on="utterance_id", how="anti")
     phases = [
         _work(lake, rows, stages, fingerprints)
         for stages in (pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None))
@@ -104,6 +109,7 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
         seconds = sum(one.seconds or 0.0 for one in forecasts)
     return Plan(
         corpus=config.corpus.name,
+        filtered=dict(sorted(Counter(outside["reason"]).items())),
         stages=[
             _of_stage(stage, work, one, rows.height)
             for work, one in zip(phases, forecasts, strict=True)
@@ -168,6 +174,9 @@ def render(plan: Plan) -> RenderableType:
     there = plan.machines
     has = f"{there.cpus:g} cores, {there.gpus} GPUs, {there.memory_bytes / 2**30:.1f} GiB"
     norms = plan.norms_hash or "to be fitted once prosody is measured; until then, text stages count as to be computed"
+    if plan.filtered:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in plan.filtered.items())
+        parts.append(f"filtered: {reasons}; what is not measured yet counts as to be computed")
     return Group(*parts, f"machines: {len(there.nodes)}, with {has}", f"norms: {norms}", *_time(plan))
 
 

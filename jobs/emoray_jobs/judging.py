@@ -15,14 +15,12 @@ from emoray.lake import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import Version
-from emoray.schema import UTTERANCES
 from emoray.scoring.bundle import Bundle, load_bundle, text_read
 from emoray.scoring.predictions import predict_rows
 from emoray.scoring.score import LEVEL_OF
 from emoray.stages.base import WAVEFORM, Row
-from emoray.training.pack import training_rows
 from emoray.training.predict import predict
-from emoray_jobs.packing import packed
+from emoray_jobs.packing import packed, training_keys
 from emoray_jobs.progress import track
 from emoray_jobs.train_worker import device_here, torch_threads
 
@@ -74,10 +72,10 @@ def predictions(
     Raises:
         InputError: No clip of these splits has a label that the model could be judged by.
     """
-    keys = training_rows(lake, config.corpus.name, bundle.fingerprints, vectors=False)
+    keys = training_keys(config, lake, bundle.fingerprints)
     reads = text_read(bundle.config)
     if reads and not keys.select(pl.any_horizontal(*(pl.col(name).fill_null(False) for name in reads)).any()).item():
-        return _from_audio(config, lake, bundle, splits, levels)
+        return _from_audio(config, lake, bundle, keys, splits, levels)
     training_set = packed(
         config,
         lake,
@@ -127,13 +125,11 @@ def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) 
 
 
 def _from_audio(
-    config: Config, lake: Lake, bundle: Bundle, splits: Sequence[str], levels: Sequence[str]
+    config: Config, lake: Lake, bundle: Bundle, keys: pl.DataFrame, splits: Sequence[str], levels: Sequence[str]
 ) -> pl.DataFrame:
     scorer = load_bundle(bundle.folder)
-    frame = pl.from_arrow(lake.utterances(config.corpus.name, UTTERANCES.names))
-    assert isinstance(frame, pl.DataFrame)
     labelled = pl.any_horizontal(pl.col(name).is_not_null() for name in ("valence", "arousal", "dominance", "emotion"))
-    ids = frame.filter(pl.col("split").is_in(list(splits)) & labelled).sort("utterance_id")["utterance_id"].to_list()
+    ids = keys.filter(pl.col("split").is_in(list(splits)) & labelled).sort("utterance_id")["utterance_id"].to_list()
     if not ids:
         raise _nothing_labelled(config, splits)
     semantics = {level: name for name, level in LEVEL_OF.items()}

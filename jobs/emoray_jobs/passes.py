@@ -96,11 +96,12 @@ class Passes:
 
     Attributes:
         durations: utterance_id and seconds of the rows.
+        kept: Those of them that are not left out.
         lacked: What each stage lacked when it was begun: utterance_id and seconds.
     """
 
     def __init__(self, config: Config, lake: Lake, utterances: pa.Table, stack: contextlib.ExitStack) -> None:
-        self.durations = worklist.durations(utterances)
+        self.durations = self.kept = worklist.durations(utterances)
         self.lacked: dict[str, pl.DataFrame] = {}
         self._config = config
         self._lake = lake
@@ -127,15 +128,16 @@ class Passes:
         Raises:
             ServiceError: A pass got nowhere.
         """
-        work = worklist.outstanding(self._lake, self.durations, stages, fingerprints)
+        work = worklist.outstanding(self._lake, self.kept, stages, fingerprints)
         self._types |= {stage.name: stage.value_type for stage in stages}
         self._stages |= {stage.name: stage for stage in stages}
         for stage in stages:
-            self.lacked[stage.name] = work.lacking(stage.name).select("utterance_id", "seconds")
+            # A stage that filters read is finished before the rest of its phase, which begins with it once more.
+            self.lacked.setdefault(stage.name, work.lacking(stage.name).select("utterance_id", "seconds"))
         max_rows, stalled = self._config.annotate.batch_rows, 0
         while work.cells:
             problems = self._pass(work, fingerprints, max_rows, what)
-            left = worklist.outstanding(self._lake, self.durations, stages, fingerprints)
+            left = worklist.outstanding(self._lake, self.kept, stages, fingerprints)
             if left.cells:
                 cause = "; ".join(problems) or "worker processes died"
                 stalled = stalled + 1 if left.cells == work.cells else 0
@@ -144,8 +146,12 @@ class Passes:
                 log.warning("%d utterances are not finished and are tried again: %s", left.rows.height, cause)
                 if not problems and left.rows.height <= LONE_ROWS:
                     self._one_by_one(left, fingerprints)
-                    left = worklist.outstanding(self._lake, self.durations, stages, fingerprints)
+                    left = worklist.outstanding(self._lake, self.kept, stages, fingerprints)
             work, max_rows = left, max(1, max_rows // SHRINK)
+
+    def leave_out(self, rows: pl.DataFrame) -> None:
+        """Take rows out of everything that comes; utterance_id names them."""
+        self.kept = self.kept.join(rows, on="utterance_id", how="anti")
 
     def workforce(self) -> Workforce:
         """Who took part so far."""

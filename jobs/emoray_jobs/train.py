@@ -31,10 +31,9 @@ from emoray.stages import pipeline
 from emoray.stages.norms import Norms
 from emoray.training.batch_plan import make_plan
 from emoray.training.checkpoint import Checkpoint, plan_fingerprint
-from emoray.training.pack import training_rows
 from emoray_jobs import annotate, run_journal
 from emoray_jobs.cluster import session
-from emoray_jobs.packing import absolute, packed
+from emoray_jobs.packing import absolute, packed, training_keys
 from emoray_jobs.progress import say, waiting
 from emoray_jobs.release import Prepared, begin_run, register
 from emoray_jobs.run_record import RunRecord
@@ -133,7 +132,7 @@ def _prepare(config: Config, lake: Lake, stack: contextlib.ExitStack) -> Prepare
     corpus, train = config.corpus.name, config.train
     lake.utterances(corpus, ["utterance_id"])
     fingerprints, norms = _annotations(config, lake)
-    keys = training_rows(lake, corpus, fingerprints, vectors=False)
+    keys = training_keys(config, lake, fingerprints)
     _assert_text(config, keys)
     audio = config.annotate.audio
     training_set = packed(config, lake, stack, fingerprints=fingerprints, model=config.model, audio=audio, keys=keys)

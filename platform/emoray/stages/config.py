@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from emoray.audio.io import AudioConfig
 from emoray.audio.prosody import ProsodyConfig
+from emoray.audio.quality import QualityConfig
 from emoray.config import Section
 from emoray.stages.embed import EmbedConfig
 from emoray.stages.emphasis import EmphasisConfig
+from emoray.stages.filters import FiltersConfig
 from emoray.stages.guard import GuardConfig
 from emoray.stages.norms import NormsConfig
 from emoray.stages.semantics import SemanticsConfig
@@ -18,6 +20,8 @@ class AnnotateConfig(Section):
 
     Attributes:
         audio: What counts as usable audio; the scorer holds requests to the same.
+        quality: Loudness, noise and the like: measured if a filter asks for it, or if it is enabled.
+        filters: Which utterances are annotated, trained on and evaluated; none by default.
         prosody: F0 and energy.
         transcribe: Which transcriber.
         emphasis: Which emphasis detector.
@@ -35,6 +39,8 @@ class AnnotateConfig(Section):
     """
 
     audio: AudioConfig
+    quality: QualityConfig
+    filters: FiltersConfig
     prosody: ProsodyConfig
     transcribe: TranscribeConfig
     emphasis: EmphasisConfig

@@ -14,6 +14,7 @@ from emoray.stages.fingerprint import fingerprint
 from emoray.stages.guard import GuardConfig, Outcome, run_guarded
 from emoray.stages.norms import Norms
 from emoray.stages.prosody import MeasureProsody
+from emoray.stages.quality import MeasureQuality
 from emoray.stages.semantics import writer
 from emoray.stages.transcribe import transcriber
 
@@ -24,12 +25,16 @@ TEXT_STAGES = ("emphasis", "semantics", "embed_transcript", "embed_semantics")
 def audio_stages(config: AnnotateConfig, storage_options: dict[str, Any] | None = None) -> list[Stage]:
     """The first pass: decode, prosody, transcribe, from which norms are fitted; and semantics, if their writer hears.
 
+    Quality comes after decode where it is enabled, or a filter asks for it.
+
     Args:
         config: The annotate section.
         storage_options: Options of the file system that holds the audio.
     """
-    stages: list[Stage] = [Decode(config.audio, storage_options), MeasureProsody(config.prosody)]
-    stages.append(transcriber(config.transcribe))
+    stages: list[Stage] = [Decode(config.audio, storage_options)]
+    if config.quality.enabled or MeasureQuality.name in config.filters.reads:
+        stages.append(MeasureQuality(config.quality))
+    stages += [MeasureProsody(config.prosody), transcriber(config.transcribe)]
     describing = writer(config.semantics, None)
     # Here the waveform is at hand, and such a writer waits for no norms.
     return [*stages, describing] if WAVEFORM in describing.requires else stages

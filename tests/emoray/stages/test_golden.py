@@ -16,6 +16,7 @@ import soundfile
 
 from emoray.stages.norms import Norms
 from emoray.stages.pipeline import annotate_rows, audio_stages, text_stages
+from emoray.stages.quality import MeasureQuality
 from emoray.stages.transcribe import transcriber
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -78,6 +79,9 @@ def observed(configure, guard, heard, tmp_path_factory):
         annotate_rows([stage], [spoken], guard)
         times = "aligned" if "reference" in over else ""
         found[f"{name_of(stage)}{times}"] = summary(spoken["transcribe"])
+    quality = MeasureQuality(config.quality)
+    annotate_rows([quality], [spoken], guard)
+    found[name_of(quality)] = summary(spoken["quality"])
     return found
 
 
