@@ -108,7 +108,7 @@ def run(
             outside = filters.excluded(lake, job.kept, config.annotate.filters, known)
             job.leave_out(outside)
             filtered = pl.concat([filtered, outside])
-        kept = pc.is_in(selected["utterance_id"], value_set=pa.array(job.kept["utterance_id"].to_list(), pa.string()))
+        kept = pc.is_in(selected["utterance_id"], value_set=job.kept["utterance_id"].to_arrow().cast(pa.string()))
         try:
             norms = _fitted_norms(config, lake, selected.filter(kept), fingerprints, refit_norms)
         except StageError:
