@@ -99,7 +99,10 @@ def rows_written(config: Config, stage: str, fingerprint: str) -> list[str]:
 def by_hand(config: Config, state: annotate.State) -> dict[str, dict[str, Outcome]]:
     """What a bare loop over the rows gives: stage → utterance_id → outcome."""
     rows = Lake(config.lake).utterances(config.corpus.name).to_pylist()
-    stages = [*pipeline.audio_stages(config.annotate, config.lake.storage_options), *pipeline.text_stages(config.annotate, state.norms)]
+    stages = [
+        *pipeline.audio_stages(config.annotate, config.lake.storage_options),
+        *pipeline.text_stages(config.annotate, state.norms),
+    ]
     outcomes = pipeline.annotate_rows(stages, rows, config.annotate.guard)
     return {stage: {outcome.utterance_id: outcome for outcome in one} for stage, one in outcomes.items()}
 
