@@ -6,10 +6,11 @@ weights get an actor pool. Nothing depends on order, and nothing comes back but 
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,13 +69,15 @@ class Operator:
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Run a block: descriptors of batches for the first operator, rows for the later ones."""
         if self._lake is None:
-            yield from self._run(block)
+            yield from self._run(lambda: block)
             return
         for batch in block.to_pylist():
-            yield from self._run(read_batch(self._lake, batch["path"], batch["row_group"]))
+            yield from self._run(functools.partial(read_batch, self._lake, batch["path"], batch["row_group"]))
 
-    def _run(self, table: pa.Table) -> Iterator[pa.Table]:
+    def _run(self, read: Callable[[], pa.Table]) -> Iterator[pa.Table]:
         try:
+            ray.get(self._sink.ready.remote())
+            table = read()
             rows = _to_rows(table)
             outcomes, work = {}, {}
             started = time.perf_counter()
@@ -92,7 +95,7 @@ class Operator:
             else:
                 yield _to_table(rows, self._passes_on)
         except Exception as error:
-            # Not a row's fault (those are outcomes): a disk that is full, a sink that died. These rows stay to do.
+            # Not a row's fault (those are outcomes): a disk that is full, storage that is away. These rows stay to do.
             self._sink.problem.remote(brief(error))
 
     def _annotate(self, stage: Stage, rows: list[Row]) -> tuple[pa.Table, Work]:
@@ -193,7 +196,8 @@ class Flow:
             utterance_ids of the batches whose process died.
         """
         operator = Operator(self._stages, None, *self._shared, self._lake, self._sink)
-        lone = ray.remote(num_cpus=1, max_retries=0)(_drain)
+        # Twice, so that no row is blamed for the loss of the machine that it was on.
+        lone = ray.remote(num_cpus=1, max_retries=1)(_drain)
         tasks = [
             (lone.remote(operator, batches.slice(row, 1)), batches["first_id"][row].as_py())
             for row in range(batches.num_rows)

@@ -110,6 +110,7 @@ class Passes:
         self._stages: dict[str, Stage] = {}
         self._machines: Machines | None = None
         self._spilled_bytes: int | None = 0
+        self._unwritten = 0
         self._peak_rss_bytes: dict[str, int] = {}
         self._busy_s: defaultdict[str, float] = defaultdict(float)
         self._had_s: defaultdict[str, float] = defaultdict(float)
@@ -141,7 +142,8 @@ class Passes:
             if left.cells:
                 cause = "; ".join(problems) or "worker processes died"
                 stalled = stalled + 1 if left.cells == work.cells else 0
-                if stalled > 1 and (problems or max_rows == 1):
+                # What the sink could not write, after all retries, no further pass will write either.
+                if self._unwritten or (stalled > 1 and (problems or max_rows == 1)):
                     _give_up(left, cause)
                 log.warning("%d utterances are not finished and are tried again: %s", left.rows.height, cause)
                 if not problems and left.rows.height <= LONE_ROWS:
@@ -214,8 +216,8 @@ class Passes:
                 batches = self._batches(folder, own, fingerprints, max_rows=1, max_audio_s=0.0)
                 died = self._flow(own, fingerprints, sink).each_alone(batches)
             if died:
-                message = "the worker process died on this row, alone (out of memory, or a crash in native code)"
-                error = {"type": "worker_died", "message": message, "attempts": 1}
+                message = "the worker process died on this row, alone, twice (out of memory, or a crash in native code)"
+                error = {"type": "worker_died", "message": message, "attempts": 2}
                 outcomes = [{"utterance_id": name, "value": None, "error": error, "elapsed_s": 0.0} for name in died]
                 table = pa.Table.from_pylist(outcomes, stage_schema(stage.value_type))
                 self._lake.append_stage(stage.name, fingerprints[stage.name], table)
@@ -250,6 +252,7 @@ class Passes:
                 problems.append(sink.brief(error))
             report: SinkReport = ray.get(actor.finish.remote())
             problems += report.problems
+            self._unwritten += report.unwritten
             self._note(report)
         except ray.exceptions.RayError as error:
             problems.append(sink.brief(error))

@@ -27,6 +27,7 @@ class SinkReport:
     Attributes:
         rows: Outcomes received since it was started.
         files: Files written.
+        unwritten: Outcomes that could not be written to the end.
         peak_rss_bytes: Largest resident memory of each worker process that reported, by process.
         busy_s: Time that passed in the stages of each pool, over its workers, by name.
         work: What was measured, by stage and kind of machine.
@@ -35,6 +36,7 @@ class SinkReport:
 
     rows: int = 0
     files: int = 0
+    unwritten: int = 0
     peak_rss_bytes: dict[str, int] = field(default_factory=dict)
     busy_s: dict[str, float] = field(default_factory=dict)
     work: dict[tuple[str, str], Work] = field(default_factory=dict)
@@ -63,7 +65,7 @@ class Sink:
         self._busy_s: dict[str, float] = {}
         self._work: dict[tuple[str, str], Work] = {}
         self._problems: list[str] = []
-        self._stuck: list[tuple[str, str]] = []
+        self._stuck: set[tuple[str, str]] = set()
         threading.Thread(target=self._flush_overdue, name="flush-overdue", daemon=True).start()
 
     def ready(self) -> None:
@@ -122,6 +124,7 @@ class Sink:
             return SinkReport(
                 rows=self._rows,
                 files=self._files,
+                unwritten=sum(part.num_rows for parts in self._buffers.values() for part in parts),
                 peak_rss_bytes=dict(self._peak_rss_bytes),
                 busy_s=dict(self._busy_s),
                 work=dict(self._work),
@@ -130,7 +133,7 @@ class Sink:
 
     def _write(self, table: tuple[str, str]) -> None:
         stage, fingerprint = table
-        self._stuck = [other for other in self._stuck if other != table] + [table]
+        self._stuck.add(table)
         self._lake.append_stage(stage, fingerprint, pa.concat_tables(self._buffers[table]))
         self._files += 1
         self._stuck.remove(table)

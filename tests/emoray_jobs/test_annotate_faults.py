@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -169,3 +171,74 @@ def test_a_table_that_cannot_be_written_stops_the_job_with_the_reason(tmp_path, 
     assert stuck.value.kind == "annotate_stuck"
     obstacle.unlink()
     assert annotate.run(config).counts == Counts(6, 6, 0, 0, {})
+
+
+def test_two_commands_at_once_give_the_result_of_one(tmp_path, ray_session):
+    clips = 12
+    config = config_for(tmp_path / "lake")
+    make_corpus(config.lake.root, clips)
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    command = [sys.executable, "-c", CHEAP_ANNOTATE, str(file)]
+    drivers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    said = [driver.communicate(timeout=DEADLINE_S) for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], said
+    results = [json.loads(out.splitlines()[-1]) for out, _ in said]
+    assert results[0] == results[1]
+    assert results[0]["counts"] == vars(Counts(clips, clips, 0, 0, {}))
+    state = annotate.state(config, Lake(config.lake))
+    assert results[0]["fingerprints"] == {stage: state.fingerprints[stage] for stage in CHEAP_STAGES}
+    expected = by_hand(config, state)
+    for stage in CHEAP_STAGES:
+        table = Lake(config.lake).stage_outcomes(stage, state.fingerprints[stage]).sort("utterance_id").collect()
+        assert table["utterance_id"].to_list() == [f"u{number:03d}" for number in range(clips)]
+        for row in table.iter_rows(named=True):
+            name = row["utterance_id"]
+            assert_same_value(row["value"], expected[stage][name].value, f"{stage} {name}")
+
+
+CHEAP_ANNOTATE = """
+import json, sys
+from annotate_kit import leave_out_encoder
+from emoray.config import load
+from pytest import MonkeyPatch
+from emoray_jobs import annotate
+from emoray_jobs.config import Config
+config = load(Config, file=sys.argv[1])
+leave_out_encoder(MonkeyPatch())
+result = annotate.run(config)
+print(json.dumps({"counts": vars(result.counts), "fingerprints": result.fingerprints}))
+"""
+
+
+def test_a_full_disk_stops_the_job_with_the_reason_and_nothing_half_written(tmp_path, ray_session, monkeypatch):
+    """The kernel refuses to let the sink's files grow, in the middle of a write, as a full disk or a quota does."""
+    leave_out_encoder(monkeypatch)
+    clips = 40
+    config = config_for(tmp_path, "annotate.flush_rows=12")
+    make_corpus(tmp_path, clips)
+
+    class Cramped(sink.Sink):
+        def __init__(self, *arguments):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(sink, "Sink", Cramped)
+    with pytest.raises(ServiceError, match=r"40 utterances cannot be finished.*/annotations/prosody/.*cannot write"):
+        annotate.run(config)
+    monkeypatch.undo()
+    leave_out_encoder(monkeypatch)
+    found = [path for path in Path(tmp_path, "annotations").rglob("*") if path.is_file()]
+    assert found
+    for path in found:
+        pq.read_table(path)  # whole files, and no leftovers of those that did not fit
+    fingerprints = pipeline.fingerprints(config.annotate, None)
+    before = set(rows_written(config, "decode", fingerprints["decode"]))
+    assert 0 < len(before) < clips
+    result = annotate.run(config)
+    assert result.counts == Counts(clips, clips, 0, 0, {})
+    assert result.stages[0].reused == len(before)

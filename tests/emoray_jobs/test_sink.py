@@ -13,6 +13,7 @@ from emoray.schema import stage_schema
 from emoray_jobs.sink import Sink
 
 TABLE = ("stage", "0123456789abcdef")
+OTHER = ("other", "0123456789abcdef")
 SCHEMA = stage_schema(pa.struct([("x", pa.int64())]))
 
 
@@ -60,3 +61,24 @@ def test_rows_stay_in_the_buffer_until_they_are_written(tmp_path):
     obstacle.unlink()
     sink.finish()
     assert lake.done_ids(*TABLE) == {"a", "b"}
+
+
+def test_while_a_write_fails_no_work_is_worth_doing(tmp_path):
+    config = LakeConfig(root=str(tmp_path), storage_options={})
+    lake, sink = Lake(config), Sink(config, flush_rows=2, flush_s=1000)
+    sink.ready()
+    obstacle = tmp_path / "annotations"
+    obstacle.write_text("in the way")
+    with pytest.raises(LakeError, match="cannot write"):
+        sink.add({TABLE: outcomes("a", "b"), OTHER: outcomes("a", "b")}, "process", 1)
+    with pytest.raises(LakeError, match="cannot write"):
+        sink.ready()
+    report = sink.finish()
+    assert report.unwritten == 4
+    assert len(report.problems) == 2  # one for each table
+    assert all("cannot write" in problem for problem in report.problems)
+    obstacle.unlink()
+    sink.ready()
+    assert lake.done_ids(*TABLE) == {"a", "b"}
+    report = sink.finish()
+    assert (report.files, report.unwritten) == (2, 0)
