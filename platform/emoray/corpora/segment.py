@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -184,19 +185,20 @@ def listen(row: Mapping[str, Any], config: VadConfig, storage_options: Mapping[s
     from emoray.audio.silero import FRAME_SAMPLES, Listener
 
     listener, samples, rest_S = Listener(), 0, np.zeros(0, np.float32)
-    probabilities = []
+    # One growing buffer: small arrays kept from block to block lay between the freed large ones and pinned their pages.
+    speech = array("f")
     for block_S in stream(
         row["audio_uri"], start_s=row["start_s"], end_s=row["end_s"], storage_options=storage_options
     ):
         samples += len(block_S)
         block_S = np.concatenate([rest_S, block_S])
         whole = len(block_S) // FRAME_SAMPLES * FRAME_SAMPLES
-        probabilities.append(listener.hear(block_S[:whole]))
+        speech.frombytes(listener.hear(block_S[:whole]).tobytes())
         rest_S = block_S[whole:]
-    probabilities.append(listener.hear(rest_S))
+    speech.frombytes(listener.hear(rest_S).tobytes())
     duration_s = samples / AUDIO_HZ
     spans = utterances(
-        np.concatenate(probabilities),
+        np.frombuffer(speech, np.float32),
         config.activity,
         duration_s=duration_s,
         pad_s=config.pad_s,
