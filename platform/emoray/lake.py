@@ -222,7 +222,7 @@ class Lake:
         Raises:
             FileNotFoundError: A file was removed since it was listed.
         """
-        found = {}
+        found: dict[str, str] = {}
         for path in files:
             if path.rsplit("/", 1)[-1].startswith(MERGED):
                 with self.fs.open(path) as file:
