@@ -6,10 +6,11 @@ import json
 import threading
 
 import pytest
-from annotate_kit import config_for, leave_out_encoder, make_corpus, stored
+from annotate_kit import by_hand, config_for, leave_out_encoder, make_corpus, stored
 from engine_kit import RECORD, serving
 
 from emoray.errors import ServiceError
+from emoray.lake import Lake
 from emoray_jobs import annotate
 
 CLIPS = 8
@@ -85,3 +86,23 @@ def test_an_engine_that_is_away_costs_no_row_and_the_same_command_goes_on(ray_se
         result = annotate.run(config)
     assert result.counts.complete == CLIPS
     assert {stage.name: stage.computed for stage in result.stages if stage.computed}["semantics"] == CLIPS
+
+
+def test_vllm_on_ray_gives_what_it_gives_in_a_bare_loop(ray_session, short, tmp_path, tiny, vllm_engine):
+    make_corpus(tmp_path, CLIPS)
+    config = config_for(
+        tmp_path,
+        f"{SEMANTICS}.kind=text_llm",
+        f"{SEMANTICS}.text_llm.model={tiny('qwen2')}",
+        f"{SEMANTICS}.text_llm.phrase_characters=20",
+        f"{SEMANTICS}.text_llm.sentence_characters=40",
+        f"{SEMANTICS}.engine.vllm.max_context_tokens={vllm_engine['vllm']['max_context_tokens']}",
+    )
+    result = annotate.run(config)
+    assert result.counts.complete == CLIPS
+    expected = by_hand(config, annotate.state(config, Lake(config.lake)))["semantics"]
+    table = stored(config, result.fingerprints)["semantics"]
+    assert dict(zip(table["utterance_id"], table["value"].to_list(), strict=True)) == {
+        name: outcome.value for name, outcome in expected.items()
+    }
+    assert len({value["text"] for value in table["value"].to_list()}) > 1

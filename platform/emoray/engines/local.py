@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from emoray.engines.client import Answer, Engine, Question
@@ -43,18 +45,19 @@ class LocalEngine(Engine):
             if not config.separate_process and config.tensor_parallel_size == 1:
                 options["distributed_executor_backend"] = "uni"
             try:
-                self.llm = vllm.LLM(
-                    model,
-                    dtype=config.dtype,
-                    tensor_parallel_size=config.tensor_parallel_size,
-                    gpu_memory_utilization=config.gpu_memory_share,
-                    max_num_seqs=config.max_sequences,
-                    max_model_len=config.max_context_tokens,
-                    enforce_eager=config.eager,
-                    trust_remote_code=config.trust_remote_code,
-                    seed=0,
-                    **options,
-                )
+                with _flask_bound():
+                    self.llm = vllm.LLM(
+                        model,
+                        dtype=config.dtype,
+                        tensor_parallel_size=config.tensor_parallel_size,
+                        gpu_memory_utilization=config.gpu_memory_share,
+                        max_num_seqs=config.max_sequences,
+                        max_model_len=config.max_context_tokens,
+                        enforce_eager=config.eager,
+                        trust_remote_code=config.trust_remote_code,
+                        seed=0,
+                        **options,
+                    )
             except Exception as error:
                 # Too little memory, no GPU for a CUDA build, an unknown architecture: no row is to blame.
                 raise ServiceError(
@@ -107,6 +110,21 @@ class LocalEngine(Engine):
         except EngineDeadError as error:
             _engines.pop(self._key, None)
             raise TransientError(f"the engine's process died: {_first_line(error)}", kind="engine_died") from error
+
+
+@contextlib.contextmanager
+def _flask_bound() -> Iterator[None]:
+    """Where flask is loaded (MLflow brings it), a request for its proxies to point to.
+
+    vLLM's CPU build (0.32) looks at every global of every loaded module for kernels to replace, and flask's proxies
+    raise when they are looked at outside of a request.
+    """
+    flask: Any = sys.modules.get("flask")
+    if flask is None:
+        yield
+        return
+    with flask.Flask(__name__).test_request_context():
+        yield
 
 
 def local_engine(model: str, config: VllmConfig, *, speech: bool = False) -> LocalEngine:
