@@ -25,9 +25,9 @@ class Nodes:
     environment: dict[str, str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """Three nodes that end with the tests."""
+    """Three nodes that end with this folder's tests: even idle they take a good part of a small machine."""
     token = tmp_path_factory.mktemp("client") / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
