@@ -16,7 +16,7 @@ from emoray.lake import Lake
 from emoray_jobs import annotate
 from emoray_jobs.annotate_summary import Counts
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 CLIPS = 40
 #: A cluster of its own, whose death disturbs no other test: takes its driver's arguments, kills a node's raylet once

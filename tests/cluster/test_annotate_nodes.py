@@ -15,7 +15,7 @@ from emoray.lake import Lake
 from emoray_jobs import annotate
 from emoray_jobs.annotate_summary import Counts
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 CLIPS = 60
 DRIVER = """

@@ -22,7 +22,7 @@ from emoray.registry import tracking
 from emoray_jobs import annotate, submit
 from emoray_jobs.config import Config
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(420)]
 
 BUCKET = "tables"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}

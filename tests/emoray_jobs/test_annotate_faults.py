@@ -34,6 +34,8 @@ from emoray.stages.semantics import CuesSemantics
 from emoray_jobs import annotate, sink
 from emoray_jobs.annotate_summary import Counts
 
+pytestmark = pytest.mark.long
+
 DEADLINE_S = 120.0
 
 

@@ -28,6 +28,8 @@ from emoray_jobs import annotate
 from emoray_jobs.annotate_summary import Counts
 from emoray_jobs.cli import main
 
+pytestmark = pytest.mark.long
+
 CLIPS = 8
 
 

@@ -18,8 +18,6 @@ from emoray.config import load
 from emoray_jobs import demo
 from emoray_jobs.config import Config
 
-pytestmark = pytest.mark.cluster
-
 
 @dataclass
 class Run:

@@ -14,8 +14,6 @@ from emoray.registry import versions
 from emoray.scoring.bundle import open_bundle
 from emoray_jobs import annotate, cli, evaluate, judging, promote, train
 
-pytestmark = pytest.mark.cluster
-
 ACOUSTIC, MSF_SER = "1", "2"
 
 

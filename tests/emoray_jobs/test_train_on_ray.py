@@ -9,7 +9,7 @@ from emoray.errors import TrainingError
 from emoray.lake import Lake
 from emoray_jobs import train, train_launch
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

@@ -202,12 +202,14 @@ def test_recognised_words_are_shown_but_count_as_absent_for_a_version_fitted_wit
     assert reply["explanation"]["gates"] == {"les": 0, "gs": 0, "es": pytest.approx(1, abs=1e-5)}
 
 
-def test_a_transcript_that_the_clip_does_not_hold_is_absent_with_the_reason(service):
+def test_a_transcript_that_cannot_be_aligned_counts_without_its_emphasis(service):
     reply = service.score(kit.wav_bytes(kit.speech(0.3)), **TRANSCRIPT).json()
     absent = {one["part"]: one["reason"] for one in reply["semantics"]["absent"]}
-    assert set(absent) == {"les", "gs"}
-    assert "transcript" in absent["gs"]
-    assert reply["transcript"] == {"text": kit.SENTENCE, "source": "given", "times": None, "words": []}
+    assert set(absent) == {"les"}
+    assert "word times" in absent["les"]
+    assert reply["transcript"]["times"] == "none"
+    words = [(word["word"], word["start_ms"]) for word in reply["transcript"]["words"]]
+    assert words == [(word, None) for word in kit.SENTENCE.split()]
 
 
 def test_a_budget_that_runs_out_gives_the_score_without_semantics(service):
