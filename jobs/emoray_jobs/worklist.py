@@ -29,7 +29,7 @@ UNKNOWN_DURATION_S = 10.0
 #: What the workers are told of a batch.
 BATCHES = pa.schema([("path", pa.string()), ("row_group", pa.int32()), ("rows", pa.int32()), ("first_id", pa.string())])
 #: Names the stages that a batch's row still lacks.
-TODO = "_todo"
+LACKING = "_lacking"
 
 
 def answers(lake: Lake, stage: str, fingerprint: str) -> pl.DataFrame:
@@ -89,7 +89,7 @@ class Worklist:
 
     Attributes:
         stages: The phase's stages, in order.
-        rows: utterance_id, seconds and `_todo` (names of the lacking stages), in order of id.
+        rows: utterance_id, seconds and `_lacking` (names of the lacking stages), in order of id.
     """
 
     stages: Sequence[Stage]
@@ -98,11 +98,11 @@ class Worklist:
     @property
     def cells(self) -> int:
         """How many outcomes are outstanding."""
-        return int(self.rows[TODO].list.len().sum())
+        return int(self.rows[LACKING].list.len().sum())
 
     def lacking(self, stage: str) -> pl.DataFrame:
         """The rows that lack an outcome of a stage."""
-        return self.rows.filter(pl.col(TODO).list.contains(stage))
+        return self.rows.filter(pl.col(LACKING).list.contains(stage))
 
     def running(self) -> list[Stage]:
         """The stages that must run: those with something to do, and `decode` where one of them hears the clip."""
@@ -129,8 +129,8 @@ def outstanding(
         )
         frame = frame.join(done, on="utterance_id", how="left")
     lacks = [pl.when(pl.col(stage.name).is_null()).then(pl.lit(stage.name)) for stage in stages]
-    todo = pl.concat_list(lacks).list.drop_nulls().alias(TODO)
-    rows = frame.select("utterance_id", "seconds", todo).filter(pl.col(TODO).list.len() > 0)
+    todo = pl.concat_list(lacks).list.drop_nulls().alias(LACKING)
+    rows = frame.select("utterance_id", "seconds", todo).filter(pl.col(LACKING).list.len() > 0)
     return Worklist(stages, rows.sort("utterance_id"))
 
 
