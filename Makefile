@@ -25,6 +25,9 @@ endif
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
+# Every command here starts dozens of Python processes. Without bytecode on disk each of them compiles torch, Ray and MLflow anew, which
+# doubles their start (import mlflow: 8 s instead of 3), so an environment that forbids it (many container images do) is not followed.
+unexport PYTHONDONTWRITEBYTECODE
 # The cache and the checkout are often on different disks; copying then is what happens anyway, without the warning.
 export UV_LINK_MODE ?= copy
 

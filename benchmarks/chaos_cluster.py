@@ -36,6 +36,8 @@ class Nodes:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
         from ray.cluster_utils import Cluster
 
+        # Ray leaves a note of its newest cluster there, and does not make the folder.
+        os.environ["RAY_TMPDIR"] = folder
         # Ray's sockets lie below it, and their paths may not be longer than 107 characters.
         self._common = {"object_store_memory": STORE_BYTES, "temp_dir": f"{folder}/ray", "include_dashboard": False}
         os.mkdir(f"{folder}/ray")

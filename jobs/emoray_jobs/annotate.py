@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import RenderableType
 
-from emoray.errors import InputError, LakeError, StageError
+from emoray.errors import ErrorBudgetExceeded, InputError, LakeError, StageError
 from emoray.lake import Lake
 from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
@@ -138,6 +138,9 @@ def run(
     try:
         annotate_summary.hold_budget(result.counts, result.stages, config.annotate.max_error_fraction)
         status = "FINISHED"
+    except ErrorBudgetExceeded as error:
+        error.summary = render(result)
+        raise
     finally:
         if config.summary.track and result.computed:
             from emoray_jobs import annotate_tracking

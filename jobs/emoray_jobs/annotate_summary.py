@@ -9,7 +9,7 @@ import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from emoray.errors import ErrorBudgetExceeded
+from emoray.errors import ErrorBudgetExceeded, LakeError
 from emoray.lake import Lake
 from emoray.stages.base import Stage
 from emoray_jobs import worklist
@@ -122,6 +122,9 @@ def count(
         filtered: utterance_id and reason of those that were left out.
         stages: Every stage, in order; the first decides on quarantine.
         fingerprints: Fingerprint of each.
+
+    Raises:
+        LakeError: Outcomes that were there are gone.
     """
     frame = rows.select("utterance_id").join(filtered, on="utterance_id", how="anti")
     for stage in stages:
@@ -138,7 +141,15 @@ def count(
     reasons = filtered.group_by("reason").len().sort("reason")
     untimed = partial.filter("wants_times").height
     counts = Counts(rows.height, complete, partial.height, quarantined, dict(reasons.iter_rows()), untimed)
-    assert counts.tried == counts.complete + counts.partial + counts.quarantined, f"rows were lost: {counts}"
+    lacking = counts.tried - counts.complete - counts.partial - counts.quarantined
+    if lacking:
+        raise LakeError(
+            f"{lacking} utterances have lost outcomes that they had: another run forgets errors (--retry-failed), or a"
+            " file was removed",
+            where=lake.uri("annotations"),
+            remedy="Run the same command again: what is done is kept",
+            kind="table_in_flux",
+        )
     return counts
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from emoray.errors import ConfigError, EmorayError
+from emoray.errors import ConfigError, EmorayError, ErrorBudgetExceeded
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -122,7 +122,12 @@ def annotate(
     elif plan:
         _do("annotate_plan", common, splits=split or (), calibrate=calibrate)
     else:
-        _do("annotate", common, retry_failed=retry_failed, refit_norms=refit_norms, splits=split or ())
+        try:
+            _do("annotate", common, retry_failed=retry_failed, refit_norms=refit_norms, splits=split or ())
+        except ErrorBudgetExceeded as error:
+            if error.summary is not None:
+                _print(error.summary)
+            raise
 
 
 @app.command
@@ -280,15 +285,19 @@ def _do(module: str, common: Common, function: str = "run", render: str = "rende
         return None
     job = importlib.import_module(f"emoray_jobs.{module}")
     result = getattr(job, function)(config, **options)
-    shown = getattr(job, render)(result)
+    _print(getattr(job, render)(result))
+    return result
+
+
+def _print(shown: Any) -> None:
+    """Text as it is; anything else as rich draws it."""
     if isinstance(shown, str):
         sys.stdout.write(shown)
-        return result
+        return
     from rich.console import Console
 
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     console.print(shown)
-    return result
 
 
 def _load(common: Common) -> Config:

@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,7 @@ class ScoreResult:
             `error` {type, message, attempts}.
         clips: How many clips there are.
         failed: How many of them could not be scored.
-        table: Address of the table's scores in the lake; None for clips scored in this process.
+        table: Address of the file of the table's scores in the lake; None for clips scored in this process.
     """
 
     model: str
@@ -109,9 +108,9 @@ def run(
     fingerprints["score"] = hashlib.sha256(f"{label}\0{fingerprints['score']}".encode()).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
         Passes(config, lake, utterances, stack).finish(stages, fingerprints, f"scoring {label}")
-    folder = ("scores", label, f"{version.name}-{version.version}-{semantics}")
-    failed, head = _publish(lake, utterances, stages, fingerprints, folder)
-    return ScoreResult(version.name, version.version, head, utterances.num_rows, failed, lake.uri(*folder))
+    file = ("scores", label, f"{version.name}-{version.version}-{semantics}.parquet")
+    failed, head = _publish(lake, utterances, stages, fingerprints, file)
+    return ScoreResult(version.name, version.version, head, utterances.num_rows, failed, lake.uri(*file))
 
 
 def _utterances(
@@ -185,7 +184,7 @@ def _score(decoded: Any, scored: Any) -> dict[str, Any]:
 
 
 def _publish(
-    lake: Lake, utterances: pa.Table, stages: Sequence[Stage], fingerprints: Mapping[str, str], folder: tuple[str, ...]
+    lake: Lake, utterances: pa.Table, stages: Sequence[Stage], fingerprints: Mapping[str, str], file: tuple[str, ...]
 ) -> tuple[int, list[dict[str, Any]]]:
     """Lay the outcomes of a table's clips down as its scores: one row per clip, those with errors among them.
 
@@ -195,29 +194,27 @@ def _publish(
     errors: dict[str, dict[str, Any]] = {}
     for stage in reversed(stages):  # the first stage that failed says why
         errors |= worklist.errors(lake, stage.name, fingerprints[stage.name])
-    old = lake.list_files(*folder)
-    mark = uuid.uuid4().hex[:8]
-    failed = 0
     head: list[dict[str, Any]] = []
-    columns = utterances.select(["utterance_id", "audio_uri"])
-    for number, part in enumerate(worklist.joined(lake, columns, {"score": fingerprints["score"]})):
-        values = part["score"].cast(ScoreStage.value_type)
-        error = [errors.get(name) for name in part["utterance_id"].to_pylist()]
-        failed += sum(one is not None for one in error)
-        table = part.drop_columns(["score"]).append_column("error", pa.array(error, ERROR))
-        for field in ScoreStage.value_type:
-            table = table.append_column(field.name, pc.struct_field(values, field.name))
-        for name in DIMENSIONS:
-            table = _spread(table, name)
-        lake.write_parquet(table, *folder, f"part-{mark}-{number:05d}.parquet")
-        ids = part["utterance_id"].to_pylist()[: HEAD - len(head)]
-        head += [
-            {"utterance_id": name, "value": value, "error": problem}
-            for name, value, problem in zip(ids, values[: len(ids)].to_pylist(), error, strict=False)
-        ]
-    for path in old:
-        lake.fs.rm_file(path)
-    return failed, head
+
+    def parts() -> Iterator[pa.Table]:
+        columns = utterances.select(["utterance_id", "audio_uri"])
+        for part in worklist.joined(lake, columns, {"score": fingerprints["score"]}):
+            values = part["score"].cast(ScoreStage.value_type)
+            error = [errors.get(name) for name in part["utterance_id"].to_pylist()]
+            ids = part["utterance_id"].to_pylist()[: HEAD - len(head)]
+            head.extend(
+                {"utterance_id": name, "value": value, "error": problem}
+                for name, value, problem in zip(ids, values[: len(ids)].to_pylist(), error, strict=False)
+            )
+            table = part.drop_columns(["score"]).append_column("error", pa.array(error, ERROR))
+            for field in ScoreStage.value_type:
+                table = table.append_column(field.name, pc.struct_field(values, field.name))
+            for name in DIMENSIONS:
+                table = _spread(table, name)
+            yield table
+
+    lake.write_parquet_parts(parts(), *file)
+    return sum(name in errors for name in utterances["utterance_id"].to_pylist()), head
 
 
 def _spread(table: pa.Table, dimension: str) -> pa.Table:

@@ -82,10 +82,15 @@ class TransientError(EmorayError):
     retryable = True
 
 
-class ErrorBudgetExceeded(EmorayError):  # noqa: N818 (it says what happened, and is caught by nobody)
-    """More rows failed than `max_error_fraction` allows."""
+class ErrorBudgetExceeded(EmorayError):  # noqa: N818 (it says what happened)
+    """More rows failed than `max_error_fraction` allows. All outcomes are written all the same.
+
+    Attributes:
+        summary: What was done, as the job's `render` prints it; None if the job did not come to its end.
+    """
 
     kind = "error_budget_exceeded"
+    summary: object | None = None
 
 
 class LakeError(EmorayError):

@@ -1,4 +1,4 @@
-"""One Ray cluster of three nodes for all tests of this folder."""
+"""A Ray cluster of three nodes for the tests of a file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Nodes:
     environment: dict[str, str]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """Three nodes that end with this folder's tests: even idle they take a good part of a small machine."""
+    """Three nodes that end with the file's tests: even idle they take a good part of a small machine."""
     token = tmp_path_factory.mktemp("client") / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)

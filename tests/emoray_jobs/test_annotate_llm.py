@@ -11,7 +11,7 @@ from engine_kit import RECORD, serving
 
 from emoray.errors import ServiceError
 from emoray.lake import Lake
-from emoray_jobs import annotate
+from emoray_jobs import annotate, annotate_plan
 
 CLIPS = 8
 PROMPT = "version: {version}\nsystem: s\nuser: '{{transcript}} / {{delivery}}'\nrepair: '{{problem}}'\n"
@@ -40,7 +40,7 @@ def asking(root, url, prompt):
     )
 
 
-def test_a_changed_prompt_recomputes_semantics_alone_and_a_bad_answer_is_its_rows(ray_session, short, tmp_path):
+def test_a_changed_prompt_file_recomputes_what_the_plan_says_and_a_bad_answer_is_its_rows(ray_session, tmp_path):
     lock, refused = threading.Lock(), []
 
     def script(body):
@@ -64,8 +64,10 @@ def test_a_changed_prompt_recomputes_semantics_alone_and_a_bad_answer_is_its_row
         assert first.counts.partial == 1
         assert annotate.run(config).computed == 0
         prompt.write_text(PROMPT.format(version=2))
+        said = {stage.name: stage.compute for stage in annotate_plan.run(config).stages if stage.compute}
+        assert said == {"semantics": CLIPS, "embed_semantics": CLIPS}
         second = annotate.run(config)
-        assert {stage.name: stage.computed for stage in second.stages if stage.computed} == {"semantics": CLIPS}
+        assert {stage.name: stage.computed for stage in second.stages if stage.computed} == said
         assert len(seen) == 2 * CLIPS
 
 

@@ -110,9 +110,8 @@ def test_a_corpus_with_ray_is_resumed_and_says_the_same(place, ray_session):
     result = score.run(config, table=CORPUS)
     assert (result.clips, result.failed) == (CLIPS + 1, 1)
     lake = Lake(config.lake)
-    folder = ("scores", CORPUS, "emoray-1-full")
-    assert result.table == lake.uri(*folder)
-    table = pl.read_parquet(lake.list_files(*folder)).sort("utterance_id")
+    assert result.table == lake.uri("scores", CORPUS, "emoray-1-full.parquet")
+    table = pl.read_parquet(result.table).sort("utterance_id")
     assert table.height == CLIPS + 1
     assert table.filter(pl.col("error").is_not_null())["utterance_id"].to_list() == ["u500"]
     assert table.row(-1, named=True)["error"]["type"] == "missing_file"

@@ -49,7 +49,8 @@ def check(model_folder: str | Path, timeout_s: float) -> CleanCheck:
     started = time.monotonic()
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     with tempfile.TemporaryDirectory(prefix="emoray-clean-") as work:
-        command = [sys.executable, "-I", os.path.abspath(__file__), str(Path(model_folder).absolute())]
+        # -B: what is looked at stays as it is, without bytecode beside it.
+        command = [sys.executable, "-I", "-B", os.path.abspath(__file__), str(Path(model_folder).absolute())]
         try:
             done = subprocess.run(
                 command, cwd=work, env=kept, capture_output=True, text=True, timeout=timeout_s, check=False

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ def log_bundle(
         card_path.write_text(card, encoding="utf-8")
         staged = Path(work) / "bundle"
         _link_tree(Path(bundle), staged)
-        with _active(run_id):
+        with _active(run_id), _without_bytecode():
             info = mlflow.pyfunc.log_model(
                 name=config.name,
                 python_model=str(Path(__file__).with_name("model_script.py")),
@@ -341,6 +342,17 @@ def _active(run_id: str) -> Iterator[None]:
         yield
     if before != "FINISHED":
         client.update_run(run_id, status=before)
+
+
+@contextlib.contextmanager
+def _without_bytecode() -> Iterator[None]:
+    """Keep Python from caching what it imports: MLflow tries the model's own code where it lies, and then stores it."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _source_without_caches(target: Path) -> Path:
