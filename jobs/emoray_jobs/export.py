@@ -101,6 +101,9 @@ def run(
         if not tally.written:
             reasons = ", ".join(f"{why}: {rows:,}" for why, rows in tally.left_out.most_common())
             raise InputError(f"nothing could be written ({reasons})", where=source.what, remedy="Choose another format")
+    if scores is None and format in ("audformat", "parquet"):
+        found = ", ".join(source.fingerprints) or "none for this configuration"
+        tally.notes.append(f"annotations: {found}")
     missing = _no_place(format, source)
     return ExportResult(format, source.what, out, tally.rows, tally.written, dict(tally.left_out), missing, tally.notes)
 
@@ -118,7 +121,7 @@ def _write(
     else:
         audformat_database.write(
             path,
-            source.label,
+            source.label.replace("/", "-"),
             pa.concat_tables(export_source.parts(lake, source)),
             labels([source.table], tally),
             tally,

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emoray.errors import InputError
+from emoray.interchange.label import SCORE_COLUMNS
 from emoray.lake import Lake
 from emoray.schema import DIMENSIONS, ERROR
 from emoray.stages import pipeline
@@ -87,9 +88,7 @@ def scores(lake: Lake, name: str, splits: Sequence[str]) -> Source:
         label, _, file = name.partition("/")
         path = _find(lake, label, file)
         label, table = f"{label}/{os.path.splitext(os.path.basename(path))[0]}", _read(lake, path, stored=True)
-    missing = [
-        column for column in ("utterance_id", *DIMENSIONS, "error", "model_version") if column not in table.column_names
-    ]
+    missing = [column for column in SCORE_COLUMNS if column not in table.column_names]
     if missing:
         raise InputError(
             f"these are no scores: there is no column {missing[0]!r}",
@@ -191,7 +190,7 @@ def _from_json(path: str) -> pa.Table:
 
 def _audio(one: dict[str, Any]) -> str:
     """A file that was scored by name is its own id."""
-    name = str(one["utterance_id"])
+    name = str(one.get("audio_uri") or one["utterance_id"])
     return name if "://" in name else os.path.abspath(name)
 
 

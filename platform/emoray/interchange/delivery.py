@@ -103,7 +103,8 @@ def _move(path: str, final: str) -> None:
 def _upload(system: Any, path: str, final: str, header: str) -> None:
     if system.exists(final):
         system.rm_file(f"{final}/{header}")
-        system.rm(final, recursive=True)
+        with contextlib.suppress(FileNotFoundError):  # stores have no empty folders
+            system.rm(final, recursive=True)
     for name in sorted(os.listdir(path), key=lambda name: (name == header, name)):
         system.put_file(os.path.join(path, name), f"{final}/{name}")
 

@@ -15,6 +15,11 @@ from emoray.schema import DIMENSIONS, empty_row, utterances_table
 
 #: Times of a time course may be off their even steps by so much.
 TIME_TOLERANCE_S = 1e-6
+#: Columns of a table of scores that are read.
+SCORE_COLUMNS = (
+    *("utterance_id", "audio_uri", "error", "scale", "emotion", "time_course", "model", "model_version"),
+    *(f"{name}{end}" for name in DIMENSIONS for end in ("", "_low", "_high", "_corpus")),
+)
 #: Reasons for leaving a row out.
 NO_LABEL, OUTSIDE = "no label", "a value outside [0, 1]"
 

@@ -37,5 +37,5 @@ def test_names_below_a_folder():
     assert addresses.below("/data/audio/x/1.wav", "/data/audio/") == "x/1.wav"
     assert addresses.below("s3://b/audio/1.wav", "s3://b/audio") == "1.wav"
     assert addresses.below("/data/1.wav", None) == "/data/1.wav"
-    with pytest.raises(InputError, match="--audio-root: the audio /database/1.wav does not lie below /data"):
+    with pytest.raises(InputError, match=r"--audio-root: the audio /database/1.wav does not lie below /data"):
         addresses.below("/database/1.wav", "/data")

@@ -90,7 +90,7 @@ def test_segments_of_a_recording(tmp_path):
         ("two", 2.25, None),
     ]
     same = [utterance("a", **call), utterance("b", **call)]
-    with pytest.raises(InputError, match="utterance b, /audio/call.wav: two utterances are the same stretch"):
+    with pytest.raises(InputError, match=r"utterance b, /audio/call.wav: two utterances are the same stretch"):
         written(tmp_path / "..", utterances_table(same))
 
 

@@ -14,8 +14,8 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from interchange_kit import course, failed, labels_of, score, scores, utterance
 from interchange_kit import corpus as make_corpus
+from interchange_kit import course, failed, labels_of, score, scores, utterance
 
 from emoray.errors import InputError
 from emoray.interchange import emotionml, emotionml_reader
@@ -158,7 +158,7 @@ def test_what_xml_cannot_hold_is_left_out_and_counted(tmp_path):
 def test_classes_that_would_become_one_are_refused(tmp_path):
     rows = [utterance("a", emotion="very sad"), utterance("b", emotion="very_sad")]
     with pytest.raises(
-        InputError, match="utterance b: the classes 'very sad' and 'very_sad' have the same name.*Rename"
+        InputError, match=r"utterance b: the classes 'very sad' and 'very_sad' have the same name.*Rename"
     ):
         written(tmp_path, utterances_table(rows))
 
@@ -220,7 +220,7 @@ def test_a_document_of_others(tmp_path):
     assert (second.utterance_id, second.audio_uri, second.values) == ("emotion-2", None, {})
     assert (second.course.hop_s, second.course.values) == (2.0, {"valence": (0.0, 0.1, 1.0)})
     assert document.skipped == {"appraisal": 1}
-    with pytest.raises(InputError, match="'emotion-2' names no audio.*Give it a <reference>"):
+    with pytest.raises(InputError, match=r"'emotion-2' names no audio.*Give it a <reference>"):
         utterances(document.labels, "c", "x.xml")
     table = utterances(document.labels[:1], "c", "x.xml").to_pylist()
     assert (table[0]["arousal"], table[0]["arousal_raw"], table[0]["emotion"]) == (0.5, None, "anger")
@@ -281,9 +281,9 @@ def test_what_breaks_a_rule_is_refused_with_its_line(tmp_path, old, new, message
 
 
 def test_classes_are_held_against_the_vocabulary_of_the_document(tmp_path):
-    path, _, _ = written(tmp_path, make_corpus())
-    text = (tmp_path / "all.emotionml").read_text().replace('<item name="anger"', '<item name="rage"')
-    with pytest.raises(InputError, match="category 'anger' is not in the vocabulary 'classes'. Add it there"):
+    written(tmp_path, make_corpus())
+    text = (tmp_path / "all.emotionml").read_text(encoding="utf-8").replace('<item name="anger"', '<item name="rage"')
+    with pytest.raises(InputError, match=r"category 'anger' is not in the vocabulary 'classes'. Add it there"):
         read(tmp_path, text)
     with pytest.raises(InputError, match="the item 'joy' occurs 2 times"):
         read(tmp_path, text.replace('<item name="rage"', '<item name="joy"'))
@@ -294,5 +294,5 @@ def test_classes_are_held_against_the_vocabulary_of_the_document(tmp_path):
 def test_an_empty_or_missing_file_is_said(tmp_path):
     with pytest.raises(InputError, match="not well-formed XML"):
         read(tmp_path, "")
-    with pytest.raises(InputError, match="none.xml: cannot read it"):
+    with pytest.raises(InputError, match=r"none.xml: cannot read it"):
         emotionml_reader.read(str(tmp_path / "none.xml"))

@@ -62,7 +62,7 @@ def test_values_without_a_scale_are_left_out(tmp_path):
 
 def test_two_clips_of_one_file_are_refused(tmp_path):
     rows = [utterance("a", audio_uri="/x/call.wav", end_s=1.0), utterance("b", audio_uri="/y/call.wav", start_s=1.0)]
-    with pytest.raises(InputError, match="two clips have the file name call.wav: a and b"):
+    with pytest.raises(InputError, match=r"two clips have the file name call.wav: a and b"):
         written(tmp_path, utterances_table(rows))
 
 
