@@ -93,7 +93,7 @@ def write(
     writer.utterances()
     writer.emotion(list(labels), tally, model)
     writer.votes()
-    writer.words()
+    writer.words(tally)
     writer.annotations(stages)
     writer.database.save(folder, name=NAME)
 
@@ -104,11 +104,12 @@ class _Writer:
         self._rows = rows
         self._ids: list[str] = rows["utterance_id"].to_pylist()
         self._files = [addresses.below(uri, audio_root) for uri in rows["audio_uri"].to_pylist()]
-        absent = [None] * rows.num_rows
-        self._starts = rows["start_s"].to_pylist() if "start_s" in rows.column_names else absent
-        self._ends = rows["end_s"].to_pylist() if "end_s" in rows.column_names else absent
-        self._segmented = any(time is not None for time in (*self._starts, *self._ends))
-        self._index = self._segments(range(rows.num_rows)) if self._segmented else audformat.filewise_index(self._files)
+        self._starts = [start_s or 0.0 for start_s in self._column("start_s")]
+        self._ends = self._column("end_s")
+        if any(self._starts) or any(self._ends):
+            self._index = self._segments(range(rows.num_rows), self._starts, self._ends)
+        else:
+            self._index = audformat.filewise_index(self._files)
         if self._index.has_duplicates:
             place = int(self._index.duplicated().argmax())
             raise InputError(
@@ -122,8 +123,9 @@ class _Writer:
         """What is known of the clips besides their emotion."""
         columns = {}
         for source, (target, kind) in COLUMNS.items():
-            if source in self._rows.column_names and self._rows[source].null_count < self._rows.num_rows:
-                columns[target] = (self._rows[source].to_pylist(), self._scheme(target, kind))
+            values = self._column(source)
+            if any(value is not None for value in values):
+                columns[target] = (values, self._scheme(target, kind))
         self._add("utterances", self._index, columns)
 
     def emotion(self, labels: Sequence[Label], tally: Tally, model: str | None) -> None:
@@ -132,13 +134,13 @@ class _Writer:
         rater = "gold" if model is None else model
         kind = audformat.define.RaterType.TRUTH if model is None else audformat.define.RaterType.MACHINE
         self.database.raters[rater] = audformat.Rater(kind)
-        scales = {label.scale for label in labels}
+        scales = {label.scale for label in labels if label.values}
         scale = next(iter(scales)) if len(scales) == 1 else None
         if len(scales) > 1:
             tally.notes.append("The labels are on several scales: the dimensions are written in [0, 1]")
         by_id = {label.utterance_id: label for label in labels}
         classes = sorted({name for label in labels for name in label.classes})
-        known = self._rows["split"].to_pylist() if "split" in self._rows.column_names else [None] * len(self._ids)
+        known = self._column("split")
         for split in sorted(set(known), key=lambda name: (name is not None, name)):
             places = [place for place, name in enumerate(known) if name == split and self._ids[place] in by_id]
             found = [by_id[self._ids[place]] for place in places]
@@ -153,9 +155,7 @@ class _Writer:
 
     def votes(self) -> None:
         """A column per class."""
-        if "emotion_votes" not in self._rows.column_names:
-            return
-        votes = [{one["emotion"]: one["votes"] for one in row or ()} for row in self._rows["emotion_votes"].to_pylist()]
+        votes = [{one["emotion"]: one["votes"] for one in row or ()} for row in self._column("emotion_votes")]
         places = [place for place, row in enumerate(votes) if row]
         columns = {
             f"votes.{name}": ([votes[place].get(name, 0.0) for place in places], self._scheme("votes", "float"))
@@ -163,37 +163,34 @@ class _Writer:
         }
         self._add("votes", self._index[places], columns)
 
-    def words(self) -> None:
+    def words(self, tally: Tally) -> None:
         """The words that have times, as segments of their own; emphasis as measured, else as the corpus marks it."""
-        measured = (
-            self._rows["emphasis"].to_pylist() if "emphasis" in self._rows.column_names else [None] * len(self._ids)
-        )
-        given = self._rows["words"].to_pylist() if "words" in self._rows.column_names else [None] * len(self._ids)
-        segments: list[tuple[int, float, float]] = []
-        found: dict[str, list[Any]] = {"word": [], "emphasised": [], "prominence": []}
-        for place, (one, other) in enumerate(zip(measured, given, strict=True)):
-            for word in (one and one["words"]) or other or ():
+        segments: dict[tuple[int, float, float], Mapping[str, Any]] = {}
+        repeated = 0
+        for place, (measured, given) in enumerate(zip(self._column("emphasis"), self._column("words"), strict=True)):
+            for word in (measured and measured["words"]) or given or ():
                 if word["start_s"] is not None and word["end_s"] is not None and word["word"]:
-                    begin_s = self._starts[place] or 0.0
-                    segments.append((place, begin_s + word["start_s"], begin_s + word["end_s"]))
-                    for name, values in found.items():
-                        values.append(word.get(name))
-        index = self._segments(*zip(*segments, strict=True)) if segments else None
-        if index is not None and not index.has_duplicates:
-            kinds = {"word": "str", "emphasised": "bool", "prominence": "float"}
-            columns = {
-                name: (values, self._scheme(name, kinds[name]))
-                for name, values in found.items()
-                if set(values) - {None}
-            }
-            self._add("words", index, columns)
+                    begin_s = self._starts[place]
+                    segment = (place, begin_s + word["start_s"], begin_s + word["end_s"])
+                    repeated += segment in segments
+                    segments.setdefault(segment, word)
+        if repeated:
+            tally.notes.append(f"{repeated:,} words have the times of another word and are left out")
+        if not segments:
+            return
+        columns = {}
+        for name, kind in (("word", "str"), ("emphasised", "bool"), ("prominence", "float")):
+            values = [word.get(name) for word in segments.values()]
+            if any(value is not None for value in values):
+                columns[name] = (values, self._scheme(name, kind))
+        self._add("words", self._segments(*zip(*segments, strict=True)), columns)
 
     def annotations(self, stages: Sequence[str]) -> None:
         """The fields of the stages' values that are text or numbers."""
         columns = {}
         kinds = {pa.string(): "str", pa.float32(): "float", pa.float64(): "float", pa.int32(): "int"}
         for stage in stages:
-            values = self._rows[stage].to_pylist()
+            values = self._column(stage)
             for field in self._rows.schema.field(stage).type:
                 column = [None if value is None else value[field.name] for value in values]
                 if field.type in kinds and any(value is not None for value in column):
@@ -238,18 +235,17 @@ class _Writer:
             }
         return columns
 
-    def _segments(
-        self, places: Iterable[int], starts: Sequence[float] = (), ends: Sequence[float] = ()
-    ) -> pd.MultiIndex:
+    def _column(self, name: str) -> list[Any]:
+        """A column's values; all of them absent where there is no such column."""
+        return self._rows[name].to_pylist() if name in self._rows.column_names else [None] * self._rows.num_rows
+
+    def _segments(self, places: Iterable[int], starts: Sequence[float], ends: Sequence[float | None]) -> pd.MultiIndex:
         import pandas as pd
 
-        places = list(places)
-        begin_s = starts or [self._starts[place] or 0.0 for place in places]
-        end_s = ends or [self._ends[place] for place in places]
         return self._audformat.segmented_index(
             [self._files[place] for place in places],
-            pd.to_timedelta(list(begin_s), unit="s"),
-            pd.to_timedelta([float("nan") if time is None else time for time in end_s], unit="s"),
+            pd.to_timedelta(list(starts), unit="s"),
+            pd.to_timedelta([float("nan") if time is None else time for time in ends], unit="s"),
         )
 
     def _scheme(self, name: str, kind: str, **options: Any) -> str:
@@ -274,8 +270,7 @@ class _Writer:
     def _languages(self) -> list[str]:
         """Those that audformat knows; a column has them all."""
         found = []
-        names = self._rows["language"].drop_null().unique().to_pylist() if "language" in self._rows.column_names else []
-        for name in names:
+        for name in {*self._column("language")} - {None}:
             try:
                 found.append(self._audformat.utils.map_language(name))
             except ValueError:

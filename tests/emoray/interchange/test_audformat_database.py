@@ -20,7 +20,7 @@ WORD = {"word": "no", "start_s": 0.5, "end_s": 1.0, "prominence": 1.5, "emphasis
 def written(tmp_path, table, **options):
     found, tally = labels_of(table)
     folder = tmp_path / "database"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     audformat_database.write(str(folder), "calls", table, found, tally, **options)
     return folder, tally
 
@@ -89,9 +89,12 @@ def test_segments_of_a_recording(tmp_path):
         ("one", 0.5, 2.25),
         ("two", 2.25, None),
     ]
+    twice = utterance("x", words=rows[0]["words"] * 2)
+    _, tally = written(tmp_path / "twice", utterances_table([twice]))
+    assert tally.notes == ["1 words have the times of another word and are left out"]
     same = [utterance("a", **call), utterance("b", **call)]
     with pytest.raises(InputError, match=r"utterance b, /audio/call.wav: two utterances are the same stretch"):
-        written(tmp_path / "..", utterances_table(same))
+        written(tmp_path / "same", utterances_table(same))
 
 
 def test_scores_are_a_machines_with_intervals_and_probabilities(tmp_path):
@@ -121,6 +124,15 @@ def test_what_stages_found_is_a_table_of_its_own(tmp_path):
         database["words"].df["prominence"].tolist() == [None, None, 1.5]
         or database["words"].df["prominence"].count() == 1
     )
+
+
+def test_a_clip_with_a_class_alone_changes_nothing_about_the_scale(tmp_path):
+    rows = [utterance("a"), utterance("b", (None, None, None), emotion="joy")]
+    folder, tally = written(tmp_path, utterances_table(rows))
+    assert tally.notes == []
+    frame = audformat.Database.load(str(folder))["emotion"].df
+    assert frame["valence"].isna().tolist() == [False, True]
+    assert frame["valence"].iloc[0] == 2.2
 
 
 def test_labels_on_several_scales_are_written_in_0_to_1(tmp_path):
