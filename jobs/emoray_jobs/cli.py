@@ -84,6 +84,17 @@ def corpus_build(*, common: Common = DEFAULTS) -> None:
     _do("corpus", common, "build")
 
 
+@corpus_app.command(name="import")
+def corpus_import(path: str, *, force: bool = False, common: Common = DEFAULTS) -> None:
+    """Read an audformat database, an EmotionML document or Parquet from `emoray export` into the lake as corpus.name.
+
+    Args:
+        path: Folder of the database (with db.yaml), or the .xml, .emotionml or .parquet file.
+        force: Replace a corpus of that name.
+    """
+    _do("corpus_import", common, path=path, force=force)
+
+
 @corpus_app.command(name="stats")
 def corpus_stats(*, common: Common = DEFAULTS) -> None:
     """Hours, speakers, splits and labels of the configured corpus."""
@@ -212,6 +223,41 @@ def score(
         transcript=transcript,
         semantics=semantics,
         name=name,
+    )
+
+
+@app.command
+def export(
+    format: Literal["audformat", "emotionml", "msp", "parquet"],
+    *,
+    scores: str | None = None,
+    out: str | None = None,
+    split: list[str] | None = None,
+    audio_root: str | None = None,
+    force: bool = False,
+    common: Common = DEFAULTS,
+) -> None:
+    """Write a corpus with its annotations, or a table's scores, for other programs. Whole files only.
+
+    Args:
+        format: audformat (a database's folder), emotionml (1.0, PAD dimensions in 0..1), msp (submission csv in units
+            of the corpus's scale) or parquet (everything as it is).
+        scores: Scores instead of the corpus: their name in the lake (as in emoray score --name), a Parquet file, or a
+            .jsonl file that emoray score --json printed, which brings the time course along.
+        out: File or, for audformat, folder to write, local or s3://; below exports/ in the lake if left out.
+        split: Only this split; may be repeated.
+        audio_root: Folder that audio is named below, so that the export can be moved with it (audformat, emotionml).
+        force: Replace an earlier export.
+    """
+    _do(
+        "export",
+        common,
+        format=format,
+        scores=scores,
+        out=out,
+        splits=split or (),
+        audio_root=audio_root,
+        force=force,
     )
 
 

@@ -13,7 +13,10 @@ import yaml
 
 from emoray_jobs import cli, progress
 
-VERBS = ("annotate", "corpus", "demo", "doctor", "evaluate", "promote", "rollback", "score", "serve", "submit", "train")
+VERBS = (
+    *("annotate", "corpus", "demo", "doctor", "evaluate", "export"),
+    *("promote", "rollback", "score", "serve", "submit", "train"),
+)
 
 
 def emoray(*words: str, **options) -> subprocess.CompletedProcess[str]:

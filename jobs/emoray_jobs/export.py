@@ -1,0 +1,166 @@
+"""export: a corpus of the lake, or a table's scores, in a format that other programs read. No Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+from rich.console import Group, RenderableType
+
+from emoray.errors import InputError
+from emoray.interchange import audformat_database, emotionml, msp_submission, parquet
+from emoray.interchange.delivery import delivered
+from emoray.interchange.label import Tally, labels
+from emoray.lake import Lake
+from emoray.schema import DIMENSIONS
+from emoray_jobs import export_source
+from emoray_jobs.progress import waiting
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+Format = Literal["audformat", "emotionml", "msp", "parquet"]
+
+#: What comes after the name of an export; a database is a folder.
+SUFFIXES: dict[Format, str] = {"audformat": "", "emotionml": ".emotionml.xml", "msp": ".csv", "parquet": ".parquet"}
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was exported.
+
+    Attributes:
+        format: Name of the format.
+        what: What was exported, in words.
+        address: Where it lies.
+        rows: Rows that there were.
+        written: Rows that it holds.
+        left_out: Rows that it does not hold, by reason.
+        columns_left_out: Columns with values that the format has no place for.
+        notes: What else the user should know.
+    """
+
+    format: Format
+    what: str
+    address: str
+    rows: int
+    written: int
+    left_out: dict[str, int]
+    columns_left_out: list[str]
+    notes: list[str]
+
+
+def run(
+    config: Config,
+    *,
+    format: Format,
+    scores: str | None = None,
+    out: str | None = None,
+    splits: Sequence[str] = (),
+    audio_root: str | None = None,
+    force: bool = False,
+) -> ExportResult:
+    """Export the configured corpus with its current annotations, or scores.
+
+    Args:
+        config: The jobs' configuration.
+        format: audformat | emotionml | msp | parquet.
+        scores: Instead of the corpus: name of a table's scores in the lake (`calls`, or `calls/emoray-3-full` where
+            there are several), a Parquet file of them, or a file that `emoray score --json` printed.
+        out: File (audformat: folder) to write; below `exports` in the lake if left out.
+        splits: Only these splits of the corpus.
+        audio_root: Folder that the audio is named below (audformat, emotionml); whole addresses if left out.
+        force: Replace an earlier export.
+
+    Raises:
+        InputError: There is nothing to export, it cannot be said in this format, or something is there already.
+        LakeError: The corpus or the scores are not in the lake.
+        MissingExtraError: audformat is not installed.
+    """
+    lake = Lake(config.lake)
+    if format == "audformat":
+        audformat_database.library()  # before any work is done
+    if audio_root is not None and format in ("msp", "parquet"):
+        raise InputError(f"{format} has no use for it", where="--audio-root", remedy="Leave it out")
+    source = (
+        export_source.corpus(config, lake, splits) if scores is None else export_source.scores(lake, scores, splits)
+    )
+    if not source.table.num_rows:
+        raise InputError("there is nothing to export", where=source.what, remedy="Look with emoray corpus stats")
+    if out is None:
+        out = lake.uri("exports", f"{source.label.replace('/', '-')}{SUFFIXES[format]}")
+    tally = Tally()
+    header = audformat_database.HEADER if format == "audformat" else None
+    with (
+        waiting(f"exporting {source.what}"),
+        delivered(out, config.lake.storage_options, force=force, header=header) as path,
+    ):
+        _write(format, path, lake, source, tally, audio_root)
+        if not tally.written:
+            reasons = ", ".join(f"{why}: {rows:,}" for why, rows in tally.left_out.most_common())
+            raise InputError(f"nothing could be written ({reasons})", where=source.what, remedy="Choose another format")
+    if scores is None and format in ("audformat", "parquet"):
+        found = ", ".join(source.fingerprints) or "none for this configuration"
+        tally.notes.append(f"annotations: {found}")
+    missing = _no_place(format, source)
+    return ExportResult(format, source.what, out, tally.rows, tally.written, dict(tally.left_out), missing, tally.notes)
+
+
+def _write(
+    format: Format, path: str, lake: Lake, source: export_source.Source, tally: Tally, audio_root: str | None
+) -> None:
+    """Write the format's file or folder."""
+    if format == "parquet":
+        parquet.write(path, export_source.parts(lake, source), tally)
+    elif format == "msp":
+        msp_submission.write(path, labels([source.table], tally), tally)
+    elif format == "emotionml":
+        emotionml.write(path, labels([source.table], tally), tally, audio_root=audio_root)
+    else:
+        audformat_database.write(
+            path,
+            source.label.replace("/", "-"),
+            pa.concat_tables(export_source.parts(lake, source)),
+            labels([source.table], tally),
+            tally,
+            audio_root=audio_root,
+            model=source.model,
+            stages=list(source.fingerprints),
+        )
+
+
+def _no_place(format: Format, source: export_source.Source) -> list[str]:
+    """Columns with values that the format has no place for."""
+    if format == "parquet":
+        return []
+    held = {
+        "utterance_id",
+        "audio_uri",
+        "corpus",
+        *DIMENSIONS,
+        *(f"{name}_{raw}" for name in DIMENSIONS for raw in ("raw", "corpus")),
+    }
+    if format == "msp":
+        held.remove("utterance_id")
+    else:
+        held |= {"start_s", "end_s", "scale", "scale_min", "scale_max", "emotion", "model", "model_version"}
+        held |= {f"{name}_{end}" for name in DIMENSIONS for end in ("low", "high", "corpus_low", "corpus_high")}
+    if format == "emotionml":
+        held |= {"time_course"}
+    if format == "audformat":
+        held |= {*audformat_database.COLUMNS, "emotion_votes", "words"}
+    present = [name for name in source.table.column_names if source.table[name].null_count < source.table.num_rows]
+    stages = [] if format == "audformat" else list(source.fingerprints)
+    return [name for name in [*present, *stages] if name not in held | {"error"}]
+
+
+def render(result: ExportResult) -> RenderableType:
+    """What was exported, as it is printed."""
+    lines = [f"{result.what}: {result.written:,} of {result.rows:,} rows as {result.format}"]
+    lines += [f"  left out: {rows:,} ({why})" for why, rows in sorted(result.left_out.items())]
+    if result.columns_left_out:
+        lines.append(f"  the format has no place for: {', '.join(result.columns_left_out)}")
+    lines += [f"  {note}" for note in result.notes]
+    return Group(*lines, result.address)

@@ -1,0 +1,208 @@
+"""What `emoray export` exports: the configured corpus with its current annotations, or the scores of a table."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from emoray.errors import InputError
+from emoray.interchange.label import SCORE_COLUMNS
+from emoray.lake import Lake
+from emoray.schema import DIMENSIONS, ERROR
+from emoray.stages import pipeline
+from emoray.storage import connect
+from emoray_jobs import annotate, worklist
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+#: Stages whose values are for people to read; the others' are measurements by frame, and vectors.
+READABLE_STAGES = ("quality", "transcribe", "emphasis", "semantics")
+JSON_SUFFIXES = (".jsonl", ".json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported.
+
+    Attributes:
+        label: Its name: the corpus's, or the scores'.
+        what: The same in words.
+        table: Its rows, without the stages' values.
+        model: Model and version that scored it; None for a corpus.
+        fingerprints: Of the stages whose values stand beside the utterances.
+    """
+
+    label: str
+    what: str
+    table: pa.Table
+    model: str | None
+    fingerprints: dict[str, str]
+
+
+def corpus(config: Config, lake: Lake, splits: Sequence[str]) -> Source:
+    """The configured corpus, and those of its annotations that are there."""
+    name = config.corpus.name
+    table = annotate.of_splits(lake.utterances(name), splits)
+    fingerprints: dict[str, str] = {}
+    if lake.list_folders("annotations"):
+        norms = annotate.known_norms(config, lake)
+        current = pipeline.fingerprints(config.annotate, None if norms is None else norms.hash)
+        fingerprints = {
+            stage: current[stage]
+            for stage in READABLE_STAGES
+            if stage in current and lake.list_files("annotations", stage, current[stage])
+        }
+    return Source(name, f"corpus {name}", table.sort_by("utterance_id"), None, fingerprints)
+
+
+def parts(lake: Lake, source: Source) -> Iterator[pa.Table]:
+    """The rows with the stages' values beside them, all parts of one schema."""
+    if not source.fingerprints:
+        yield source.table
+        return
+    types = {stage: pa.null() for stage in source.fingerprints}
+    for stage, mark in source.fingerprints.items():
+        dataset = lake.dataset("annotations", stage, mark)
+        if dataset is not None:
+            types[stage] = dataset.schema.field("value").type
+    schema = pa.schema([*source.table.schema, *(pa.field(stage, kind) for stage, kind in types.items())])
+    for part in worklist.joined(lake, source.table, source.fingerprints):
+        yield part.cast(schema)
+
+
+def scores(lake: Lake, name: str, splits: Sequence[str]) -> Source:
+    """Scores by name or file, with the clips' stretches of audio where their corpus is in the lake."""
+    if name.endswith(JSON_SUFFIXES):
+        label, table = os.path.splitext(os.path.basename(name))[0], _from_json(name)
+    elif name.endswith(".parquet"):
+        label, table = os.path.splitext(os.path.basename(name))[0], _read(lake, name)
+    else:
+        label, _, file = name.partition("/")
+        path = _find(lake, label, file)
+        label, table = f"{label}/{os.path.splitext(os.path.basename(path))[0]}", _read(lake, path, stored=True)
+    missing = [column for column in SCORE_COLUMNS if column not in table.column_names]
+    if missing:
+        raise InputError(
+            f"these are no scores: there is no column {missing[0]!r}",
+            where=name,
+            remedy="Make some: emoray score --table",
+        )
+    corpus = label.split("/")[0]
+    if corpus in lake.corpora():
+        table = _beside(table, lake.utterances(corpus, ["utterance_id", "start_s", "end_s", "split"]))
+    if splits:
+        if "split" not in table.column_names:
+            raise InputError(f"scores of {corpus!r}, which is no corpus of the lake, have no splits", where="--split")
+        table = annotate.of_splits(table, splits)
+    known = sorted({f"{model}-{version}" for model, version in _versions(table)})
+    return Source(label, f"scores {label}", table.sort_by("utterance_id"), ", ".join(known) or "unknown", {})
+
+
+def _find(lake: Lake, label: str, file: str) -> str:
+    """Path of a table's scores."""
+    found = {os.path.splitext(os.path.basename(path))[0]: path for path in lake.list_files("scores", label)}
+    if not found:
+        known = ", ".join(lake.list_folders("scores")) or "none"
+        raise InputError(
+            f"no scores of {label!r} (there are: {known})", where="--scores", remedy="Make them: emoray score --table"
+        )
+    if file:
+        if file not in found:
+            raise InputError(
+                f"no scores {file!r} of {label!r}", where="--scores", remedy=f"There are {', '.join(sorted(found))}"
+            )
+        return found[file]
+    if len(found) > 1:
+        choices = ", ".join(f"{label}/{name}" for name in sorted(found))
+        raise InputError(f"{label!r} was scored more than once", where="--scores", remedy=f"Name one of {choices}")
+    return next(iter(found.values()))
+
+
+def _read(lake: Lake, path: str, *, stored: bool = False) -> pa.Table:
+    system, inner = (lake.fs, path) if stored else connect(path if "://" in path else os.path.abspath(path))
+    try:
+        with system.open(inner) as file:
+            return pq.read_table(file)
+    except FileNotFoundError:
+        raise InputError("no such file", where=path, remedy="Check --scores") from None
+    except pa.ArrowInvalid as error:
+        raise InputError(f"not a Parquet file ({error})", where=path, remedy="Check --scores") from None
+
+
+def _from_json(path: str) -> pa.Table:
+    """What `emoray score --json` printed, as the rows of a table of scores. These have time courses."""
+    from emoray_jobs.scoring_stage import ScoreStage
+
+    rows = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read it ({error})", where=path, remedy="Check --scores") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            one = json.loads(line)
+            rows.append(
+                {
+                    "utterance_id": one["utterance_id"],
+                    "audio_uri": _audio(one),
+                    "error": one["error"],
+                    "value": one["value"],
+                }
+            )
+        except (json.JSONDecodeError, TypeError, KeyError, RecursionError) as error:
+            raise InputError(
+                f"not a line of `emoray score --json` ({error!r})",
+                where=f"{path}, line {number}",
+                remedy="Print it again",
+            ) from None
+    schema = pa.schema(
+        [("utterance_id", pa.string()), ("audio_uri", pa.string()), ("error", ERROR), ("value", ScoreStage.value_type)]
+    )
+    try:
+        table = pa.Table.from_pylist(rows, schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(
+            f"not what `emoray score --json` prints ({error})", where=path, remedy="Print it again"
+        ) from None
+    values = table["value"].combine_chunks()
+    flat = table.drop_columns(["value"])
+    for field in ScoreStage.value_type:
+        column = pc.struct_field(values, field.name)
+        if field.name in DIMENSIONS:
+            for part in field.type:
+                name = field.name if part.name == "value" else f"{field.name}_{part.name}"
+                flat = flat.append_column(name, pc.struct_field(column, part.name))
+        else:
+            flat = flat.append_column(field.name, column)
+    return flat
+
+
+def _audio(one: dict[str, Any]) -> str:
+    """A file that was scored by name is its own id."""
+    name = str(one.get("audio_uri") or one["utterance_id"])
+    return name if "://" in name else os.path.abspath(name)
+
+
+def _beside(table: pa.Table, utterances: pa.Table) -> pa.Table:
+    """Put the corpus's times and splits beside its scores."""
+    place = pc.index_in(table["utterance_id"], value_set=utterances["utterance_id"].combine_chunks())
+    for name in ("start_s", "end_s", "split"):
+        if name not in table.column_names:
+            table = table.append_column(name, utterances[name].combine_chunks().take(place))
+    return table
+
+
+def _versions(table: pa.Table) -> set[tuple[str, str]]:
+    pairs = zip(table["model"].to_pylist(), table["model_version"].to_pylist(), strict=True)
+    return {(model, version) for model, version in pairs if version is not None}

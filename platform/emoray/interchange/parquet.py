@@ -1,0 +1,60 @@
+"""Parquet: every row and column as it is, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from emoray.errors import InputError
+from emoray.interchange.label import Tally
+from emoray.schema import UTTERANCES, validate_utterances
+
+
+def write(path: str, tables: Iterable[pa.Table], tally: Tally) -> None:
+    """Write parts of one table; memory holds one of them at a time.
+
+    Args:
+        path: Local file.
+        tables: The parts, of one schema.
+        tally: Counts the rows.
+    """
+    writer: pq.ParquetWriter | None = None
+    try:
+        for table in tables:
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table)
+            tally.rows += table.num_rows
+            tally.written += table.num_rows
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def read(path: str, corpus: str) -> pa.Table:
+    """The utterances of a file that `write` wrote of a corpus; further columns are ignored.
+
+    Args:
+        path: Local file.
+        corpus: The corpus's name from now on.
+
+    Raises:
+        InputError: It is not such a file.
+        SchemaError: The table breaks its contract.
+    """
+    try:
+        names = pq.read_schema(path).names
+        missing = [name for name in UTTERANCES.names if name not in names]
+        if missing:
+            raise InputError(
+                f"this is no exported corpus: it has no column {missing[0]!r}",
+                where=path,
+                remedy="Other Parquet files are manifests: corpus.kind=manifest, corpus.manifest.path=FILE",
+            )
+        table = pq.read_table(path, columns=UTTERANCES.names).cast(UTTERANCES)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise InputError(f"not a Parquet file of utterances ({error})", where=path, remedy="Write it again") from None
+    place = table.schema.get_field_index("corpus")
+    renamed = table.set_column(place, UTTERANCES.field("corpus"), pa.array([corpus] * table.num_rows, pa.string()))
+    return validate_utterances(renamed)
