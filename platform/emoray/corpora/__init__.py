@@ -38,6 +38,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+WITH_FOLDS = ("emodb", "iemocap")
+
 Progress = Callable[[int, int], None]
 
 
@@ -98,7 +100,8 @@ def build(config: CorpusConfig, lake: Lake, progress: Progress) -> pa.Table:
     if config.name not in lake.corpora() or not lake.utterances(config.name).equals(table):
         lake.write_utterances(config.name, table)
     books.write(lake, config.name)
-    folds.write(lake, config.name, table)
+    # The folds of a manifest are its owner's, and may be of another make.
+    folds.write(lake, config.name, table if config.kind in WITH_FOLDS else table.slice(0, 0))
     progress(table.num_rows, table.num_rows)
     return table
 

@@ -69,16 +69,23 @@ def assign(table: pa.Table, fold: Fold) -> pa.Table:
     return split
 
 
-def write(lake: Lake, name: str, table: pa.Table) -> list[Fold]:
-    """Write the fold file of a corpus whose table has folds enough; returns them."""
+def write(lake: Lake, name: str, table: pa.Table) -> None:
+    """Write the fold file of a corpus; without folds in the table (or too few), take away an older table's.
+
+    Raises:
+        SchemaError: In some fold a speaker of train is tested.
+    """
     parts = [part for part in pc.unique(table["fold"]).to_pylist() if part is not None]
-    if len(parts) < FEWEST:
-        return []
-    folds = leave_one_out(parts)
+    folds = leave_one_out(parts) if len(parts) >= FEWEST else []
     for fold in folds:
         assign(table, fold)
-    lake.write_json([asdict(fold) for fold in folds], *_place(name))
-    return folds
+    if folds or known(lake, name):
+        lake.write_json([asdict(fold) for fold in folds], *_place(name))
+
+
+def known(lake: Lake, name: str) -> bool:
+    """Whether a corpus has folds."""
+    return lake.exists(*_place(name)) and bool(lake.read_json(*_place(name)))
 
 
 def read(lake: Lake, name: str) -> list[Fold]:
@@ -87,7 +94,7 @@ def read(lake: Lake, name: str) -> list[Fold]:
     Raises:
         LakeError: It has none.
     """
-    if not lake.exists(*_place(name)):
+    if not known(lake, name):
         raise LakeError(
             f"corpus {name!r} has no folds",
             where=lake.uri(*_place(name)),
