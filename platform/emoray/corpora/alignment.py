@@ -16,7 +16,7 @@ SILENCES = frozenset({"", "sp", "sil", "spn", "<eps>", "<s>", "</s>", "<sil>", "
 OUT_OF_VOCABULARY = "<unk>"
 WORD_TIERS = ("words", "word")
 #: SPHINX counts frames of 10 ms; the last frame of a word is part of it.
-SPHINX_FRAME_S = 0.01
+SPHINX_FRAMES_PER_S = 100
 TOKEN = re.compile(r'"(?P<text>(?:[^"]|"")*)"|(?<![\w.-])(?P<number>-?\d+(?:\.\d+)?(?:[eE]-?\d+)?)(?![\w.\]])')
 SEGMENT = re.compile(r"\s*(?P<first>\d+)\s+(?P<last>\d+)\s+-?\d+\s+(?P<word>\S+)\s*")
 #: SPHINX numbers a word's pronunciations: READ(2).
@@ -53,7 +53,7 @@ def _tiers(text: str) -> Iterator[tuple[str, list[tuple[float, float, str]]]]:
         if token != "IntervalTier" or place + 5 > len(tokens):
             continue
         name, _, _, size = tokens[place + 1 : place + 5]
-        if not isinstance(name, str) or not isinstance(size, float):
+        if not isinstance(name, str) or not isinstance(size, float) or not 0 <= size <= len(tokens):
             continue
         flat = tokens[place + 5 : place + 5 + 3 * int(size)]
         intervals = list(zip(flat[::3], flat[1::3], flat[2::3], strict=False))
@@ -78,8 +78,8 @@ def wdseg(text: str) -> Words | None:
         word = PRONUNCIATION.sub("", match["word"])
         if word.lower() in SILENCES or NOISE.fullmatch(word):
             continue
-        start_s = int(match["first"]) * SPHINX_FRAME_S
-        end_s = (int(match["last"]) + 1) * SPHINX_FRAME_S
+        start_s = int(match["first"]) / SPHINX_FRAMES_PER_S
+        end_s = (int(match["last"]) + 1) / SPHINX_FRAMES_PER_S
         words.append({"word": word.lower(), "start_s": start_s, "end_s": end_s, "emphasised": None})
     return words if _ordered(words) else None
 

@@ -1,7 +1,7 @@
 """Cuts of lhotse (`cuts.jsonl`, `cuts.jsonl.gz`) as records of a manifest; lhotse itself is not needed.
 
-A cut is a span of a recording with the supervisions in it, whose times count from the cut's beginning. A cut with one
-supervision is an utterance; with several, each of these is one.
+A cut is a span of a recording with the supervisions in it. A cut with one supervision is an utterance; with several,
+each of these is one. Supervisions count their time from the cut's beginning, aligned words from the recording's.
 """
 
 from __future__ import annotations
@@ -43,20 +43,18 @@ def utterances(values: Mapping[str, Any], where: str) -> Iterator[Values]:
         whole = start_s == 0 and abs(duration_s - float(values["recording"]["duration"])) < TOLERANCE_S
         supervisions = values.get("supervisions") or []
         if len(supervisions) < 2:
-            span: Values = {} if whole else {"start_s": start_s, "end_s": start_s + duration_s}
             supervision = supervisions[0] if supervisions else {}
-            # The text of a supervision that is shorter than its cut is still the cut's.
-            yield (
-                _values(values, supervision, uri, 0.0) | {"utterance_id": values["id"], "duration_s": duration_s} | span
-            )
+            span: Values = {} if whole else {"start_s": start_s, "end_s": start_s + duration_s}
+            found = _values(values, supervision, uri, start_s, duration_s)
+            yield found | {"utterance_id": values["id"], "duration_s": duration_s} | span
             return
         for supervision in supervisions:
-            begin_s, length_s = float(supervision["start"]), float(supervision["duration"])
-            yield _values(values, supervision, uri, begin_s) | {
+            begin_s, length_s = start_s + float(supervision["start"]), float(supervision["duration"])
+            yield _values(values, supervision, uri, begin_s, length_s) | {
                 "utterance_id": supervision["id"],
                 "duration_s": length_s,
-                "start_s": start_s + begin_s,
-                "end_s": start_s + begin_s + length_s,
+                "start_s": begin_s,
+                "end_s": begin_s + length_s,
             }
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(
@@ -82,26 +80,33 @@ def _audio(values: Mapping[str, Any], where: str) -> str:
     return str(sources[0]["source"])
 
 
-def _values(cut: Mapping[str, Any], supervision: Mapping[str, Any], uri: str, begin_s: float) -> Values:
+def _values(
+    cut: Mapping[str, Any], supervision: Mapping[str, Any], uri: str, begin_s: float, duration_s: float
+) -> Values:
     """What a cut and one of its supervisions say, without empty values.
 
     Args:
         cut: The cut.
         supervision: The supervision.
         uri: The audio file.
-        begin_s: Where the utterance begins in the cut; its words' times count from there.
+        begin_s: Where the utterance begins in the recording; the words' times will count from there.
+        duration_s: Its length; a word whose middle lies outside was cut off.
     """
+    words = [
+        {"word": symbol, "start_s": max(start_s, 0.0), "end_s": min(end_s, duration_s)}
+        for symbol, start_s, end_s in (
+            (str(symbol), float(start) - begin_s, float(start) + float(length) - begin_s)
+            for symbol, start, length, *_ in (supervision.get("alignment") or {}).get("word", [])
+        )
+        if symbol.strip() and 0 <= (start_s + end_s) / 2 < duration_s
+    ]
     named = {
         "audio_uri": uri,
         "speaker_id": supervision.get("speaker"),
         "gender": supervision.get("gender"),
         "language": supervision.get("language"),
         "transcript": supervision.get("text"),
-        "words": [
-            {"word": symbol, "start_s": float(start_s) - begin_s, "end_s": float(start_s) + float(duration_s) - begin_s}
-            for symbol, start_s, duration_s, *_ in (supervision.get("alignment") or {}).get("word", [])
-            if str(symbol).strip()
-        ],
+        "words": words,
     }
     # A custom field may be a recording or an array of features: these are nothing for a table.
     custom = {
