@@ -200,7 +200,8 @@ def _books(books: corpora.Ledger, hours: float) -> list[RenderableType]:
         published = books.published
         said = f"published ({published.version}): {published.utterances:,} utterances"
         said += f", {published.hours:,.0f} h (here {hours:,.1f})" if published.hours else ""
-        said += "".join(f", {name} {number:,}" for name, number in published.emotions.items())
+        ordered_classes = sorted(published.emotions.items(), key=lambda item: -item[1])
+        said += "".join(f", {name} {number:,}" for name, number in ordered_classes)
         lines.append(said)
     elif books.version:
         lines.append(f"version {books.version}: no published counts known here")
