@@ -45,19 +45,17 @@ def textgrid(text: str) -> Words | None:
 
 def _tiers(text: str) -> Iterator[tuple[str, list[tuple[float, float, str]]]]:
     """Names of the interval tiers with their intervals; both forms are the same sequence of numbers and texts."""
-    tokens = [
-        match["text"].replace('""', '"').strip() if match["text"] is not None else float(match["number"])
-        for match in TOKEN.finditer(text)
-    ]
-    for place, token in enumerate(tokens):
-        if token != "IntervalTier" or place + 5 > len(tokens):
+    for tier in text.split('"IntervalTier"')[1:]:
+        tokens = [
+            match["text"].replace('""', '"').strip() if match["text"] is not None else float(match["number"])
+            for match in TOKEN.finditer(tier)
+        ]
+        name, _, _, size = (*tokens[:4], *4 * [None])[:4]
+        if not isinstance(name, str) or not isinstance(size, float) or not 0 <= 3 * size <= len(tokens) - 4:
             continue
-        name, _, _, size = tokens[place + 1 : place + 5]
-        if not isinstance(name, str) or not isinstance(size, float) or not 0 <= size <= len(tokens):
-            continue
-        flat = tokens[place + 5 : place + 5 + 3 * int(size)]
-        intervals = list(zip(flat[::3], flat[1::3], flat[2::3], strict=False))
-        if len(intervals) == int(size) and all(
+        flat = tokens[4 : 4 + 3 * int(size)]
+        intervals = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+        if all(
             isinstance(start, float) and isinstance(end, float) and isinstance(word, str)
             for start, end, word in intervals
         ):

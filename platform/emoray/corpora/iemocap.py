@@ -104,6 +104,9 @@ def read(name: str, config: IemocapConfig) -> tuple[pa.Table, Ledger]:
 
     `dialogue_id` and `turn` give the order of all turns of a dialogue, those included that the classes leave out.
 
+    Returns:
+        The utterances table, and the books of the import.
+
     Raises:
         InputError: The folder is missing or holds no evaluations, or there is no such session.
     """

@@ -79,6 +79,14 @@ def read(name: str, config: MspPodcastConfig, progress: Callable[[int, int], Non
 
     `dialogue_id` is the podcast, `turn` a turn's place in it, those included that are left out.
 
+    Args:
+        name: The corpus's name in the lake.
+        config: Which release, and what of it.
+        progress: Called with utterances done and utterances in all.
+
+    Returns:
+        The utterances table, and the books of the import.
+
     Raises:
         InputError: The folder is missing, is no release, or none of its rows can be used.
     """

@@ -47,9 +47,13 @@ def consensus(tree: Tree, folder: str | None) -> Iterator[tuple[str, Mapping[str
         text = tree.text(*parts, "labels_consensus.csv")
         if text is not None:
             reader = csv.DictReader(io.StringIO(text, newline=""))
-            _check(reader.fieldnames or [], where)
-            for row in reader:
-                yield f"{where}, line {reader.line_num}", row
+            try:
+                _check(reader.fieldnames or [], where)
+                for row in reader:
+                    yield f"{where}, line {reader.line_num}", row
+            except csv.Error as error:
+                line = reader.line_num
+                raise InputError(f"damaged csv ({error})", where=f"{where}, line {line}", remedy=REMEDY) from None
             return
         text = tree.text(*parts, "labels_consensus.json")
         if text is not None:
@@ -118,10 +122,11 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
 
 def _detailed(text: str) -> Iterator[tuple[str, str]]:
     """File and rater's line of `labels_detailed.csv`; commas among the secondary emotions may stand unquoted."""
-    for cells in csv.reader(io.StringIO(text, newline="")):
-        line = ",".join(cells[1:]).strip()
+    for row in text.splitlines():
+        file, _, line = row.partition(",")
+        line = line.strip().strip('"')
         if line.startswith("WORKER"):
-            yield cells[0].strip(), line
+            yield file.strip().strip('"'), line
 
 
 def _emotion(tick: str, file: str, ledger: Ledger) -> str:
