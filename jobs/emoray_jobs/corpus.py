@@ -156,9 +156,9 @@ def render(result: Stats | Listing) -> RenderableType:
     if published and published.splits:
         table.add_column(f"published ({published.version})", justify="right")
     for split in result.splits:
-        cells = (f"{split.utterances:,}", f"{split.speakers:,}", f"{split.unknown_speakers:,}", f"{split.hours:.2f}")
+        cells = [f"{split.utterances:,}", f"{split.speakers:,}", f"{split.unknown_speakers:,}", f"{split.hours:.2f}"]
         if published and published.splits:
-            cells = (*cells, _published_split(published, split.split))
+            cells.append(_published_split(published, split.split))
         table.add_row(split.split, *cells)
     beside = f"{result.transcripts:,} with a transcript"
     beside += f", {result.timed:,} with word times, {result.voted:,} with raters' votes"

@@ -10,6 +10,7 @@ from annotate_kit import CORPUS, config_for, utterance
 from corpus_trees import iemocap_sessions, podcast_release, write_iemocap, write_msp_podcast
 from rich.console import Console
 
+from emoray import corpora
 from emoray.errors import LakeError
 from emoray.lake import Lake
 from emoray.schema import utterances_table
@@ -109,4 +110,14 @@ def test_books_of_another_table_are_not_shown(tmp_path):
     config = config_for(tmp_path / "lake", "corpus.kind=manifest", f"corpus.manifest.path={manifest}")
     assert corpus.build(config).books.read == 2
     Lake(config.lake).write_utterances(CORPUS, utterances_table([labelled(0, 0.5)]))
+    assert corpus.stats(config).books is None
+
+
+def test_recordings_that_are_cut_take_away_the_books_of_an_older_table(tmp_path):
+    config = config_for(tmp_path / "lake")
+    lake = Lake(config.lake)
+    lake.write_utterances(CORPUS, utterances_table([labelled(0, 0.5)]))
+    corpora.ledger.write(lake, CORPUS, corpora.Ledger("there", read=1, utterances=1))
+    assert corpus.stats(config).books.source == "there"
+    corpora.ledger.write(lake, CORPUS, None)
     assert corpus.stats(config).books is None

@@ -92,33 +92,35 @@ def build(config: CorpusConfig, lake: Lake, progress: Progress) -> pa.Table:
         log.warning(
             "%d of %d utterances have no known speaker: their splits cannot be checked", unknown, table.num_rows
         )
-    left_out = sum(tally.count for tally in books.left_out.values())
-    if left_out:
+    if books and books.left_out:
+        left_out = sum(tally.count for tally in books.left_out.values())
         reasons = ", ".join(f"{reason} ×{tally.count}" for reason, tally in sorted(books.left_out.items()))
         log.warning("%d of %d utterances are left out: %s", left_out, books.read, reasons)
     progress(0, table.num_rows)
     if config.name not in lake.corpora() or not lake.utterances(config.name).equals(table):
         lake.write_utterances(config.name, table)
-    books.write(lake, config.name)
+    ledger.write(lake, config.name, books)
     # The folds of a manifest are its owner's, and may be of another make.
     folds.write(lake, config.name, table if config.kind in WITH_FOLDS else table.slice(0, 0))
     progress(table.num_rows, table.num_rows)
     return table
 
 
-def _read(config: CorpusConfig, lake: Lake, progress: Progress) -> tuple[pa.Table, Ledger]:
-    """The table of a corpus that is imported, and the books of its import."""
+def _read(config: CorpusConfig, lake: Lake, progress: Progress) -> tuple[pa.Table, Ledger | None]:
+    """The table of a corpus that is imported, and the books of its import.
+
+    Manifests and datasets take every row or refuse the whole. Recordings that are cut have a list of their own instead.
+    """
+    if config.kind == "emodb":
+        return emodb.read(config.name, config.emodb)
     if config.kind == "iemocap":
         return iemocap.read(config.name, config.iemocap)
     if config.kind == "msp_podcast":
         return msp_podcast.read(config.name, config.msp_podcast, progress)
-    if config.kind == "emodb":
-        table, source = emodb.read(config.name, config.emodb), config.emodb.path
-    elif config.kind == "huggingface":
+    if config.kind == "huggingface":
         table, source = huggingface.read(config.name, config.huggingface, lake, progress), config.huggingface.path
     else:
         table, source = manifest.read(config.name, config.manifest), config.manifest.path
         if config.manifest.segment.kind == "vad":
-            table = segment.split(config.name, table, config.manifest.segment.vad, lake, progress)
-    # These take every row or refuse the whole; recordings that cannot be cut have a list of their own.
+            return segment.split(config.name, table, config.manifest.segment.vad, lake, progress), None
     return table, Ledger(source or "", read=table.num_rows, utterances=table.num_rows)

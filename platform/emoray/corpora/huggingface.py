@@ -78,7 +78,9 @@ def _load(config: HuggingfaceConfig) -> dict[str, datasets.Dataset]:
         import datasets
     except ImportError:
         raise MissingExtraError(
-            "a dataset of Hugging Face needs the package datasets", remedy="pip install 'emoray[datasets]'"
+            "a dataset of Hugging Face needs the package datasets",
+            where="corpus.kind",
+            remedy="Install the extra: pip install 'emoray[datasets]'",
         ) from None
     path = str(config.path)
     folder = os.path.expanduser(path)

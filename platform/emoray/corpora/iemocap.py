@@ -136,11 +136,9 @@ def _session(name: str, tree: Tree, session: str, config: IemocapConfig, ledger:
             continue
         wav = (session, "sentences", "wav", dialogue)
         recordings = set(tree.names(*wav))
-        transcripts = dict(
-            match.groups()
-            for line in (tree.text(session, "dialog", "transcriptions", file) or "").splitlines()
-            if (match := TRANSCRIPT.fullmatch(line.strip()))
-        )
+        lines = (tree.text(session, "dialog", "transcriptions", file) or "").splitlines()
+        said = (match for line in lines if (match := TRANSCRIPT.fullmatch(line.strip())))
+        transcripts: dict[str, str] = {match[1]: match[2] for match in said}
         for turn_number, turn in enumerate(sorted(turns, key=lambda turn: (turn.start_s, turn.end_s, turn.name))):
             match = UTTERANCE.fullmatch(turn.name)
             emotion = EMOTIONS.get(turn.code)

@@ -76,17 +76,21 @@ class Ledger:
         """Count something odd about an utterance that does."""
         self.noted.setdefault(what, Tally()).add(which)
 
-    def write(self, lake: Lake, name: str) -> str:
-        """Keep the books beside the table of corpus `name`."""
-        return lake.write_json(asdict(self), *_place(name))
+
+def write(lake: Lake, name: str, books: Ledger | None) -> None:
+    """Keep the books beside the table of corpus `name`; None takes away those of an older table."""
+    if books is not None:
+        lake.write_json(asdict(books), *_place(name))
+    elif lake.exists(*_place(name)):
+        lake.write_json(None, *_place(name))
 
 
 def read(lake: Lake, name: str, utterances: int) -> Ledger | None:
     """The books of a corpus's import; None if there are none, or not of a table with so many utterances."""
     if not lake.exists(*_place(name)):
         return None
-    content: dict[str, Any] = lake.read_json(*_place(name))
-    if content["utterances"] != utterances:
+    content: dict[str, Any] | None = lake.read_json(*_place(name))
+    if content is None or content["utterances"] != utterances:
         return None
     for part in ("left_out", "noted"):
         content[part] = {reason: Tally(**tally) for reason, tally in content[part].items()}

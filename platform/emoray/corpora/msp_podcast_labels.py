@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from typing import Any, Literal
 from emoray.corpora.ledger import Ledger
 from emoray.corpora.tree import Tree
 from emoray.errors import InputError
+
+log = logging.getLogger(__name__)
 
 #: Consensus classes: O is another emotion than these, X no agreement among the raters.
 CLASSES = {
@@ -97,6 +100,7 @@ def choices(
     elif (text := tree.text(*parts, "labels_detailed.csv")) is not None:
         lines = _detailed(text)
     else:
+        log.warning("%s: neither labels.txt nor labels_detailed.csv: no raters' votes", tree.uri(*parts))
         return {}
     chosen: dict[str, list[str]] = {}
     for file, line in lines:
