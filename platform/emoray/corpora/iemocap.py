@@ -139,17 +139,21 @@ def _session(name: str, tree: Tree, session: str, config: IemocapConfig, ledger:
         lines = (tree.text(session, "dialog", "transcriptions", file) or "").splitlines()
         said = (match for line in lines if (match := TRANSCRIPT.fullmatch(line.strip())))
         transcripts: dict[str, str] = {match[1]: match[2] for match in said}
+        taken: set[str] = set()
         for turn_number, turn in enumerate(sorted(turns, key=lambda turn: (turn.start_s, turn.end_s, turn.name))):
             match = UTTERANCE.fullmatch(turn.name)
             emotion = EMOTIONS.get(turn.code)
             kept = _classed(emotion, config)
             if match is None or emotion is None:
                 ledger.leave_out("no known name or class", f"{turn.name} {turn.code}")
+            elif turn.name in taken or match["dialogue"] != dialogue:
+                ledger.leave_out("named twice, or in another dialogue's file", turn.name)
             elif f"{turn.name}.wav" not in recordings:
                 ledger.leave_out("no recording", turn.name)
             elif kept is None:
                 ledger.leave_out(f"class {emotion} (corpus.iemocap.classes)", turn.name)
             else:
+                taken.add(turn.name)
                 if kept != emotion:
                     ledger.note(f"{emotion} counted as {kept}", turn.name)
                 row = _row(name, turn, match, kept, transcripts.get(turn.name), ledger)

@@ -56,7 +56,7 @@ def utterances(values: Mapping[str, Any], where: str) -> Iterator[Values]:
                 "start_s": begin_s,
                 "end_s": begin_s + length_s,
             }
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(
             f"not a cut as lhotse writes it ({type(error).__name__}: {error})", where=where, remedy="Write it anew"
         ) from None
