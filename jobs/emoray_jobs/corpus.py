@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emoray import corpora
+from emoray.corpora.ledger import Published
 from emoray.lake import Lake
 from emoray.schema import DIMENSIONS, UNKNOWN_SPEAKER
 from emoray_jobs.progress import track
@@ -53,6 +54,11 @@ class Stats:
         emotions: Utterances per emotion, the most frequent first.
         scale: Ends of the labels' scale, or None without dimensional labels.
         transcripts: Utterances with a transcript.
+        timed: Utterances whose words have times.
+        voted: Utterances with raters' votes.
+        dialogues: How many.
+        books: What the import left out and found odd, and what was published; None where nothing was imported.
+        folds: The folds of the corpus, if it has some.
     """
 
     corpus: str
@@ -61,6 +67,11 @@ class Stats:
     emotions: dict[str, int]
     scale: tuple[float, float] | None
     transcripts: int
+    timed: int = 0
+    voted: int = 0
+    dialogues: int = 0
+    books: corpora.Ledger | None = None
+    folds: tuple[corpora.folds.Fold, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,8 @@ def stats(config: Config) -> Stats:
     Raises:
         LakeError: It is not in the lake.
     """
-    frame = pl.from_arrow(Lake(config.lake).utterances(config.corpus.name))
+    lake, name = Lake(config.lake), config.corpus.name
+    frame = pl.from_arrow(lake.utterances(name))
     assert isinstance(frame, pl.DataFrame)
     known = pl.col("speaker_id").is_not_null() & (pl.col("speaker_id") != UNKNOWN_SPEAKER)
     seconds = pl.coalesce("duration_s", pl.col("end_s") - pl.col("start_s"))
@@ -106,12 +118,17 @@ def stats(config: Config) -> Stats:
     scales = frame.select("scale_min", "scale_max").drop_nulls()
     counted = frame["emotion"].drop_nulls().value_counts(sort=True)
     return Stats(
-        corpus=config.corpus.name,
+        corpus=name,
         splits=[SplitStats(**row) for row in rows],
         histograms={name: _histogram(frame[name]) for name in DIMENSIONS if frame[name].count()},
         emotions=dict(counted.iter_rows()),
         scale=None if scales.is_empty() else (scales["scale_min"].min(), scales["scale_max"].max()),  # type: ignore[arg-type]
         transcripts=frame["transcript"].count(),
+        timed=frame["words"].count(),
+        voted=frame["emotion_votes"].count(),
+        dialogues=frame["dialogue_id"].drop_nulls().n_unique(),
+        books=corpora.ledger.read(lake, name, frame.height),
+        folds=tuple(corpora.folds.read(lake, name)) if corpora.folds.known(lake, name) else (),
     )
 
 
@@ -131,21 +148,64 @@ def render(result: Stats | Listing) -> RenderableType:
     if isinstance(result, Listing):
         lines = [f"{name}: {rows:,} utterances" for name, rows in result.corpora.items()]
         return Text("\n".join(lines) or f"no corpora in {result.root} yet: emoray corpus build")
+    published = result.books.published if result.books else None
     table = Table(title=f"corpus {result.corpus}", title_justify="left")
     table.add_column("split")
     for name in ("utterances", "speakers", "of unknown speakers", "hours"):
         table.add_column(name, justify="right")
+    if published and published.splits:
+        table.add_column(f"published ({published.version})", justify="right")
     for split in result.splits:
-        cells = (f"{split.utterances:,}", f"{split.speakers:,}", f"{split.unknown_speakers:,}", f"{split.hours:.2f}")
+        cells = [f"{split.utterances:,}", f"{split.speakers:,}", f"{split.unknown_speakers:,}", f"{split.hours:.2f}"]
+        if published and published.splits:
+            cells.append(_published_split(published, split.split))
         table.add_row(split.split, *cells)
-    parts: list[RenderableType] = [table, f"{result.transcripts:,} with a transcript"]
+    beside = f"{result.transcripts:,} with a transcript"
+    beside += f", {result.timed:,} with word times, {result.voted:,} with raters' votes"
+    beside += f", {result.dialogues:,} dialogues" if result.dialogues else ""
+    parts: list[RenderableType] = [table, beside]
     if result.scale:
         low, high = result.scale
         bars = [f"{name} {_bars(counts)}" for name, counts in result.histograms.items()]
         parts.append(Columns([f"labels {low:g}..{high:g}:", *bars], padding=(0, 2)))
     if result.emotions:
         parts.append(", ".join(f"{name} {number:,}" for name, number in result.emotions.items()))
-    return Group(*parts)
+    if result.folds:
+        said = "; ".join(f"{fold.fold}: test {fold.test}, dev {fold.dev}" for fold in result.folds)
+        parts.append(f"{len(result.folds)} folds, the other parts train: {said}")
+    if result.books:
+        parts += _books(result.books, sum(split.hours for split in result.splits))
+    return Group(*(Text(part) if isinstance(part, str) else part for part in parts))
+
+
+def _published_split(published: Published, split: str) -> str:
+    if split not in published.splits:
+        return ""
+    speakers = published.speakers.get(split)
+    return f"{published.splits[split]:,}" + (f" by {speakers:,} speakers" if speakers else "")
+
+
+def _books(books: corpora.Ledger, hours: float) -> list[RenderableType]:
+    """What the import read, left out and found odd, with the published counts beside."""
+    out = sum(tally.count for tally in books.left_out.values())
+    lines: list[RenderableType] = [
+        f"{books.read:,} read from {books.source}: {books.utterances:,} in the table, {out:,} left out"
+    ]
+    for title, tallies in (("left out", books.left_out), ("noted", books.noted)):
+        ordered = sorted(tallies.items(), key=lambda item: (-item[1].count, item[0]))
+        for reason, tally in ordered:
+            more = " …" if tally.count > len(tally.first) else ""
+            lines.append(f"  {title}: {tally.count:,} {reason} ({', '.join(tally.first)}{more})")
+    if books.published:
+        published = books.published
+        said = f"published ({published.version}): {published.utterances:,} utterances"
+        said += f", {published.hours:,.0f} h (here {hours:,.1f})" if published.hours else ""
+        ordered_classes = sorted(published.emotions.items(), key=lambda item: -item[1])
+        said += "".join(f", {name} {number:,}" for name, number in ordered_classes)
+        lines.append(said)
+    elif books.version:
+        lines.append(f"version {books.version}: no published counts known here")
+    return lines
 
 
 def _bars(counts: list[int]) -> str:

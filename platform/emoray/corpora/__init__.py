@@ -9,16 +9,38 @@ from typing import Literal
 import pyarrow as pa
 
 from emoray.config import Section
-from emoray.corpora import emodb, manifest, segment, synthetic
+from emoray.corpora import emodb, folds, huggingface, iemocap, ledger, manifest, msp_podcast, segment, synthetic
 from emoray.corpora.emodb import EmodbConfig
+from emoray.corpora.huggingface import HuggingfaceConfig
+from emoray.corpora.iemocap import IemocapConfig
+from emoray.corpora.ledger import Ledger
 from emoray.corpora.manifest import ManifestConfig
+from emoray.corpora.msp_podcast import MspPodcastConfig
 from emoray.corpora.synthetic import SyntheticConfig, ceiling, planted
 from emoray.lake import Lake
 from emoray.schema import assert_speaker_disjoint
 
-__all__ = ["CorpusConfig", "EmodbConfig", "ManifestConfig", "SyntheticConfig", "build", "ceiling", "planted"]
+__all__ = [
+    "CorpusConfig",
+    "EmodbConfig",
+    "HuggingfaceConfig",
+    "IemocapConfig",
+    "Ledger",
+    "ManifestConfig",
+    "MspPodcastConfig",
+    "SyntheticConfig",
+    "build",
+    "ceiling",
+    "folds",
+    "ledger",
+    "planted",
+]
 
 log = logging.getLogger(__name__)
+
+WITH_FOLDS = ("emodb", "iemocap")
+
+Progress = Callable[[int, int], None]
 
 
 class CorpusConfig(Section):
@@ -26,19 +48,25 @@ class CorpusConfig(Section):
 
     Attributes:
         name: The table's name in the lake.
-        kind: synthetic | emodb | manifest.
-        synthetic, emodb, manifest: Options of each kind.
+        kind: synthetic | emodb | iemocap | msp_podcast | manifest | huggingface.
+        synthetic, emodb, iemocap, msp_podcast, manifest, huggingface: Options of each kind.
     """
 
     name: str
-    kind: Literal["synthetic", "emodb", "manifest"]
+    kind: Literal["synthetic", "emodb", "iemocap", "msp_podcast", "manifest", "huggingface"]
     synthetic: SyntheticConfig
     emodb: EmodbConfig
+    iemocap: IemocapConfig
+    msp_podcast: MspPodcastConfig
     manifest: ManifestConfig
+    huggingface: HuggingfaceConfig
 
 
-def build(config: CorpusConfig, lake: Lake, progress: Callable[[int, int], None]) -> pa.Table:
+def build(config: CorpusConfig, lake: Lake, progress: Progress) -> pa.Table:
     """Import or make a corpus and write its utterances table; what is there already is reused.
+
+    Beside the table come the import's books (`utterances_meta/<name>-import.json`: what was left out and why) and,
+    where the corpus has folds, its fold file.
 
     Args:
         config: Which corpus.
@@ -51,25 +79,48 @@ def build(config: CorpusConfig, lake: Lake, progress: Callable[[int, int], None]
     Raises:
         InputError: The source is missing or a row of it cannot be used.
         SchemaError: The table breaks its contract, or a train speaker occurs in another split.
-        MissingExtraError: The synthetic corpus is wanted and its synthesiser is not installed.
+        MissingExtraError: The synthetic corpus is wanted and its synthesiser is not installed, or a dataset of Hugging
+            Face and `datasets` is not.
     """
     if config.kind == "synthetic":
         table = synthetic.build(config.name, config.synthetic, lake, progress)
         assert_speaker_disjoint(table)
         return table
-    if config.kind == "emodb":
-        table = emodb.read(config.name, config.emodb)
-    else:
-        table = manifest.read(config.name, config.manifest)
-        if config.manifest.segment.kind == "vad":
-            table = segment.split(config.name, table, config.manifest.segment.vad, lake, progress)
+    table, books = _read(config, lake, progress)
     unknown = assert_speaker_disjoint(table)
     if unknown:
         log.warning(
             "%d of %d utterances have no known speaker: their splits cannot be checked", unknown, table.num_rows
         )
+    if books and books.left_out:
+        left_out = sum(tally.count for tally in books.left_out.values())
+        reasons = ", ".join(f"{reason} ×{tally.count}" for reason, tally in sorted(books.left_out.items()))
+        log.warning("%d of %d utterances are left out: %s", left_out, books.read, reasons)
     progress(0, table.num_rows)
     if config.name not in lake.corpora() or not lake.utterances(config.name).equals(table):
         lake.write_utterances(config.name, table)
+    ledger.write(lake, config.name, books)
+    # The folds of a manifest are its owner's, and may be of another make.
+    folds.write(lake, config.name, table if config.kind in WITH_FOLDS else table.slice(0, 0))
     progress(table.num_rows, table.num_rows)
     return table
+
+
+def _read(config: CorpusConfig, lake: Lake, progress: Progress) -> tuple[pa.Table, Ledger | None]:
+    """The table of a corpus that is imported, and the books of its import.
+
+    Manifests and datasets take every row or refuse the whole. Recordings that are cut have a list of their own instead.
+    """
+    if config.kind == "emodb":
+        return emodb.read(config.name, config.emodb)
+    if config.kind == "iemocap":
+        return iemocap.read(config.name, config.iemocap)
+    if config.kind == "msp_podcast":
+        return msp_podcast.read(config.name, config.msp_podcast, progress)
+    if config.kind == "huggingface":
+        table, source = huggingface.read(config.name, config.huggingface, lake, progress), config.huggingface.path
+    else:
+        table, source = manifest.read(config.name, config.manifest), config.manifest.path
+        if config.manifest.segment.kind == "vad":
+            return segment.split(config.name, table, config.manifest.segment.vad, lake, progress), None
+    return table, Ledger(source or "", read=table.num_rows, utterances=table.num_rows)

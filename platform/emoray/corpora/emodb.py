@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from typing import Literal
 
 import fsspec
@@ -14,6 +15,7 @@ import pyarrow as pa
 import soundfile
 
 from emoray.config import Section
+from emoray.corpora.ledger import Ledger, Published
 from emoray.errors import InputError
 from emoray.schema import empty_row, utterances_table
 
@@ -31,6 +33,10 @@ EMOTIONS = {
     "W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "T": "sadness", "N": "neutral",
 }  # fmt: skip
 FOUR_CLASSES = ("anger", "happiness", "sadness", "neutral")
+PUBLISHED = Published(
+    "2005", 535,
+    emotions={"anger": 127, "boredom": 81, "neutral": 79, "happiness": 71, "fear": 69, "sadness": 62, "disgust": 46},
+)  # fmt: skip
 GENDERS = {
     "03": "male", "08": "female", "09": "female", "10": "male", "11": "male",
     "12": "male", "13": "female", "14": "female", "15": "male", "16": "female",
@@ -64,8 +70,11 @@ class EmodbConfig(Section):
     test_speaker: str | None
 
 
-def read(name: str, config: EmodbConfig) -> pa.Table:
+def read(name: str, config: EmodbConfig) -> tuple[pa.Table, Ledger]:
     """Read the folder; `fold` is the speaker's place in sorted order: the fold that leaves this speaker out.
+
+    Returns:
+        The utterances table, and the books of the import.
 
     Raises:
         InputError: The folder is missing or holds no EMO-DB files, or there is no such test speaker.
@@ -77,6 +86,9 @@ def read(name: str, config: EmodbConfig) -> pa.Table:
         raise InputError("no EMO-DB there", where=config.path, remedy=WHERE_TO_GET)
     if system.isdir(f"{folder.rstrip('/')}/wav"):
         folder = f"{folder.rstrip('/')}/wav"
+    kept = set(EMOTIONS.values() if config.classes == 7 else FOUR_CLASSES)
+    published = {emotion: count for emotion, count in PUBLISHED.emotions.items() if emotion in kept}
+    books = Ledger(config.path, published=replace(PUBLISHED, emotions=published))
     rows = []
     for path in sorted(system.ls(folder, detail=False)):
         match = FILE_NAME.fullmatch(path.rsplit("/", 1)[-1])
@@ -84,7 +96,10 @@ def read(name: str, config: EmodbConfig) -> pa.Table:
             log.warning("%s is not named like an EMO-DB file (03a01Wa.wav): left out", path)
             continue
         emotion = EMOTIONS[match["emotion"].upper()]
-        if config.classes == 7 or emotion in FOUR_CLASSES:
+        books.read += 1
+        if emotion not in kept:
+            books.leave_out(f"class {emotion} (corpus.emodb.classes)", match[0])
+        else:
             rows.append(
                 _row(name, path if system.protocol[0] == "file" else system.unstrip_protocol(path), match, emotion)
             )
@@ -95,7 +110,8 @@ def read(name: str, config: EmodbConfig) -> pa.Table:
     for row in rows:
         row["fold"] = speakers.index(str(row["speaker_id"]))
         row["split"] = splits.get(str(row["speaker_id"]))
-    return utterances_table(rows)
+    books.utterances = len(rows)
+    return utterances_table(rows), books
 
 
 def _row(name: str, uri: str, match: re.Match[str], emotion: str) -> dict[str, object]:

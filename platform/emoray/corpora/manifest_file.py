@@ -1,10 +1,16 @@
-"""Reading a manifest's records (csv, tsv, jsonl, parquet or a folder), each with its place for error messages."""
+"""Reading a manifest's records, each with its place for error messages.
+
+csv, tsv, jsonl (also lhotse's cuts and EmoBox's folds), parquet, or a folder of audio.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +19,15 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emoray.corpora import lhotse
 from emoray.errors import InputError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet")
+#: A file of a fold of EmoBox: `iemocap_train_fold_1.jsonl`.
+EMOBOX_FOLD = re.compile(r".+_(?P<split>train|valid|dev|test)_fold_?(?P<fold>[1-9]\d*)\.jsonl")
+#: EmoBox's names, where a record has them all; alone, `key` and `length` may mean anything.
+EMOBOX_NAMES = {"key": "utterance_id", "wav": "audio_uri", "length": "duration_s"}
 
 
 @dataclass(frozen=True)
@@ -26,10 +37,12 @@ class Record:
     Attributes:
         place: Where it stands: `line 12`, or `row 12` of a Parquet file.
         values: Column → value, as the file has it; absent and empty ones are left out.
+        default_id: Its utterance_id where no column says one; None: its audio file's name.
     """
 
     place: str
     values: dict[str, Any]
+    default_id: str | None = None
 
 
 def read_records(path: str) -> tuple[list[str], list[Record], str]:
@@ -43,34 +56,69 @@ def read_records(path: str) -> tuple[list[str], list[Record], str]:
     """
     system, inner = fsspec.core.url_to_fs(path)
     if system.isdir(inner):
+        folds = sorted(
+            name for name in system.ls(inner, detail=False) if EMOBOX_FOLD.fullmatch(name.rsplit("/", 1)[-1])
+        )
+        if folds:
+            records = [record for name in folds for record in _read_fold(bytes(system.cat_file(name)), name)]
+            return _columns(records), records, path.rstrip("/")
         return ["audio_uri"], _list_folder(system, inner, path), path.rstrip("/")
     if not system.exists(inner):
         raise InputError(
             "no such manifest", where=path, remedy="Set corpus.manifest.path to a folder, csv, jsonl or parquet file"
         )
-    suffix = inner[inner.rfind(".") :].lower()
+    plain = inner.removesuffix(".gz")
+    suffix = plain[plain.rfind(".") :].lower()
     if suffix not in MANIFEST_SUFFIXES:
         raise InputError(
             f"a manifest cannot be a {suffix or 'file without an ending'}",
             where=path,
-            remedy=f"Use a folder of audio or one of {', '.join(MANIFEST_SUFFIXES)}",
+            remedy=f"Use a folder of audio or one of {', '.join(MANIFEST_SUFFIXES)} (or .gz of it)",
         )
     content = bytes(system.cat_file(inner))
     folder = path.rpartition("/")[0]
+    if inner.endswith(".gz"):
+        content = _unzipped(content, path)
     if suffix == ".parquet":
         return *_read_parquet(content, path), folder
+    text = _decoded(content, path)
+    if suffix in (".csv", ".tsv"):
+        header, records = _read_csv(text, path, "\t" if suffix == ".tsv" else None)
+    else:
+        header, records = [], list(_read_jsonl(text, path))
+    if not records:
+        raise InputError("the manifest has no rows", where=path, remedy="Check that the right file is given")
+    there = _columns(records)
+    return sorted(there, key=header.index) if header else there, records, folder
+
+
+def _columns(records: list[Record]) -> list[str]:
+    return list(dict.fromkeys(column for record in records for column in record.values))
+
+
+def _unzipped(content: bytes, path: str) -> bytes:
     try:
-        text = content.decode("utf-8-sig")
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"damaged gzip file ({error})", where=path, remedy="Write it again") from None
+
+
+def _decoded(content: bytes, path: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError("not UTF-8", where=f"{path}, line {line}", remedy="Save it as UTF-8") from None
-    if suffix in (".csv", ".tsv"):
-        records = list(_read_csv(text, path, "\t" if suffix == ".tsv" else None))
-    else:
-        records = list(_read_jsonl(text, path))
-    if not records:
-        raise InputError("the manifest has no rows", where=path, remedy="Check that the right file is given")
-    return list(dict.fromkeys(column for record in records for column in record.values)), records, folder
+
+
+def _read_fold(content: bytes, path: str) -> Iterator[Record]:
+    """A file of an EmoBox fold: which split and which fold its records belong to stands in its name."""
+    name = path.rsplit("/", 1)[-1]
+    match = EMOBOX_FOLD.fullmatch(name)
+    assert match is not None
+    place = {"split": match["split"], "fold": int(match["fold"]) - 1}
+    for record in _read_jsonl(_decoded(content, path), path):
+        yield Record(f"{name}, {record.place}", record.values | place)
 
 
 def _list_folder(system: Any, inner: str, path: str) -> list[Record]:
@@ -83,11 +131,12 @@ def _list_folder(system: Any, inner: str, path: str) -> list[Record]:
     return [Record(name[len(root) + 1 :], {"audio_uri": name[len(root) + 1 :]}) for name in files]
 
 
-def _read_csv(text: str, path: str, delimiter: str | None) -> Iterator[Record]:
+def _read_csv(text: str, path: str, delimiter: str | None) -> tuple[list[str], list[Record]]:
     header_line = text.split("\n", 1)[0]
     if delimiter is None:
         delimiter = ";" if ";" in header_line and "," not in header_line else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    records = []
     try:
         header = [cell.strip() for cell in next(reader, [])]
         twice = sorted({column for column in header if header.count(column) > 1})
@@ -102,11 +151,13 @@ def _read_csv(text: str, path: str, delimiter: str | None) -> Iterator[Record]:
                     where=f"{path}, line {reader.line_num}",
                     remedy="Put quotes around cells that contain the delimiter",
                 )
-            yield Record(f"line {reader.line_num}", {k: v for k, v in zip(header, cells, strict=True) if v.strip()})
+            values = {column: cell for column, cell in zip(header, cells, strict=True) if cell.strip()}
+            records.append(Record(f"line {reader.line_num}", values))
     except csv.Error as error:
         raise InputError(
             f"damaged csv ({error})", where=f"{path}, line {reader.line_num}", remedy="Mend the quotes"
         ) from None
+    return header, records
 
 
 def _read_jsonl(text: str, path: str) -> Iterator[Record]:
@@ -126,7 +177,13 @@ def _read_jsonl(text: str, path: str) -> Iterator[Record]:
                 where=f"{path}, line {number}",
                 remedy="Write one JSON object per line",
             )
-        yield Record(f"line {number}", {key: value for key, value in values.items() if value not in (None, "")})
+        if lhotse.is_cut(values):
+            yield from (Record(f"line {number}", cut) for cut in lhotse.utterances(values, f"{path}, line {number}"))
+            continue
+        given = {key: value for key, value in values.items() if value not in (None, "")}
+        if given.keys() >= EMOBOX_NAMES.keys():
+            given = {EMOBOX_NAMES.get(key, key): value for key, value in given.items()}
+        yield Record(f"line {number}", given)
 
 
 def _read_parquet(content: bytes, path: str) -> tuple[list[str], list[Record]]:

@@ -22,7 +22,8 @@ def config(path, **changes):
 
 
 def read(path, **changes):
-    return emodb.read("emodb", config(path, **changes).emodb).to_pylist()
+    table, _ = emodb.read("emodb", config(path, **changes).emodb)
+    return table.to_pylist()
 
 
 @pytest.fixture
@@ -54,6 +55,18 @@ def test_four_classes_and_folds_by_speaker(folder):
     rows = read(folder)
     assert {row["emotion"] for row in rows} == {"anger", "happiness", "sadness", "neutral"}
     assert {row["speaker_id"]: row["fold"] for row in rows} == {"03": 0, "08": 1, "16": 2}
+
+
+def test_the_books_name_the_classes_that_were_left_out(folder):
+    _, books = emodb.read("emodb", config(folder).emodb)
+    assert (books.read, books.utterances) == (8, 5)
+    assert {reason: tally.first for reason, tally in books.left_out.items()} == {
+        "class boredom (corpus.emodb.classes)": ["16a02Lb.wav"],
+        "class disgust (corpus.emodb.classes)": ["16b03Ea.wav"],
+        "class fear (corpus.emodb.classes)": ["16a04Ac.wav"],
+    }
+    assert sum(emodb.PUBLISHED.emotions.values()) == emodb.PUBLISHED.utterances
+    assert sum(books.published.emotions.values()) == 127 + 71 + 62 + 79
 
 
 def test_a_fold_as_splits(folder):

@@ -277,6 +277,7 @@ def test_any_jsonl_gives_a_valid_table_or_a_named_error(tmp_path_factory, rows):
         assert result.num_rows == len(rows)
 
 
+@settings(deadline=None)
 @given(
     low=st.floats(-10, 10),
     width=st.floats(0.5, 100),

@@ -1,0 +1,108 @@
+"""Leave one out, as data: which fold tests, tunes and trains on which part of a corpus.
+
+The `fold` column says in which fold an utterance is tested: its speaker's place in EMO-DB, its session's in IEMOCAP.
+Fold files lie beside the tables, `utterances_meta/<corpus>-folds.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emoray.errors import InputError, LakeError
+from emoray.lake import Lake
+from emoray.schema import UTTERANCES, assert_speaker_disjoint
+
+#: Train, dev and test need one each.
+FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold; the parts are values of the `fold` column.
+
+    Attributes:
+        fold: Its number.
+        test: The part that is left out.
+        dev: The part that a model is selected on.
+        train: All others.
+    """
+
+    fold: int
+    test: int
+    dev: int
+    train: tuple[int, ...]
+
+
+def leave_one_out(parts: Sequence[int]) -> list[Fold]:
+    """A fold per part: that part is test, the next one (after the last the first) dev, the others train.
+
+    Raises:
+        InputError: There are fewer than three parts.
+    """
+    ordered = sorted(set(parts))
+    if len(ordered) < FEWEST:
+        raise InputError(
+            f"train, dev and test need {FEWEST} parts (speakers, sessions), there are {len(ordered)}",
+            remedy="Import the whole corpus",
+        )
+    following = [*ordered[1:], ordered[0]]
+    return [
+        Fold(test, test, dev, tuple(part for part in ordered if part not in (test, dev)))
+        for test, dev in zip(ordered, following, strict=True)
+    ]
+
+
+def assign(table: pa.Table, fold: Fold) -> pa.Table:
+    """An utterances table with the splits of one fold.
+
+    Raises:
+        SchemaError: A speaker of its train part occurs in another.
+    """
+    names = {fold.test: "test", fold.dev: "dev"} | dict.fromkeys(fold.train, "train")
+    splits = pa.array([names.get(part) for part in table["fold"].to_pylist()], pa.string())
+    split = table.set_column(UTTERANCES.get_field_index("split"), UTTERANCES.field("split"), splits)
+    assert_speaker_disjoint(split)
+    return split
+
+
+def write(lake: Lake, name: str, table: pa.Table) -> None:
+    """Write the fold file of a corpus; without folds in the table (or too few), take away an older table's.
+
+    Raises:
+        SchemaError: In some fold a speaker of train is tested.
+    """
+    parts = [part for part in pc.unique(table["fold"]).to_pylist() if part is not None]
+    folds = leave_one_out(parts) if len(parts) >= FEWEST else []
+    for fold in folds:
+        assign(table, fold)
+    if folds or known(lake, name):
+        lake.write_json([asdict(fold) for fold in folds], *_place(name))
+
+
+def known(lake: Lake, name: str) -> bool:
+    """Whether a corpus has folds."""
+    return lake.exists(*_place(name)) and bool(lake.read_json(*_place(name)))
+
+
+def read(lake: Lake, name: str) -> list[Fold]:
+    """The folds of a corpus.
+
+    Raises:
+        LakeError: It has none.
+    """
+    if not known(lake, name):
+        raise LakeError(
+            f"corpus {name!r} has no folds",
+            where=lake.uri(*_place(name)),
+            remedy="EMO-DB and IEMOCAP have; import one with emoray corpus build",
+            kind="missing_folds",
+        )
+    return [Fold(**{**fold, "train": tuple(fold["train"])}) for fold in lake.read_json(*_place(name))]
+
+
+def _place(name: str) -> tuple[str, str]:
+    return "utterances_meta", f"{name}-folds.json"

@@ -1,0 +1,57 @@
+"""Labels as corpora give them, on our scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from emoray.corpora.ledger import Ledger
+from emoray.schema import DIMENSIONS
+
+
+def on_scale(
+    raw: Mapping[str, float | None], scale: tuple[float, float], ledger: Ledger, utterance_id: str
+) -> dict[str, Any]:
+    """Columns of the utterances table for a corpus's dimensional labels.
+
+    A label outside the scale is clipped to it, and counted; so is one that is missing. The raw columns keep what the
+    corpus says.
+
+    Args:
+        raw: valence, arousal, dominance on the corpus's scale; None where one is missing. By name, since every corpus
+            has an order of its own.
+        scale: Ends of the corpus's scale.
+        ledger: Where oddities are counted.
+        utterance_id: Whose labels they are.
+    """
+    low, high = scale
+    columns: dict[str, Any] = {}
+    for name in DIMENSIONS:
+        value = raw[name]
+        if value is None:
+            ledger.note(f"no {name}", utterance_id)
+            continue
+        if not low <= value <= high:
+            ledger.note(f"{name} outside {low:g}..{high:g}, clipped", utterance_id)
+        columns[name] = (min(max(value, low), high) - low) / (high - low)
+        columns[f"{name}_raw"] = value
+    return columns | ({"scale_min": low, "scale_max": high} if columns else {})
+
+
+def number(text: object) -> float | None:
+    """A finite number, or None for whatever else stands there."""
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def votes(emotions: Iterable[str]) -> list[dict[str, Any]] | None:
+    """The `emotion_votes` column of raters' choices: most votes first, then by name; None without any."""
+    counts: dict[str, float] = {}
+    for emotion in emotions:
+        counts[emotion] = counts.get(emotion, 0.0) + 1.0
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [{"emotion": emotion, "votes": count} for emotion, count in ordered] or None

@@ -1,0 +1,102 @@
+"""What an import met: rows read, rows left out and why, rows taken with a reservation, and what was published."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from emoray.lake import Lake
+
+#: So many of the rows that a count stands for are named.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a corpus's makers say that it holds.
+
+    Attributes:
+        version: Of the corpus.
+        utterances: In all.
+        hours: Hours of audio, where they say so.
+        splits: Utterances per split of ours.
+        speakers: Known speakers per split.
+        emotions: Utterances per consensus class.
+    """
+
+    version: str
+    utterances: int
+    hours: float | None = None
+    splits: dict[str, int] = field(default_factory=dict)
+    speakers: dict[str, int] = field(default_factory=dict)
+    emotions: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Tally:
+    """A count, and the first few that it counts."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, which: str) -> None:
+        """Count one more."""
+        self.count += 1
+        if len(self.first) < NAMED:
+            self.first.append(which)
+
+
+@dataclass
+class Ledger:
+    """The books of one import: read = utterances + those left out.
+
+    Attributes:
+        source: Where the corpus was read from.
+        version: Of the corpus, where it is known.
+        read: Utterances that the source has.
+        utterances: Those of them that are in the table.
+        left_out: Reason → utterances that are not in the table.
+        noted: What was odd → utterances that are in the table all the same.
+        published: What the makers say, where the version is known.
+    """
+
+    source: str
+    version: str | None = None
+    read: int = 0
+    utterances: int = 0
+    left_out: dict[str, Tally] = field(default_factory=dict)
+    noted: dict[str, Tally] = field(default_factory=dict)
+    published: Published | None = None
+
+    def leave_out(self, reason: str, which: str) -> None:
+        """Count an utterance that does not come into the table."""
+        self.left_out.setdefault(reason, Tally()).add(which)
+
+    def note(self, what: str, which: str) -> None:
+        """Count something odd about an utterance that does."""
+        self.noted.setdefault(what, Tally()).add(which)
+
+
+def write(lake: Lake, name: str, books: Ledger | None) -> None:
+    """Keep the books beside the table of corpus `name`; None takes away those of an older table."""
+    if books is not None:
+        lake.write_json(asdict(books), *_place(name))
+    elif lake.exists(*_place(name)):
+        lake.write_json(None, *_place(name))
+
+
+def read(lake: Lake, name: str, utterances: int) -> Ledger | None:
+    """The books of a corpus's import; None if there are none, or not of a table with so many utterances."""
+    if not lake.exists(*_place(name)):
+        return None
+    content: dict[str, Any] | None = lake.read_json(*_place(name))
+    if content is None or content["utterances"] != utterances:
+        return None
+    for part in ("left_out", "noted"):
+        content[part] = {reason: Tally(**tally) for reason, tally in content[part].items()}
+    content["published"] = content["published"] and Published(**content["published"])
+    return Ledger(**content)
+
+
+def _place(name: str) -> tuple[str, str]:
+    return "utterances_meta", f"{name}-import.json"

@@ -1,0 +1,52 @@
+"""Splits for a corpus that brings none: whole speakers are dealt out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from emoray.config import Section
+from emoray.errors import InputError
+from emoray.schema import UNKNOWN_SPEAKER
+
+
+class SplitFractions(Section):
+    """Share of the utterances that each split should get."""
+
+    train: float
+    dev: float
+    gate: float
+    test: float
+
+
+def draw(rows: list[dict[str, Any]], shares: SplitFractions, seed: int, key: str) -> None:
+    """Deal whole speakers out to the splits; utterances whose speaker is unknown go to train.
+
+    Args:
+        rows: Rows of the utterances table, which get their `split`.
+        shares: Of the utterances.
+        seed: Of the draw.
+        key: Configuration key of the shares, for messages.
+
+    Raises:
+        InputError: All shares are 0.
+    """
+    fractions = {name: share for name, share in shares.model_dump().items() if share > 0}
+    if not fractions:
+        raise InputError("all shares are 0", where=key, remedy="Give train a share")
+    clips = Counter(row["speaker_id"] for row in rows if row["speaker_id"] not in (None, UNKNOWN_SPEAKER))
+    speakers = sorted(clips)
+    np.random.default_rng(seed).shuffle(speakers)
+    total = sum(fractions.values())
+    missing = {name: share / total * clips.total() for name, share in fractions.items()}
+    # Every split gets a speaker before any gets a second, as far as they reach; train, then test, matter most.
+    queue = [name for name in ("train", "test", "dev", "gate") if name in fractions]
+    split_of: dict[str, str] = {}
+    for speaker in speakers:
+        split = queue.pop(0) if queue else max(missing, key=missing.__getitem__)
+        split_of[speaker] = split
+        missing[split] -= clips[speaker]
+    for row in rows:
+        row["split"] = split_of.get(row["speaker_id"], "train")

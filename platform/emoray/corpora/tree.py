@@ -1,0 +1,79 @@
+"""A corpus's folder, on a disk or on s3://: which files there are, their text, how long a recording is."""
+
+from __future__ import annotations
+
+import codecs
+import os
+
+import soundfile
+
+from emoray.errors import InputError
+from emoray.storage import connect, explained
+
+#: What macOS leaves beside every file that it copies to a foreign disk.
+RESOURCE_FORK = "._"
+
+
+class Tree:
+    """A folder that is read and never written.
+
+    Args:
+        path: Local path or fsspec address.
+        key: Configuration key that names it, for messages.
+        remedy: What to do if it is not there.
+
+    Raises:
+        InputError: No path is given, or it is not there.
+    """
+
+    def __init__(self, path: str | None, key: str, remedy: str) -> None:
+        if not path:
+            raise InputError("no folder is configured", where=key, remedy=remedy)
+        self.path = (path if "://" in path else os.path.abspath(os.path.expanduser(path))).rstrip("/")
+        self.remedy = remedy
+        self._fs, root = connect(self.path)
+        self._root = root.rstrip("/")
+        with explained("read", self.path):
+            if not self._fs.isdir(self._root):
+                raise InputError("no such folder", where=self.path, remedy=remedy)
+
+    def uri(self, *parts: str) -> str:
+        """Address of a file below the folder."""
+        return "/".join([self.path, *parts])
+
+    def names(self, *parts: str) -> list[str]:
+        """Names of what a folder below holds, in order; none if there is none. Hidden files and `._*` are skipped."""
+        try:
+            with explained("read", self.uri(*parts)):
+                found = self._fs.ls(self._inner(*parts), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return sorted(name for name in names if not name.startswith((RESOURCE_FORK, ".")))
+
+    def find(self, *candidates: str) -> str | None:
+        """The first of some names that the folder has, whatever its capitals; its own spelling."""
+        there = {name.lower(): name for name in self.names()}
+        return next((there[name.lower()] for name in candidates if name.lower() in there), None)
+
+    def text(self, *parts: str) -> str | None:
+        """A file's text (UTF-8, or UTF-16 by its mark; what is neither shows as �); None if there is no such file."""
+        try:
+            with explained("read", self.uri(*parts)):
+                content = bytes(self._fs.cat_file(self._inner(*parts)))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if marked else "utf-8-sig", errors="replace")
+
+    def duration_s(self, *parts: str) -> float | None:
+        """Length of a recording by its header; null where that cannot be read: the decode stage says what is wrong."""
+        try:
+            with self._fs.open(self._inner(*parts), "rb") as file:
+                info = soundfile.info(file)
+        except (OSError, soundfile.LibsndfileError):
+            return None
+        return float(info.frames / info.samplerate)
+
+    def _inner(self, *parts: str) -> str:
+        return "/".join([self._root, *parts])
