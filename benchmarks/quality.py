@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
             report(f"trained {row}, seed {seed}, in {seconds:.0f} s", number, len(missing))
 
     results = [Result(row, [_predictions(lake, job) for job in jobs if job.row == row]) for row in rows]
-    results.append(Result("predict the train mean", [_train_mean(lake, set_hash)]))
+    results.append(Result("predict the train mean", [_train_mean(lake, set_hash, model)]))
     settings = {"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json"), "set": set_hash}
     page = write_page(
         Path(options.out),
@@ -209,10 +209,11 @@ def _predictions(lake: Lake, job: Job) -> pl.DataFrame:
     return pl.read_parquet(lake.read_bytes(*job.place()))
 
 
-def _train_mean(lake: Lake, set_hash: str) -> pl.DataFrame:
-    training_set = TrainingSet.open(lake, set_hash)
-    target_N3 = training_set.collate(training_set.ids("train")).target_B3
-    return predict(TrainMean(target_N3), training_set, training_set.ids("test"), batch_size=256)
+def _train_mean(lake: Lake, set_hash: str, config: ModelConfig) -> pl.DataFrame:
+    training_set, model = TrainingSet.open(lake, set_hash), TrainMean(config)
+    ids = training_set.ids("train")
+    model.fit(training_set.targets(ids), training_set.labels(ids))
+    return predict(model, training_set, training_set.ids("test"), batch_size=256)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -21,16 +21,25 @@ from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
 TEXT_WIDTH = 12
+#: The fewest that CNN14 can pool five times.
+CNN14_MELS = 32
 AUDIO = AudioConfig(min_duration_s=0.1, max_duration_s=60.0, silence_dbfs=-70.0)
 TINY_MODEL: dict[str, Any] = {
     "width": 16,
     "hidden": 16,
     "attention": 8,
     "text_width": TEXT_WIDTH,
-    "encoder": {"logmel": {"mels": 12, "width": 16, "heads": 2, "layers": 1, "strides": [2, 2]}},
+    "encoder": {
+        "logmel": {"mels": 12, "width": 16, "heads": 2, "layers": 1, "strides": [2, 2]},
+        "cnn14": {"mels": CNN14_MELS, "width": 1 / 64},
+    },
     "fusion": {"moe": {"experts": 3, "inner": 8}, "heads": 2},
 }
-NO_DROPOUT = {"dropout": 0.0, "encoder": {"logmel": {"dropout": 0.0}}}
+NO_DROPOUT = {
+    "dropout": 0.0,
+    "encoder": {"logmel": {"dropout": 0.0}, "cnn14": {"dropout": 0.0}},
+    "emosphere": {"dropout": 0.0},
+}
 
 
 def model_config(**changes: Any) -> ModelConfig:

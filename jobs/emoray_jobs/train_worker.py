@@ -13,11 +13,12 @@ import torch
 from emoray.errors import TrainingError
 from emoray.lake import Lake, LakeConfig
 from emoray.models import ModelConfig, build
+from emoray.models.mean import TrainMean
 from emoray.training.checkpoint import Checkpoint, prune
 from emoray.training.config import TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import Loader, LocalLoader
-from emoray.training.objectives import class_weights
+from emoray.training.objectives import RegionTargets, class_weights
 from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
@@ -111,12 +112,16 @@ def _train(
     with lake.fs.open(lake.path(assignment.plan)) as file:
         plan = pq.read_table(file)
     seed_torch(config.seed, "weights")
+    model, train_ids = build(assignment.model), training_set.ids("train")
+    if isinstance(model, TrainMean):
+        model.fit(training_set.targets(train_ids), training_set.labels(train_ids))
     learner = Learner(
-        build(assignment.model),
+        model,
         config,
         total_steps=plan.num_rows,
         device=device,
         class_weight_C=_class_weights(training_set, assignment.model.classes),
+        regions=_regions(training_set, assignment.model),
     )
 
     def keep(checkpoint: Checkpoint) -> None:
@@ -136,6 +141,12 @@ def _class_weights(training_set: TrainingSet, classes: Sequence[str]) -> torch.T
     if not classes:
         return None
     return class_weights(training_set.labels(training_set.ids("train")), len(classes))
+
+
+def _regions(training_set: TrainingSet, model: ModelConfig) -> RegionTargets | None:
+    if model.name != "emosphere":
+        return None
+    return RegionTargets.fit(training_set.targets(training_set.ids("train")), model.emosphere.regions)
 
 
 def device_here(config: TrainConfig) -> str:

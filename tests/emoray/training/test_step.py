@@ -22,8 +22,9 @@ from emoray.models import Batch, build
 from emoray.training.fit import Callbacks
 from emoray.training.loader import Share
 from emoray.training.objectives import ccc_loss
+from emoray.training.optimizer import build_optimizer, lr_factor
 from emoray.training.seeds import seed_torch
-from emoray.training.step import Learner, build_optimizer, lr_factor
+from emoray.training.step import Learner
 
 CLASSES = {"classes": ["low", "high"]}
 ALL_TERMS = {"category": 0.5, "load_balance": 0.1}
