@@ -31,17 +31,15 @@ from emoray.config import merge, read_preset, validate
 from emoray.corpora import CorpusConfig, build, ceiling
 from emoray.lake import Lake, LakeConfig
 from emoray.models import LEVELS, ModelConfig, frontend
-from emoray.models import build as build_model
 from emoray.models.mean import TrainMean
 from emoray.stages.config import AnnotateConfig
 from emoray.training.batch_plan import make_plan
+from emoray.training.begin import begin
 from emoray.training.config import TrainConfig
 from emoray.training.fit import DevEvaluation, fit
 from emoray.training.loader import LocalLoader
 from emoray.training.pack import pack
 from emoray.training.predict import predict
-from emoray.training.seeds import seed_torch
-from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
 #: Raised when the same configuration would give other predictions.
@@ -111,8 +109,7 @@ def train_and_predict(job: Job) -> tuple[str, int, float]:
         seed=train.seed,
         crop_s=train.augment.crop_s,
     )
-    seed_torch(train.seed, "weights")
-    learner = Learner(build_model(job.model), train, total_steps=plan.num_rows)
+    learner = begin(training_set, ids, job.model, train, total_steps=plan.num_rows)
     fit(learner, plan, LocalLoader(training_set, train), DevEvaluation(training_set, training_set.ids("dev")))
     test = training_set.ids("test")
     size = train.eval_batch_size

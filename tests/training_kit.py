@@ -10,13 +10,13 @@ import torch
 from emoray.audio.io import AudioConfig
 from emoray.config import merge, read_preset, validate
 from emoray.lake import Lake, LakeConfig
-from emoray.models import Batch, ModelConfig, build, frontend
+from emoray.models import WITHOUT_GRADIENT, Batch, ModelConfig, frontend
 from emoray.training.batch_plan import make_plan
+from emoray.training.begin import begin
 from emoray.training.config import TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import LocalLoader
 from emoray.training.pack import pack_shard, seal, write_shard
-from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
@@ -130,12 +130,11 @@ def run_fit(
         ids,
         training_set.durations_s(ids),
         train.plan,
-        epochs=train.epochs,
+        epochs=0 if model.name in WITHOUT_GRADIENT else train.epochs,
         seed=train.seed,
         crop_s=train.augment.crop_s,
     )
-    seed_torch(train.seed, "weights")
-    learner = Learner(build(model), train, total_steps=plan.num_rows)
+    learner = begin(training_set, ids, model, train, total_steps=plan.num_rows)
     loader = LocalLoader(training_set, train, learner.rank, learner.world)
     evaluate = DevEvaluation(training_set, training_set.ids("dev"))
     return learner, fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)

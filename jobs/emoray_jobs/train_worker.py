@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,12 @@ import torch
 
 from emoray.errors import TrainingError
 from emoray.lake import Lake, LakeConfig
-from emoray.models import ModelConfig, build
-from emoray.models.mean import TrainMean
+from emoray.models import ModelConfig
+from emoray.training.begin import begin
 from emoray.training.checkpoint import Checkpoint, prune
 from emoray.training.config import TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import Loader, LocalLoader
-from emoray.training.objectives import RegionTargets, class_weights
-from emoray.training.seeds import seed_torch
-from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 from emoray_jobs import run_journal
 from emoray_jobs.train_config import LaunchConfig
@@ -111,18 +108,8 @@ def _train(
     lake, config = Lake(assignment.lake), assignment.train
     with lake.fs.open(lake.path(assignment.plan)) as file:
         plan = pq.read_table(file)
-    seed_torch(config.seed, "weights")
-    model, train_ids = build(assignment.model), training_set.ids("train")
-    if isinstance(model, TrainMean):
-        model.fit(training_set.targets(train_ids), training_set.labels(train_ids))
-    learner = Learner(
-        model,
-        config,
-        total_steps=plan.num_rows,
-        device=device,
-        class_weight_C=_class_weights(training_set, assignment.model.classes),
-        regions=_regions(training_set, assignment.model),
-    )
+    ids = training_set.ids("train")
+    learner = begin(training_set, ids, assignment.model, config, total_steps=plan.num_rows, device=device)
 
     def keep(checkpoint: Checkpoint) -> None:
         if learner.rank == 0:
@@ -135,18 +122,6 @@ def _train(
     evaluate = DevEvaluation(training_set, training_set.ids("dev"))
     resume = Checkpoint.latest(lake, assignment.run)
     return fit(learner, plan, loader, evaluate, callbacks=Callbacks(on_checkpoint=keep), resume=resume)
-
-
-def _class_weights(training_set: TrainingSet, classes: Sequence[str]) -> torch.Tensor | None:
-    if not classes:
-        return None
-    return class_weights(training_set.labels(training_set.ids("train")), len(classes))
-
-
-def _regions(training_set: TrainingSet, model: ModelConfig) -> RegionTargets | None:
-    if model.name != "emosphere":
-        return None
-    return RegionTargets.fit(training_set.targets(training_set.ids("train")), model.emosphere.regions)
 
 
 def device_here(config: TrainConfig) -> str:
