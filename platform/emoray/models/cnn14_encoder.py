@@ -50,16 +50,17 @@ class MaskedBatchNorm(nn.Module):
             return nn.functional.batch_norm(
                 hidden_BCTF, self.mean_C, self.variance_C, self.weight_C, self.bias_C, eps=self.EPSILON
             )
-        padding_B1T1, count = ~mask_BT[:, None, :, None], mask_BT.sum() * hidden_BCTF.shape[3]
+        # Products, not masked_fill: its broadcast alone took an eighth of CNN14's time on a CPU.
+        valid_B1T1, count = mask_BT[:, None, :, None].float(), mask_BT.sum() * hidden_BCTF.shape[3]
         hidden_BCTF = hidden_BCTF.float()
-        mean_C = hidden_BCTF.masked_fill(padding_B1T1, 0).sum((0, 2, 3)) / count
-        residual_BCTF = (hidden_BCTF - mean_C[:, None, None]).masked_fill(padding_B1T1, 0)
+        mean_C = (hidden_BCTF * valid_B1T1).sum((0, 2, 3)) / count
+        residual_BCTF = (hidden_BCTF - mean_C[:, None, None]) * valid_B1T1
         variance_C = residual_BCTF.square().sum((0, 2, 3)) / count
         if torch.is_grad_enabled():
             self.mean_C.lerp_(mean_C.detach(), self.MOMENTUM)
             self.variance_C.lerp_(variance_C.detach() * count / (count - 1).clamp_min(1), self.MOMENTUM)
         scale_C = self.weight_C * (variance_C + self.EPSILON).rsqrt()
-        return residual_BCTF * scale_C[:, None, None] + self.bias_C[:, None, None]
+        return torch.addcmul(self.bias_C[:, None, None], residual_BCTF, scale_C[:, None, None])
 
 
 class ConvBlock(nn.Module):
@@ -72,18 +73,16 @@ class ConvBlock(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(channels, after, 3, padding=1, bias=False) for channels in (before, after)
-        )
-        self.norms = nn.ModuleList(MaskedBatchNorm(after) for _ in range(2))
-        for convolution in self.convolutions:
+        convolutions = [nn.Conv2d(channels, after, 3, padding=1, bias=False) for channels in (before, after)]
+        for convolution in convolutions:
             nn.init.xavier_uniform_(convolution.weight)
+        self.convolutions = nn.ModuleList(convolutions)
+        self.norms = nn.ModuleList(MaskedBatchNorm(after) for _ in range(2))
 
     def forward(self, hidden_BCTF: Tensor, mask_BT: Tensor) -> Tensor:
         """Convolve frames that are zero beyond each clip's end; so is the result."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            hidden_BCTF = norm(convolution(hidden_BCTF), mask_BT).relu()
-            hidden_BCTF = hidden_BCTF.masked_fill(~mask_BT[:, None, :, None], 0)
+            hidden_BCTF = norm(convolution(hidden_BCTF), mask_BT).relu() * mask_BT[:, None, :, None]
         return hidden_BCTF
 
 
@@ -146,5 +145,5 @@ class Cnn14Encoder(nn.Module):
                 mask_BT = frame_mask(lengths_B, hidden_BCTF.shape[2])
             if shifts is not None:
                 hidden_BCTF = hidden_BCTF + shifts[number][:, :, None, None]
-            hidden_BCTF = self.dropout(hidden_BCTF).masked_fill(~mask_BT[:, None, :, None], 0)
+            hidden_BCTF = self.dropout(hidden_BCTF) * mask_BT[:, None, :, None]
         return hidden_BCTF.mean(3).transpose(1, 2), mask_BT

@@ -35,8 +35,7 @@ class EmoSphere(nn.Module):
         own = config.emosphere
         self.encoder = build_encoder(config.encoder)
         self.pool = StylePooling(self.encoder.width, config.width, own.kernel, own.heads, own.dropout)
-        self.dimensions = _head(config, len(DIMENSIONS))
-        nn.init.constant_(self.dimensions[-1].bias, LABEL_CENTER)
+        self.dimensions = _head(config, len(DIMENSIONS), LABEL_CENTER)
         self.regions = _head(config, region_count(own.regions))
         self.classify = _head(config, len(config.classes)) if config.classes else None
 
@@ -47,12 +46,15 @@ class EmoSphere(nn.Module):
         return Output(self.dimensions(vector_BD), logits_BC, regions_BR=self.regions(vector_BD))
 
 
-def _head(config: ModelConfig, outputs: int) -> nn.Sequential:
+def _head(config: ModelConfig, outputs: int, start: float = 0.0) -> nn.Sequential:
+    """A head whose outputs start around a value."""
+    output = nn.Linear(config.hidden, outputs)
+    nn.init.constant_(output.bias, start)
     return nn.Sequential(
         nn.Dropout(config.dropout),
         nn.Linear(config.width, config.hidden),
         nn.LayerNorm(config.hidden),
         nn.ReLU(),
         nn.Dropout(config.dropout),
-        nn.Linear(config.hidden, outputs),
+        output,
     )
