@@ -333,3 +333,29 @@ def test_the_categorical_task_trains_every_class_head(name):
     heads = [one for key, one in trained.model.named_parameters() if "classify" in key]
     assert len(heads) == (4 if name == "late_fusion" else 2)
     assert all(one.grad.abs().max() > 0 for one in heads)
+
+
+@pytest.mark.parametrize("name", ["emosphere", "late_fusion", "multistage"])
+def test_bf16_trains_close_to_fp32(name):
+    config = config_of(name, **({"encoder": {"kind": "cnn14"}} if name == "multistage" else {}))
+    batch = random_batch(12, CNN14_MELS if name == "multistage" else 12)
+    full, half = learner(config), learner(config, precision="bf16")
+    for step in range(3):
+        one, other = (trained.step(share(batch, 6, step=step)) for trained in (full, half))
+        assert other["loss"] == pytest.approx(one["loss"], abs=0.1)
+    assert all(value.dtype == torch.float32 for value in half.model.state_dict().values())
+
+
+def test_running_statistics_survive_a_resume(tmp_path):
+    model = config_of("multistage", encoder={"kind": "cnn14"})
+    lake, set_hash = pack_rows(str(tmp_path), planted_rows(24, seed=5), model)
+    train = train_config(epochs=2, micro_batch_size=4, checkpoint_steps=1, plan={"batch_size": 8, "buckets": 1})
+
+    def store(checkpoint: Checkpoint) -> None:
+        checkpoint.push(lake, f"at-{checkpoint.step}")
+
+    whole, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=store))
+    resumed, second = run_fit(lake, set_hash, model, train, resume=Checkpoint.latest(lake, "at-2"))
+    assert second == result
+    for key, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[key]), key
