@@ -109,7 +109,7 @@ def _kill_after_checkpoint(lake: str, step: str, cwd: Path) -> None:
     victim = subprocess.Popen(
         [sys.executable, "-c", _VICTIM, lake, step],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": kit},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([kit, os.environ.get("PYTHONPATH", "")])},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
