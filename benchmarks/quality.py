@@ -31,17 +31,15 @@ from emoray.config import merge, read_preset, validate
 from emoray.corpora import CorpusConfig, build, ceiling
 from emoray.lake import Lake, LakeConfig
 from emoray.models import LEVELS, ModelConfig, frontend
-from emoray.models import build as build_model
 from emoray.models.mean import TrainMean
 from emoray.stages.config import AnnotateConfig
 from emoray.training.batch_plan import make_plan
+from emoray.training.begin import begin
 from emoray.training.config import TrainConfig
 from emoray.training.fit import DevEvaluation, fit
 from emoray.training.loader import LocalLoader
 from emoray.training.pack import pack
 from emoray.training.predict import predict
-from emoray.training.seeds import seed_torch
-from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
 #: Raised when the same configuration would give other predictions.
@@ -111,8 +109,7 @@ def train_and_predict(job: Job) -> tuple[str, int, float]:
         seed=train.seed,
         crop_s=train.augment.crop_s,
     )
-    seed_torch(train.seed, "weights")
-    learner = Learner(build_model(job.model), train, total_steps=plan.num_rows)
+    learner = begin(training_set, ids, job.model, train, total_steps=plan.num_rows)
     fit(learner, plan, LocalLoader(training_set, train), DevEvaluation(training_set, training_set.ids("dev")))
     test = training_set.ids("test")
     size = train.eval_batch_size
@@ -189,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
             report(f"trained {row}, seed {seed}, in {seconds:.0f} s", number, len(missing))
 
     results = [Result(row, [_predictions(lake, job) for job in jobs if job.row == row]) for row in rows]
-    results.append(Result("predict the train mean", [_train_mean(lake, set_hash)]))
+    results.append(Result("predict the train mean", [_train_mean(lake, set_hash, model)]))
     settings = {"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json"), "set": set_hash}
     page = write_page(
         Path(options.out),
@@ -209,10 +206,11 @@ def _predictions(lake: Lake, job: Job) -> pl.DataFrame:
     return pl.read_parquet(lake.read_bytes(*job.place()))
 
 
-def _train_mean(lake: Lake, set_hash: str) -> pl.DataFrame:
-    training_set = TrainingSet.open(lake, set_hash)
-    target_N3 = training_set.collate(training_set.ids("train")).target_B3
-    return predict(TrainMean(target_N3), training_set, training_set.ids("test"), batch_size=256)
+def _train_mean(lake: Lake, set_hash: str, config: ModelConfig) -> pl.DataFrame:
+    training_set, model = TrainingSet.open(lake, set_hash), TrainMean(config)
+    ids = training_set.ids("train")
+    model.fit(training_set.targets(ids), training_set.labels(ids))
+    return predict(model, training_set, training_set.ids("test"), batch_size=256)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

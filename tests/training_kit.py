@@ -10,27 +10,36 @@ import torch
 from emoray.audio.io import AudioConfig
 from emoray.config import merge, read_preset, validate
 from emoray.lake import Lake, LakeConfig
-from emoray.models import Batch, ModelConfig, build, frontend
+from emoray.models import WITHOUT_GRADIENT, Batch, ModelConfig, frontend
 from emoray.training.batch_plan import make_plan
+from emoray.training.begin import begin
 from emoray.training.config import TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import LocalLoader
 from emoray.training.pack import pack_shard, seal, write_shard
-from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
 TEXT_WIDTH = 12
+#: The fewest that CNN14 can pool five times.
+CNN14_MELS = 32
 AUDIO = AudioConfig(min_duration_s=0.1, max_duration_s=60.0, silence_dbfs=-70.0)
 TINY_MODEL: dict[str, Any] = {
     "width": 16,
     "hidden": 16,
     "attention": 8,
     "text_width": TEXT_WIDTH,
-    "encoder": {"logmel": {"mels": 12, "width": 16, "heads": 2, "layers": 1, "strides": [2, 2]}},
+    "encoder": {
+        "logmel": {"mels": 12, "width": 16, "heads": 2, "layers": 1, "strides": [2, 2]},
+        "cnn14": {"mels": CNN14_MELS, "width": 1 / 64},
+    },
     "fusion": {"moe": {"experts": 3, "inner": 8}, "heads": 2},
 }
-NO_DROPOUT = {"dropout": 0.0, "encoder": {"logmel": {"dropout": 0.0}}}
+NO_DROPOUT = {
+    "dropout": 0.0,
+    "encoder": {"logmel": {"dropout": 0.0}, "cnn14": {"dropout": 0.0}},
+    "emosphere": {"dropout": 0.0},
+}
 
 
 def model_config(**changes: Any) -> ModelConfig:
@@ -121,12 +130,11 @@ def run_fit(
         ids,
         training_set.durations_s(ids),
         train.plan,
-        epochs=train.epochs,
+        epochs=0 if model.name in WITHOUT_GRADIENT else train.epochs,
         seed=train.seed,
         crop_s=train.augment.crop_s,
     )
-    seed_torch(train.seed, "weights")
-    learner = Learner(build(model), train, total_steps=plan.num_rows)
+    learner = begin(training_set, ids, model, train, total_steps=plan.num_rows)
     loader = LocalLoader(training_set, train, learner.rank, learner.world)
     evaluate = DevEvaluation(training_set, training_set.ids("dev"))
     return learner, fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)

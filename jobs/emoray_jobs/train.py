@@ -24,6 +24,7 @@ from rich.text import Text
 
 from emoray.errors import LakeError, TrainingError
 from emoray.lake import Lake
+from emoray.models import WITHOUT_GRADIENT
 from emoray.registry.tracking import Tracking, connect
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import text_read
@@ -147,7 +148,8 @@ def _prepare(config: Config, lake: Lake, stack: contextlib.ExitStack) -> Prepare
     ids = training_set.ids("train")
     seconds = training_set.durations_s(ids)
     crop_s = train.augment.crop_s
-    plan = make_plan(ids, seconds, train.plan, epochs=train.epochs, seed=train.seed, crop_s=crop_s)
+    epochs = 0 if config.model.name in WITHOUT_GRADIENT else train.epochs
+    plan = make_plan(ids, seconds, train.plan, epochs=epochs, seed=train.seed, crop_s=crop_s)
     plan_hash = plan_fingerprint(plan)
     where = ("training_sets", training_set.set_hash, "plans", f"{plan_hash}.parquet")
     if not lake.exists(*where):
@@ -224,10 +226,10 @@ def _train(
 
     follower = run_journal.Follower(lake, record.run, see)
     with tracking.running(record.run_id):
-        if first == lines.steps:
+        if before is not None and first == lines.steps:
             # Killed between its last step and the end of this call.
             follower.catch_up()
-        elif config.train.workers:
+        elif config.train.workers and lines.steps:
             stack.enter_context(session(config.cluster, config.lake))
             from emoray_jobs.train_launch import train_on_ray
 
@@ -260,7 +262,7 @@ class _EpochLines:
 
     def _say(self, step: int, row: Mapping[str, float]) -> None:
         best, self._best = row["dev_score"] > self._best, max(row["dev_score"], self._best)
-        if step < self._first:
+        if step < self._first or not self.steps:
             return
         loss = sum(self._losses) / max(1, len(self._losses))
         per_step = (time.monotonic() - self._started) / (step + 1 - self._first)

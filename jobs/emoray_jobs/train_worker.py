@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,12 @@ import torch
 
 from emoray.errors import TrainingError
 from emoray.lake import Lake, LakeConfig
-from emoray.models import ModelConfig, build
+from emoray.models import ModelConfig
+from emoray.training.begin import begin
 from emoray.training.checkpoint import Checkpoint, prune
 from emoray.training.config import TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import Loader, LocalLoader
-from emoray.training.objectives import class_weights
-from emoray.training.seeds import seed_torch
-from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 from emoray_jobs import run_journal
 from emoray_jobs.train_config import LaunchConfig
@@ -110,14 +108,8 @@ def _train(
     lake, config = Lake(assignment.lake), assignment.train
     with lake.fs.open(lake.path(assignment.plan)) as file:
         plan = pq.read_table(file)
-    seed_torch(config.seed, "weights")
-    learner = Learner(
-        build(assignment.model),
-        config,
-        total_steps=plan.num_rows,
-        device=device,
-        class_weight_C=_class_weights(training_set, assignment.model.classes),
-    )
+    ids = training_set.ids("train")
+    learner = begin(training_set, ids, assignment.model, config, total_steps=plan.num_rows, device=device)
 
     def keep(checkpoint: Checkpoint) -> None:
         if learner.rank == 0:
@@ -130,12 +122,6 @@ def _train(
     evaluate = DevEvaluation(training_set, training_set.ids("dev"))
     resume = Checkpoint.latest(lake, assignment.run)
     return fit(learner, plan, loader, evaluate, callbacks=Callbacks(on_checkpoint=keep), resume=resume)
-
-
-def _class_weights(training_set: TrainingSet, classes: Sequence[str]) -> torch.Tensor | None:
-    if not classes:
-        return None
-    return class_weights(training_set.labels(training_set.ids("train")), len(classes))
 
 
 def device_here(config: TrainConfig) -> str:

@@ -14,7 +14,8 @@ import pytest
 from emoray.errors import LakeError, TrainingError
 from emoray.lake import Lake
 from emoray.registry import versions
-from emoray_jobs import run_journal, train
+from emoray.scoring.bundle import open_bundle
+from emoray_jobs import evaluate, run_journal, train
 
 STEP_KEYS = {"loss", "loss_ccc", "ccc_valence", "ccc_arousal", "ccc_dominance", "lr", "grad_norm"}
 
@@ -108,7 +109,7 @@ def _kill_after_checkpoint(lake: str, step: str, cwd: Path) -> None:
     victim = subprocess.Popen(
         [sys.executable, "-c", _VICTIM, lake, step],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": kit},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([kit, os.environ.get("PYTHONPATH", "")])},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -119,6 +120,34 @@ def _kill_after_checkpoint(lake: str, step: str, cwd: Path) -> None:
     finally:
         victim.send_signal(signal.SIGKILL)
         victim.communicate()
+
+
+@pytest.mark.parametrize("name", ["emosphere", "cnn14"])
+def test_other_models_train_by_the_same_job(bare, name):
+    cnn14 = ("model.encoder.kind=cnn14", "model.encoder.cnn14.mels=32", "model.encoder.cnn14.width=0.015625")
+    config = jobs_kit.config(bare.lake.root, f"model.name={name}", "train.epochs=1", *cnn14)
+    result, tracking = train.run(config), jobs_kit.store(config)
+    points = jobs_kit.logged(tracking.client, result.run_id)
+    assert (("loss_region", 0) in points) == (name == "emosphere")
+    assert open_bundle(versions.fetch(tracking, versions.resolve(tracking, result.version))).config.name == name
+
+
+def test_the_train_mean_is_a_version_like_any_other_and_reports_ccc_0(bare):
+    config = jobs_kit.config(bare.lake.root, "model.name=mean")
+    result = train.run(config, champion=True)
+    assert (result.steps, result.resumed_at, result.alias) == (0, None, "champion")
+    assert result.dev["ccc_mean"] == pytest.approx(0, abs=1e-6)  # float32 rounds the mean of a constant
+    points = jobs_kit.logged(jobs_kit.store(config).client, result.run_id)
+    assert points["dev_ccc_mean", 0] == result.dev["ccc_mean"]
+    (report,) = evaluate.run(config, model=result.version).reports
+    metrics = report.metrics["levels"]["audio"]["metrics"]
+    assert metrics["ccc_mean"]["estimate"] == 0
+    assert metrics["mae_valence"]["estimate"] > 0
+    lake = Lake(config.lake)
+    lake.write_json({"run_id": result.run_id}, "checkpoints", result.run, "run.json")  # killed before its end
+    again = train.run(config)
+    assert (again.version, again.reused, again.steps) == (result.version, False, 0)
+    assert train.run(config).reused
 
 
 def test_metrics_of_steps_without_a_stored_checkpoint_are_not_logged(bare):

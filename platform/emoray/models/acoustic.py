@@ -12,7 +12,8 @@ from emoray.models.heads import ClassHead, MlpHead, PooledSound
 class Acoustic(nn.Module):
     """Encoder, attentive statistics and an MLP: with WavLM the MSP-Podcast challenge baseline [second-hand].
 
-    Text vectors in the batch are ignored.
+    The preset `challenge` has the baseline's options. Text vectors in the batch are ignored. The linear projection
+    between the statistics and the MLP's first layer is [ours].
 
     Args:
         config: Encoder, head and classes.

@@ -1,7 +1,7 @@
 """What goes into a model and what comes out.
 
 Shapes: B batch, T frames, F features, K granularities in the order of `emoray.schema.GRANULARITIES` (LES, GS, ES),
-E text width or experts, C classes, 3 = (valence, arousal, dominance).
+E text width or experts, C classes, R regions, M branches, 3 = (valence, arousal, dominance).
 """
 
 from __future__ import annotations
@@ -90,6 +90,10 @@ class Output:
         gates_BK: Share of each granularity in the fused semantics (rows sum to 1; to 0 where all are absent), or None.
         experts_B3E: Weight of each expert for each dimension (rows sum to 1), or None.
         router_B3E: The router's full softmax, before any top-2 choice (`experts_B3E` if routing is dense), or None.
+        regions_BR: Logits of the regions of the label space, or None without such a head.
+        branches_BM3: Predictions of branches that are trained each by its own loss, or None; the loss then has these
+            in the place of `prediction_B3`, which is made of them.
+        branch_logits_BMC: Their class logits, or None.
     """
 
     prediction_B3: Tensor
@@ -97,6 +101,9 @@ class Output:
     gates_BK: Tensor | None = None
     experts_B3E: Tensor | None = None
     router_B3E: Tensor | None = None
+    regions_BR: Tensor | None = None
+    branches_BM3: Tensor | None = None
+    branch_logits_BMC: Tensor | None = None
 
 
 def frame_mask(lengths_B: Tensor, frames: int) -> Tensor:

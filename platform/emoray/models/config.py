@@ -10,8 +10,8 @@ from emoray.config import Section
 from emoray.schema import GRANULARITIES
 
 
-class LogMelConfig(Section):
-    """The `logmel` encoder and its front-end.
+class MelConfig(Section):
+    """A log-mel front-end.
 
     Attributes:
         mels: Mel bands.
@@ -22,12 +22,6 @@ class LogMelConfig(Section):
         floor: Added to the mel power before the logarithm.
         center: Subtracted from the log-mels. Fixed, not per clip: loudness carries emotion.
         scale: Divides the centred log-mels.
-        width: Hidden width D.
-        strides: Stride of each convolution over time.
-        kernel: Kernel of each convolution, in frames.
-        layers: Transformer layers.
-        heads: Attention heads.
-        dropout: Dropout inside the transformer layers.
     """
 
     mels: PositiveInt
@@ -38,11 +32,37 @@ class LogMelConfig(Section):
     floor: PositiveFloat
     center: float
     scale: PositiveFloat
+
+
+class LogMelConfig(MelConfig):
+    """The `logmel` encoder and its front-end.
+
+    Attributes:
+        width: Hidden width D.
+        strides: Stride of each convolution over time.
+        kernel: Kernel of each convolution, in frames.
+        layers: Transformer layers.
+        heads: Attention heads.
+        dropout: Dropout inside the transformer layers.
+    """
+
     width: PositiveInt
     strides: list[PositiveInt]
     kernel: PositiveInt
     layers: int
     heads: PositiveInt
+    dropout: float
+
+
+class Cnn14Config(MelConfig):
+    """The `cnn14` encoder and its front-end.
+
+    Attributes:
+        width: Scale of the channels: 1 gives the published 64 to 2048, a quarter is what a CPU can train.
+        dropout: Dropout after each block.
+    """
+
+    width: PositiveFloat
     dropout: float
 
 
@@ -86,8 +106,9 @@ class SslConfig(Section):
 class EncoderConfig(Section):
     """Which acoustic encoder, and the options of each kind."""
 
-    kind: Literal["logmel", "ssl"]
+    kind: Literal["logmel", "cnn14", "ssl"]
     logmel: LogMelConfig
+    cnn14: Cnn14Config
     ssl: SslConfig
 
 
@@ -123,23 +144,55 @@ class FusionConfig(Section):
     moe: MoeConfig
 
 
+#: How the valence-arousal-dominance cube is cut into regions (`emoray.models.regions`).
+Regions = Literal["octants", 30, 45, 60, 180]
+
+
+class EmoSphereConfig(Section):
+    """What EmoSphere-SER has of its own. Style pooling and the heads take their widths from the model.
+
+    Attributes:
+        regions: `octants`, or the step in degrees of a grid of angles.
+        kernel: Kernel of style pooling's gated convolutions, in frames.
+        heads: Attention heads of style pooling.
+        dropout: Dropout inside style pooling.
+    """
+
+    regions: Regions
+    kernel: PositiveInt
+    heads: PositiveInt
+    dropout: float
+
+
 class ModelConfig(Section):
     """A model.
 
     Attributes:
         name: Key of `emoray.models.MODELS`.
-        width: Width D of the vectors that are fused.
-        hidden: Hidden width of the MLP heads (`acoustic`, `concat`, `fusion.kind: concat_mlp`).
-        dropout: Dropout before the outputs.
+        width: Width D of the vectors that are fused; of style pooling in `emosphere`.
+        hidden: Hidden width of the MLP heads (`acoustic`, `concat`, `text`, `emosphere`, `fusion.kind: concat_mlp`).
+        dropout: Dropout before the outputs; in `emosphere` also before the heads.
         attention: Hidden width of attentive statistics pooling.
         text_width: Width E of the text vectors.
         granularities: Semantics that the model is built with (ablations leave some out).
         classes: Names of the classes of the categorical head; empty for none.
         encoder: The acoustic encoder.
         fusion: The fusion of MSF-SER.
+        emosphere: What EmoSphere-SER has of its own.
     """
 
-    name: Literal["msf_ser", "acoustic", "concat"]
+    name: Literal[
+        "msf_ser",
+        "emosphere",
+        "multistage",
+        "single_stage",
+        "late_fusion",
+        "concat",
+        "acoustic",
+        "cnn14",
+        "text",
+        "mean",
+    ]
     width: PositiveInt
     hidden: PositiveInt
     dropout: float
@@ -149,6 +202,7 @@ class ModelConfig(Section):
     classes: list[str]
     encoder: EncoderConfig
     fusion: FusionConfig
+    emosphere: EmoSphereConfig
 
     @field_validator("granularities")
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from emoray.audio.io import AUDIO_HZ
-from emoray.models.config import LogMelConfig
+from emoray.models.config import MelConfig
 
 
 class Frontend(ABC):
@@ -42,7 +42,7 @@ class LogMelFrontend(Frontend):
         config: Bands, window, hop and scale.
     """
 
-    def __init__(self, config: LogMelConfig) -> None:
+    def __init__(self, config: MelConfig) -> None:
         self._config = config
         self._hop = round(config.hop_s * AUDIO_HZ)
         self._window = round(config.window_s * AUDIO_HZ)

@@ -8,8 +8,47 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from emoray.models.config import MoeConfig
-from emoray.schema import DIMENSIONS
+from emoray.errors import ConfigError
+from emoray.models.batch import Batch
+from emoray.models.config import ModelConfig, MoeConfig
+from emoray.schema import DIMENSIONS, GRANULARITIES
+
+
+class TextVector(nn.Module):
+    """e: the text vectors of the configured granularities side by side, a learned vector where one is absent [ours].
+
+    The learned ones begin at zero. With `granularities: [gs]` it is the transcript's vector alone.
+
+    Args:
+        config: Granularities and width of the text vectors.
+
+    Attributes:
+        width: Width of e.
+
+    Raises:
+        ConfigError: No granularity is left.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if not config.granularities:
+            raise ConfigError(
+                f"{config.name} without any text",
+                where="model.granularities",
+                remedy="Use model.name=cnn14 or model.name=acoustic",
+            )
+        self._granularities = [GRANULARITIES.index(name) for name in config.granularities]
+        self.width = len(config.granularities) * config.text_width
+        self.absent_KE = nn.Parameter(torch.zeros(len(config.granularities), config.text_width))
+
+    def present(self, batch: Batch) -> Tensor:
+        """Which clips (B,) have any of the vectors."""
+        return batch.present_BK[:, self._granularities].any(1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Vectors (B, width) of a batch."""
+        present_BK1 = batch.present_BK[:, self._granularities].unsqueeze(-1)
+        return torch.where(present_BK1, batch.text_BKE[:, self._granularities], self.absent_KE).flatten(1)
 
 
 class Semantics(nn.Module):

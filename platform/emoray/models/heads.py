@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from emoray.models.batch import Batch
+from emoray.models.batch import Batch, Output
+from emoray.models.cnn14_encoder import Cnn14Encoder
 from emoray.models.config import EncoderConfig, ModelConfig
 from emoray.models.encoders import LogMelEncoder, SslEncoder
 from emoray.models.pooling import AttentiveStatistics
@@ -17,9 +18,11 @@ from emoray.schema import DIMENSIONS
 LABEL_CENTER = 0.5
 
 
-def build_encoder(config: EncoderConfig) -> LogMelEncoder | SslEncoder:
+def build_encoder(config: EncoderConfig) -> LogMelEncoder | Cnn14Encoder | SslEncoder:
     """The acoustic encoder of a configuration."""
-    return LogMelEncoder(config.logmel) if config.kind == "logmel" else SslEncoder(config.ssl)
+    if config.kind == "logmel":
+        return LogMelEncoder(config.logmel)
+    return Cnn14Encoder(config.cnn14) if config.kind == "cnn14" else SslEncoder(config.ssl)
 
 
 class PooledSound(nn.Module):
@@ -77,3 +80,24 @@ class ClassHead(nn.Module):
     def forward(self, vector_BD: Tensor) -> Tensor | None:
         """Logits (B, C), or None without a head."""
         return None if self.output is None else self.output(vector_BD)
+
+
+class Cnn14Head(nn.Module):
+    """The head of CNN14 (arXiv 1912.10211) [code]: one hidden layer as wide as its input, ReLU, then the outputs.
+
+    Args:
+        width: Width D of the input.
+        config: Dropout before the outputs, and classes.
+    """
+
+    def __init__(self, width: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(config.dropout))
+        self.output = nn.Linear(width, len(DIMENSIONS))
+        nn.init.constant_(self.output.bias, LABEL_CENTER)
+        self.classify = ClassHead(width, len(config.classes))
+
+    def forward(self, vector_BD: Tensor) -> Output:
+        """Score vectors."""
+        hidden_BD = self.hidden(vector_BD)
+        return Output(self.output(hidden_BD), self.classify(hidden_BD))

@@ -1,4 +1,7 @@
-"""The baseline that nothing may fall below: predict the mean of the training labels."""
+"""The baseline that nothing may fall below: predict the mean of the training labels.
+
+Shapes: N clips, B batch, C classes, 3 = (valence, arousal, dominance).
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,47 @@ import torch
 from torch import Tensor, nn
 
 from emoray.models.batch import Batch, Output
+from emoray.models.config import ModelConfig
+from emoray.models.heads import LABEL_CENTER
 from emoray.schema import DIMENSIONS
 
 
 class TrainMean(nn.Module):
-    """Says the same of every clip; its CCC is 0 by definition, its MAE is what others must beat.
+    """Says the same of every clip: the mean of the training labels, and the share of each class among them [ours].
 
-    Not trained by gradient, hence not in `emoray.models.MODELS`.
+    Its CCC is 0 by definition, its UAR 1 / C; its MAE is what others must beat. It has no weights, so training takes
+    no step: `fit` is all, and the run ends with one evaluation on dev. Before `fit` it says the middle of the scale.
 
     Args:
-        target_N3: Labels of the training split, NaN where unlabelled.
+        config: Classes; all else is ignored.
     """
 
     mean_3: Tensor
+    share_C: Tensor | None
 
-    def __init__(self, target_N3: Tensor) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.register_buffer("mean_3", target_N3.nanmean(0))
-        assert self.mean_3.shape == (len(DIMENSIONS),)
+        classes = len(config.classes)
+        self.register_buffer("mean_3", torch.full((len(DIMENSIONS),), LABEL_CENTER))
+        self.register_buffer("share_C", torch.full((classes,), 1 / classes) if classes else None)
+
+    def fit(self, target_N3: Tensor, label_N: Tensor) -> None:
+        """Take the mean from labels.
+
+        Args:
+            target_N3: Labels of the training split, NaN where unlabelled; a dimension without any keeps the middle.
+            label_N: Class indices, −1 where unlabelled.
+        """
+        mean_3 = target_N3.nanmean(0)
+        self.mean_3.copy_(torch.where(mean_3.isnan(), self.mean_3, mean_3))
+        if self.share_C is not None and bool((label_N >= 0).any()):
+            count_C = torch.bincount(label_N[label_N >= 0], minlength=len(self.share_C))
+            self.share_C.copy_(count_C / count_C.sum())
 
     def forward(self, batch: Batch) -> Output:
         """Score a batch."""
-        return Output(torch.as_tensor(self.mean_3).expand(len(batch), -1))
+        prediction_B3 = self.mean_3.expand(len(batch), -1)
+        if self.share_C is None:
+            return Output(prediction_B3)
+        share_C = self.share_C.clamp_min(torch.finfo(self.share_C.dtype).tiny)
+        return Output(prediction_B3, share_C.log().expand(len(batch), -1))

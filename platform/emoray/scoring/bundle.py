@@ -31,7 +31,7 @@ from torch import nn
 
 from emoray.errors import RegistryError
 from emoray.evaluation.conformal import HalfWidths
-from emoray.models import ModelConfig, build, portable
+from emoray.models import SOUND_ALONE, ModelConfig, build, portable
 from emoray.schema import GRANULARITIES
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
@@ -99,8 +99,10 @@ class Bundle:
 
 
 def text_read(config: ModelConfig) -> tuple[str, ...]:
-    """Text vectors that a model of this configuration reads: none for the acoustic baseline."""
-    return () if config.name == "acoustic" else tuple(name for name in GRANULARITIES if name in config.granularities)
+    """Text vectors that a model of this configuration reads: none where it hears the sound alone."""
+    if config.name in SOUND_ALONE:
+        return ()
+    return tuple(name for name in GRANULARITIES if name in config.granularities)
 
 
 def save_bundle(

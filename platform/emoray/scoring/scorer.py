@@ -178,7 +178,7 @@ class Scorer:
     def _covers(self, semantic: Semantic, needed: Sequence[str]) -> bool:
         """Whether the text vectors of a level are there, as far as this model reads them at all.
 
-        The acoustic baseline has one level only, whatever text came along.
+        A model of the sound alone has one level only, whatever text came along.
         """
         read = self.bundle.granularities
         asked = [name for name in needed if name in read]

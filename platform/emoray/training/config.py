@@ -51,34 +51,48 @@ class ObjectiveConfig(Section):
         ccc_scope: `global` (over workers × accumulation) or `local` (per micro-batch, as papers with accumulation do).
         category: Weight of the class-weighted cross-entropy (needs model.classes).
         load_balance: Weight of the router's load balance.
+        region: Weight of the class-weighted cross-entropy of regions, times λ(epoch) (only `emosphere` has regions).
+        region_epochs: Epochs E in which λ falls: λ(e) = 1 − .99 e / E.
+        region_floor: λ from then on: 0 as released, .01 to stay where it fell to.
     """
 
     ccc: NonNegativeFloat
     ccc_scope: Literal["global", "local"]
     category: NonNegativeFloat
     load_balance: NonNegativeFloat
+    region: NonNegativeFloat
+    region_epochs: PositiveInt
+    region_floor: NonNegativeFloat
 
 
 class OptimizerConfig(Section):
-    """AdamW and its schedule.
+    """The optimiser and its schedule.
 
     Attributes:
+        kind: `adamw`, or `sgd` with momentum.
         encoder_lr: Learning rate of pre-trained encoder weights.
         lr: Learning rate of everything else.
         weight_decay: Of matrices; vectors (biases, norms, gates) have none.
         betas: AdamW's.
-        schedule: `cosine` (after the warm-up, to zero) or `constant`.
+        momentum: SGD's.
+        schedule: After the warm-up: `cosine` (to zero), `constant`, or `plateau` (falls when the dev score stays).
         warmup_fraction: Share of all steps with a linear warm-up.
-        clip_norm: Largest norm of the gradient.
+        plateau_factor: What `plateau` multiplies the learning rates by.
+        plateau_patience: Epochs without a better dev score that it waits for.
+        clip_norm: Largest norm of the gradient; null for any.
     """
 
+    kind: Literal["adamw", "sgd"]
     encoder_lr: NonNegativeFloat
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
     betas: tuple[float, float]
-    schedule: Literal["cosine", "constant"]
+    momentum: NonNegativeFloat
+    schedule: Literal["cosine", "constant", "plateau"]
     warmup_fraction: NonNegativeFloat
-    clip_norm: PositiveFloat
+    plateau_factor: PositiveFloat
+    plateau_patience: NonNegativeInt
+    clip_norm: PositiveFloat | None
 
 
 class TrainConfig(Section):
@@ -101,7 +115,7 @@ class TrainConfig(Section):
         plan: Batches.
         augment: Random changes to clips.
         objective: Loss.
-        optimizer: AdamW and schedule.
+        optimizer: Optimiser and schedule.
     """
 
     seed: int

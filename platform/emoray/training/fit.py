@@ -112,6 +112,8 @@ def fit(
 ) -> FitResult:
     """Train by a batch plan; keep the weights of the epoch with the best dev score.
 
+    A plan without a step is for a model that no gradient trains: it is evaluated once, and that is the run.
+
     Args:
         learner: Model and optimiser.
         plan: Of `make_plan`.
@@ -128,8 +130,12 @@ def fit(
     fingerprint = plan_fingerprint(plan)
     epochs = plan["epoch"].to_pylist()
     state = _Progress() if resume is None else _restore(learner, resume, fingerprint)
+    learner.note_scores([metrics["score"] for metrics in state.history])
     stopped = _patience_over(state, config.patience) and _at_epoch_end(epochs, state.step)
-    if not stopped:
+    if not epochs and state.best is None:
+        _end_epoch(learner, 0, evaluate(learner), state, callbacks)
+        callbacks.on_checkpoint(_checkpoint(learner, state, fingerprint))
+    elif not stopped:
         for share in loader(plan, state.step):
             metrics = learner.step(share)
             state.step = share.step + 1
@@ -143,7 +149,7 @@ def fit(
             state.pending = []
             if stopped:
                 break
-    assert state.best is not None, "a plan has at least one epoch"
+    assert state.best is not None, "a run has at least one evaluation"
     load_trained_weights(learner.model, state.best)
     return FitResult(state.best_epoch, state.best_score, state.step, state.history)
 
@@ -151,7 +157,8 @@ def fit(
 def _end_epoch(learner: Learner, epoch: int, metrics: Metrics, state: _Progress, callbacks: Callbacks) -> bool:
     """Note the epoch; whether to stop early."""
     state.history.append(metrics)
-    state.pending.append({"step": state.step - 1, **{f"dev_{name}": value for name, value in metrics.items()}})
+    learner.note_scores([past["score"] for past in state.history])
+    state.pending.append({"step": max(0, state.step - 1), **{f"dev_{name}": value for name, value in metrics.items()}})
     if metrics["score"] > state.best_score:
         state.best, state.best_epoch, state.best_score = trained_weights(learner.model), epoch, metrics["score"]
         state.stale_epochs = 0

@@ -1,7 +1,7 @@
 """Objectives over a whole global batch.
 
 CCC is not a mean over workers or micro-batches: the Learner gathers what all of them predict and takes the gradient of
-the whole. Shapes: N clips, C classes, E experts, 3 = (valence, arousal, dominance).
+the whole. Shapes: N clips, C classes, E experts, R regions, 3 = (valence, arousal, dominance).
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from emoray.errors import TrainingError
+from emoray.models.config import Regions
+from emoray.models.regions import region_count, region_of
 from emoray.schema import DIMENSIONS
 from emoray.training.config import ObjectiveConfig
+from emoray.training.gathered import Gathered
 
 #: Keeps CCC of two constants at 0 instead of 0 / 0; far below the variance of any label.
 EPSILON = 1e-8
@@ -79,56 +83,83 @@ def load_balance(router_N3E: Tensor, sent_N3E: Tensor) -> Tensor:
     return experts * (fraction_3E * router_N3E.float().mean(0)).sum(-1).mean()
 
 
+def region_share(epoch: int, config: ObjectiveConfig) -> float:
+    """λ(e) of EmoSphere-SER (arXiv 2505.19693) [code]: 1 − .99 e / E in the first E epochs, then the floor.
+
+    The release falls from 1 towards .01 over five epochs and then leaves the region loss out: a floor of 0.
+    """
+    return 1 - 0.99 * epoch / config.region_epochs if epoch < config.region_epochs else config.region_floor
+
+
 @dataclass(frozen=True)
-class Gathered:
-    """What the objective sees of a batch: predictions and labels of all its clips.
+class RegionTargets:
+    """What the region loss compares with.
 
     Attributes:
-        prediction_N3: Predictions.
-        target_N3: Labels, NaN where unlabelled.
-        label_N: Class indices, −1 where unlabelled.
-        logits_NC: Class logits, or None.
-        router_N3E: The routers' softmax, or None.
-        experts_N3E: Expert weights that were used, or None.
+        regions: How the label space is cut.
+        weight_R: Class weights of the train split, N / (R · n_r); 0 for a region without a clip [code].
     """
 
-    prediction_N3: Tensor
-    target_N3: Tensor
-    label_N: Tensor
-    logits_NC: Tensor | None
-    router_N3E: Tensor | None
-    experts_N3E: Tensor | None
+    regions: Regions
+    weight_R: Tensor
+
+    @classmethod
+    def fit(cls, target_N3: Tensor, regions: Regions) -> RegionTargets:
+        """Take the weights from the labels of the train split, NaN where unlabelled."""
+        return cls(regions, class_weights(region_of(target_N3, regions), region_count(regions)))
 
 
 class Objective:
-    """The loss of a batch as a whole.
+    """The loss of a batch as a whole; of branches with losses of their own, the sum over them.
 
     Args:
         config: Weights of the terms.
         class_weight_C: Class weights of the train split, for a categorical head.
+        regions: Targets of the region loss, for a model with a region head.
     """
 
-    def __init__(self, config: ObjectiveConfig, class_weight_C: Tensor | None = None) -> None:
+    def __init__(
+        self, config: ObjectiveConfig, class_weight_C: Tensor | None = None, regions: RegionTargets | None = None
+    ) -> None:
         self.config = config
         self._class_weight_C = class_weight_C
+        self._regions = regions
 
-    def __call__(self, gathered: Gathered) -> dict[str, Tensor]:
-        """The terms of the loss, and their weighted sum as `loss`."""
+    def __call__(self, gathered: Gathered, epoch: int = 0) -> dict[str, Tensor]:
+        """The terms of the loss in an epoch, and their weighted sum as `loss`.
+
+        Raises:
+            TrainingError: The model has a region head, and there are no targets for it.
+        """
         config = self.config
         terms: dict[str, Tensor] = {}
-        terms["loss_ccc"] = ccc_loss(gathered.prediction_N3, gathered.target_N3)
+        judged = gathered.judged
+        terms["loss_ccc"] = torch.stack([ccc_loss(prediction, gathered.target_N3) for prediction, _ in judged]).sum()
         loss = config.ccc * terms["loss_ccc"]
-        if config.category and gathered.logits_NC is not None:
+        logits = [logits_NC for _, logits_NC in judged if logits_NC is not None]
+        if config.category and logits:
             weight_C = self._class_weight_C
-            weight_C = None if weight_C is None else weight_C.to(gathered.logits_NC.device)
-            if weight_C is None:
-                weight_C = gathered.logits_NC.new_ones(gathered.logits_NC.shape[1], dtype=torch.float32)
-            terms["loss_category"] = category_loss(gathered.logits_NC, gathered.label_N, weight_C)
+            weight_C = logits[0].new_ones(logits[0].shape[1]) if weight_C is None else weight_C.to(logits[0].device)
+            parts = [category_loss(logits_NC, gathered.label_N, weight_C) for logits_NC in logits]
+            terms["loss_category"] = torch.stack(parts).sum()
             loss = loss + config.category * terms["loss_category"]
         if config.load_balance and gathered.router_N3E is not None and gathered.experts_N3E is not None:
             # Clips without a label stand in for missing work of a worker: they must not count.
             counted = ~gathered.target_N3.isnan().all(1) | (gathered.label_N >= 0)
             terms["load_balance"] = load_balance(gathered.router_N3E[counted], gathered.experts_N3E[counted])
             loss = loss + config.load_balance * terms["load_balance"]
+        share = config.region * region_share(epoch, config)
+        if share and gathered.regions_NR is not None:
+            terms["loss_region"] = self._region_loss(gathered.regions_NR, gathered.target_N3)
+            loss = loss + share * terms["loss_region"]
         terms["loss"] = loss
         return terms
+
+    def _region_loss(self, regions_NR: Tensor, target_N3: Tensor) -> Tensor:
+        if self._regions is None:
+            raise TrainingError(
+                "the model has a region head, and its learner was given no region targets",
+                remedy="Fit them to the train split (RegionTargets.fit), or set train.objective.region=0",
+            )
+        label_N = region_of(target_N3, self._regions.regions)
+        return category_loss(regions_NR, label_N, self._regions.weight_R.to(regions_NR.device))

@@ -1,6 +1,6 @@
 """One training step over a global batch, spread over workers and micro-batches.
 
-Shapes: N clips of the global batch, M columns, C classes, E experts, 3 = (valence, arousal, dominance).
+Shapes: N clips of the global batch, L columns, 3 = (valence, arousal, dominance).
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from torch.nn.utils import clip_grad_norm_
 
 from emoray.errors import TrainingError
 from emoray.models import Batch, Output
-from emoray.models.encoders import pretrained_parameters
+from emoray.models.cnn14_encoder import MaskedBatchNorm
+from emoray.models.late_fusion import separately_trained
 from emoray.schema import DIMENSIONS
-from emoray.training.config import OptimizerConfig, TrainConfig
+from emoray.training.config import TrainConfig
+from emoray.training.gathered import Gathered, as_gathered, clip_shapes, from_matrix, inputs, sizes_of, to_matrix
 from emoray.training.loader import Share
-from emoray.training.objectives import Gathered, Objective, ccc
+from emoray.training.objectives import Objective, RegionTargets, ccc
+from emoray.training.optimizer import build_optimizer, lr_factor, plateau_factor
 from emoray.training.seeds import seed_torch
 
 #: Gradients are summed over workers in pieces of this many numbers: few messages, and no second copy of a large model.
@@ -41,6 +44,7 @@ class Learner:
         total_steps: Steps of the whole run, for the schedule.
         device: Where to train.
         class_weight_C: Class weights of the train split, for a categorical head.
+        regions: Targets of the region loss, for a model with a region head.
 
     Attributes:
         model: The model, on its device.
@@ -57,18 +61,28 @@ class Learner:
         total_steps: int,
         device: torch.device | str = "cpu",
         class_weight_C: Tensor | None = None,
+        regions: RegionTargets | None = None,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
         self.model = model.to(self.device)
         self.total_steps = total_steps
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self._objective = Objective(config.objective, class_weight_C)
+        self._objective = Objective(config.objective, class_weight_C, regions)
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self._base_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self._plateau = 1.0
+        self._statistics = [
+            buffer for part in self.model.modules() if isinstance(part, MaskedBatchNorm) for buffer in part.buffers()
+        ]
         if self.world > 1:
             for tensor in [*self.model.parameters(), *self.model.buffers()]:
                 dist.broadcast(tensor.data, src=0)
+
+    def note_scores(self, scores: Sequence[float]) -> None:
+        """Tell the schedule the dev scores of all finished epochs."""
+        if self.config.optimizer.schedule == "plateau":
+            self._plateau = plateau_factor(scores, self.config.optimizer)
 
     def step(self, share: Share) -> dict[str, float]:
         """Train on one global batch; every worker calls it with its own share.
@@ -80,7 +94,7 @@ class Learner:
             TrainingError: A prediction, the loss or the gradient is not finite; names the clips. No weight changes.
         """
         self.model.train()
-        factor = lr_factor(share.step, self.total_steps, self.config.optimizer)
+        factor = lr_factor(share.step, self.total_steps, self.config.optimizer) * self._plateau
         for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * factor
         self.optimizer.zero_grad(set_to_none=True)
@@ -92,10 +106,13 @@ class Learner:
         else:
             terms, whole = self._global_backward(batches, starts, share)
         self._sum_gradients()
-        norm = clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        most = self.config.optimizer.clip_norm or math.inf
+        norms = [clip_grad_norm_(part.parameters(), most) for part in separately_trained(self.model)]
+        norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         if not bool(torch.isfinite(norm)):
             raise self._stop("the gradient is not finite", share, torch.ones(share.clips, dtype=torch.bool))
         self.optimizer.step()
+        self._share_statistics()
         metrics = {name: float(value) for name, value in terms.items()}
         for d, name in enumerate(DIMENSIONS):
             labelled = ~whole.target_N3[:, d].isnan()
@@ -110,7 +127,7 @@ class Learner:
         with torch.set_grad_enabled(single):
             outputs = [self._forward(batch, share.step, start) for batch, start in zip(batches, starts, strict=True)]
         whole = self._gather(batches, outputs, share)
-        leaves = [tensor.requires_grad_() for tensor in _inputs(whole)]
+        leaves = [tensor.requires_grad_() for tensor in inputs(whole)]
         terms = self._checked_terms(whole, share)
         slopes = torch.autograd.grad(terms["loss"], leaves, allow_unused=True)
         for batch, output, start in zip(batches, outputs, starts, strict=True):
@@ -118,7 +135,7 @@ class Learner:
                 output = self._forward(batch, share.step, start)
             pairs = [
                 (value, slope[start : start + len(batch)])
-                for value, slope in zip(_inputs(_as_gathered(output, batch)), slopes, strict=True)
+                for value, slope in zip(inputs(as_gathered(output, batch)), slopes, strict=True)
                 if slope is not None
             ]
             torch.autograd.backward([value for value, _ in pairs], [slope for _, slope in pairs])
@@ -131,7 +148,7 @@ class Learner:
         outputs = []
         for batch, start in zip(batches, starts, strict=True):
             output = self._forward(batch, share.step, start)
-            loss = self._objective(_as_gathered(output, batch))["loss"]
+            loss = self._objective(as_gathered(output, batch), share.epoch)["loss"]
             (loss * (len(batch) / share.clips)).backward()
             outputs.append(output)
         whole = self._gather(batches, outputs, share)
@@ -145,33 +162,34 @@ class Learner:
 
     def _gather(self, batches: list[Batch], outputs: list[Output], share: Share) -> Gathered:
         """The global batch on every worker, without gradient, in the order of the plan."""
-        parts = [_as_gathered(output, batch) for output, batch in zip(outputs, batches, strict=True)]
-        classes = parts[0].logits_NC.shape[1] if parts and parts[0].logits_NC is not None else 0
-        experts = parts[0].router_N3E.shape[2] if parts and parts[0].router_N3E is not None else 0
+        parts = [as_gathered(output, batch) for output, batch in zip(outputs, batches, strict=True)]
+        sizes = sizes_of(parts[0]) if parts else [0] * 4
         if self.world > 1:
-            shape = torch.tensor([classes, experts], device=self.device)
+            # A worker without clips learns from the others what the model gives.
+            shape = torch.tensor(sizes, device=self.device)
             dist.all_reduce(shape, op=dist.ReduceOp.MAX)
-            classes, experts = (int(size) for size in shape)
-        columns = 7 + classes + 6 * experts
-        rows = [_pack(part) for part in parts]
-        matrix_NM = torch.cat(rows) if rows else torch.zeros(0, columns, device=self.device)
+            sizes = shape.tolist()
+        shapes = clip_shapes(*sizes)
+        columns = sum(math.prod(shape) for shape in shapes.values())
+        rows = [to_matrix(part) for part in parts]
+        matrix_NL = torch.cat(rows) if rows else torch.zeros(0, columns, device=self.device)
         if self.world > 1:
             most = -(-share.clips // self.world)
-            padded = matrix_NM.new_zeros(most, columns)
-            padded[: len(matrix_NM)] = matrix_NM
+            padded = matrix_NL.new_zeros(most, columns)
+            padded[: len(matrix_NL)] = matrix_NL
             received = [torch.empty_like(padded) for _ in range(self.world)]
             dist.all_gather(received, padded)
             share_size, extra = divmod(share.clips, self.world)
-            matrix_NM = torch.cat([part[: share_size + (rank < extra)] for rank, part in enumerate(received)])
-        return _unpack(matrix_NM, classes, experts)
+            matrix_NL = torch.cat([part[: share_size + (rank < extra)] for rank, part in enumerate(received)])
+        return from_matrix(matrix_NL, shapes)
 
     def _checked_terms(self, whole: Gathered, share: Share) -> dict[str, Tensor]:
         bad_N = torch.zeros(share.clips, dtype=torch.bool)
-        for tensor in _inputs(whole):
+        for tensor in inputs(whole):
             bad_N |= ~tensor.detach().isfinite().flatten(1).all(1).cpu()
         if bool(bad_N.any()):
             raise self._stop("the model's output is not finite", share, bad_N)
-        terms = self._objective(whole)
+        terms = self._objective(whole, share.epoch)
         if not bool(torch.isfinite(terms["loss"])):
             raise self._stop("the loss is not finite", share, torch.ones(share.clips, dtype=torch.bool))
         return terms
@@ -205,6 +223,15 @@ class Learner:
             for parameter, part in zip(group, flat.split([parameter.numel() for parameter in group]), strict=True):
                 parameter.grad = part.view_as(parameter)
 
+    def _share_statistics(self) -> None:
+        """Batch normalisation's running values become the workers' mean: all evaluate, and resume, with the same."""
+        if self.world > 1 and self._statistics:
+            flat = torch.cat(self._statistics)
+            dist.all_reduce(flat)
+            flat /= self.world
+            for buffer, part in zip(self._statistics, flat.split([len(one) for one in self._statistics]), strict=True):
+                buffer.copy_(part)
+
 
 def _pieces(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     pieces: list[list[nn.Parameter]] = [[]]
@@ -216,75 +243,3 @@ def _pieces(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
         pieces[-1].append(parameter)
         numbers += parameter.numel()
     return [piece for piece in pieces if piece]
-
-
-def _inputs(gathered: Gathered) -> list[Tensor]:
-    """The tensors that the loss has a gradient in."""
-    return [
-        tensor for tensor in (gathered.prediction_N3, gathered.logits_NC, gathered.router_N3E) if tensor is not None
-    ]
-
-
-def _as_gathered(output: Output, batch: Batch) -> Gathered:
-    def single(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.float()
-
-    return Gathered(
-        prediction_N3=output.prediction_B3.float(),
-        target_N3=batch.target_B3,
-        label_N=batch.label_B,
-        logits_NC=single(output.logits_BC),
-        router_N3E=single(output.router_B3E),
-        experts_N3E=single(output.experts_B3E),
-    )
-
-
-def _pack(part: Gathered) -> Tensor:
-    optional = (part.logits_NC, part.router_N3E, part.experts_N3E)
-    columns = [part.prediction_N3, part.target_N3, part.label_N[:, None].float()]
-    columns += [tensor.flatten(1) for tensor in optional if tensor is not None]
-    return torch.cat([column.detach() for column in columns], dim=1)
-
-
-def _unpack(matrix_NM: Tensor, classes: int, experts: int) -> Gathered:
-    sizes = [3, 3, 1, classes, 3 * experts, 3 * experts]
-    prediction, target, label, logits, router, used = (part.clone() for part in matrix_NM.split(sizes, dim=1))
-    return Gathered(
-        prediction_N3=prediction,
-        target_N3=target,
-        label_N=label[:, 0].long(),
-        logits_NC=logits if classes else None,
-        router_N3E=router.unflatten(1, (3, experts)) if experts else None,
-        experts_N3E=used.unflatten(1, (3, experts)) if experts else None,
-    )
-
-
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with the encoder's own learning rate for pre-trained weights, and no decay on vectors."""
-    pretrained = {id(parameter) for module in model.modules() for parameter in pretrained_parameters(module)}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in pretrained, parameter.dim() > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": config.encoder_lr if from_checkpoint else config.lr,
-                "weight_decay": config.weight_decay if matrix else 0.0,
-            }
-            for (from_checkpoint, matrix), parameters in sorted(groups.items(), key=lambda item: not item[0][0])
-        ],
-        betas=config.betas,
-        fused=True,
-    )
-
-
-def lr_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """Factor on the learning rates at a step: linear warm-up, then a cosine to zero or a constant."""
-    warmup = math.ceil(config.warmup_fraction * total_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    if config.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))

@@ -109,6 +109,10 @@ class TrainingSet:
         """Class indices of clips (−1 = none)."""
         return torch.from_numpy(self._label_N[[self._row[name] for name in ids]])
 
+    def targets(self, ids: Sequence[str]) -> torch.Tensor:
+        """Labels (N, 3) of clips, NaN where unlabelled."""
+        return torch.from_numpy(self._target_N3[[self._row[name] for name in ids]])
+
     def collate(
         self, ids: Sequence[str], augment: AugmentConfig | None = None, seed: Sequence[int | str] = ()
     ) -> Batch:

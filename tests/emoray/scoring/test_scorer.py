@@ -6,6 +6,7 @@ import pytest
 import scoring_kit as kit
 
 from emoray.errors import AudioError
+from emoray.models import SOUND_ALONE
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import load_bundle
 from emoray.scoring.predictions import predict_rows
@@ -153,6 +154,19 @@ def test_an_acoustic_model_hears_only_sound_but_still_shows_the_words(tmp_path):
     assert _values(full) == pytest.approx(_values(none), abs=1e-6)
     assert (full.gates, full.experts) == (None, None)
     assert not (tmp_path / "acoustic" / "text_encoder").exists()
+
+
+@pytest.mark.parametrize("name", ["emosphere", "multistage", "single_stage", "late_fusion", "cnn14", "text", "mean"])
+def test_every_model_is_packed_and_scores(tmp_path, name):
+    reads, cnn14 = name not in SOUND_ALONE, name in ("multistage", "single_stage", "cnn14")
+    changes = {"encoder": {"kind": "cnn14"}} if cnn14 else {}
+    folder = kit.make_bundle(tmp_path / name, name, classes=["anger", "neutral"], **changes)
+    full, none = load_bundle(folder).score([kit.request(), kit.request(semantics="none")])
+    assert (full.level, full.used) == (("full", ("les", "gs", "es")) if reads else ("audio", ()))
+    assert bool(np.abs(_values(full) - _values(none)).max() > 1e-6) == reads
+    assert sum(full.emotion.values()) == pytest.approx(1, abs=1e-5)
+    assert all(0 <= value <= 1 for value in _values(full))
+    assert (folder / "text_encoder").exists() == reads
 
 
 def test_a_version_made_without_annotations_scores_sound(tmp_path):

@@ -1,0 +1,128 @@
+"""A batch as the objective sees it: what the model says of all clips, and their labels.
+
+Shapes: N clips, L columns, C classes, E experts, R regions, M branches, 3 = (valence, arousal, dominance).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emoray.models import Batch, Output
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the objective sees of a batch: predictions and labels of all its clips.
+
+    Attributes:
+        prediction_N3: Predictions.
+        target_N3: Labels, NaN where unlabelled.
+        label_N: Class indices, −1 where unlabelled.
+        logits_NC: Class logits, or None.
+        router_N3E: The routers' softmax, or None.
+        experts_N3E: Expert weights that were used, or None.
+        regions_NR: Region logits, or None.
+        branches_NM3: Predictions of branches with losses of their own, or None.
+        branch_logits_NMC: Their class logits, or None.
+    """
+
+    prediction_N3: Tensor
+    target_N3: Tensor
+    label_N: Tensor
+    logits_NC: Tensor | None = None
+    router_N3E: Tensor | None = None
+    experts_N3E: Tensor | None = None
+    regions_NR: Tensor | None = None
+    branches_NM3: Tensor | None = None
+    branch_logits_NMC: Tensor | None = None
+
+    @property
+    def judged(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Predictions and class logits that have a loss: each branch's where there are branches, else the model's."""
+        if self.branches_NM3 is None:
+            return [(self.prediction_N3, self.logits_NC)]
+        predictions = self.branches_NM3.unbind(1)
+        if self.branch_logits_NMC is None:
+            return [(prediction_N3, None) for prediction_N3 in predictions]
+        return list(zip(predictions, self.branch_logits_NMC.unbind(1), strict=True))
+
+
+def inputs(gathered: Gathered) -> list[Tensor]:
+    """The tensors that the loss has a gradient in."""
+    outputs = (
+        gathered.prediction_N3,
+        gathered.logits_NC,
+        gathered.router_N3E,
+        gathered.regions_NR,
+        gathered.branches_NM3,
+        gathered.branch_logits_NMC,
+    )
+    return [tensor for tensor in outputs if tensor is not None]
+
+
+def as_gathered(output: Output, batch: Batch) -> Gathered:
+    """A micro-batch, in float32 whatever the model computes in."""
+
+    def single(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.float()
+
+    return Gathered(
+        prediction_N3=output.prediction_B3.float(),
+        target_N3=batch.target_B3,
+        label_N=batch.label_B,
+        logits_NC=single(output.logits_BC),
+        router_N3E=single(output.router_B3E),
+        experts_N3E=single(output.experts_B3E),
+        regions_NR=single(output.regions_BR),
+        branches_NM3=single(output.branches_BM3),
+        branch_logits_NMC=single(output.branch_logits_BMC),
+    )
+
+
+def sizes_of(part: Gathered) -> list[int]:
+    """Classes C, experts E, regions R and branches M; 0 where the model has none."""
+    last = (part.logits_NC, part.router_N3E, part.regions_NR)
+    branches = 0 if part.branches_NM3 is None else part.branches_NM3.shape[1]
+    return [*(0 if tensor is None else tensor.shape[-1] for tensor in last), branches]
+
+
+def clip_shapes(classes: int, experts: int, regions: int, branches: int) -> dict[str, tuple[int, ...]]:
+    """Shape of one clip in each tensor of `Gathered`, in the order of its columns."""
+    return {
+        "prediction_N3": (3,),
+        "target_N3": (3,),
+        "label_N": (1,),
+        "logits_NC": (classes,),
+        "router_N3E": (3, experts),
+        "experts_N3E": (3, experts),
+        "regions_NR": (regions,),
+        "branches_NM3": (branches, 3),
+        "branch_logits_NMC": (branches, classes),
+    }
+
+
+def to_matrix(part: Gathered) -> Tensor:
+    """One row (L) per clip with all that is there, without gradient: what workers send each other."""
+    clips = len(part.prediction_N3)
+    columns = [value for name in clip_shapes(0, 0, 0, 0) if (value := getattr(part, name)) is not None]
+    return torch.cat([column.detach().reshape(clips, -1).float() for column in columns], dim=1)
+
+
+def from_matrix(matrix_NL: Tensor, shapes: dict[str, tuple[int, ...]]) -> Gathered:
+    """The batch behind the rows of `to_matrix`.
+
+    Args:
+        matrix_NL: The rows.
+        shapes: Of `clip_shapes`; a tensor without numbers is None.
+    """
+    parts = matrix_NL.split([math.prod(shape) for shape in shapes.values()], dim=1)
+    tensors = {
+        name: part.clone().unflatten(1, shape)
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        if math.prod(shape)
+    }
+    return Gathered(**{**tensors, "label_N": tensors["label_N"][:, 0].long()})
