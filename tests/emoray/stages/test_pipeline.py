@@ -48,7 +48,7 @@ def changed(before, after):
         ({"embed": {"batch_size": 7, "device": "cpu"}, "batch_rows": 3, "guard": {"max_attempts": 9}}, set()),
         ({"transcribe": {"whisper": {"language": "de"}}}, set()),
     ],
-    ids=str,
+    ids=lambda part: str(part) if isinstance(part, dict) else "+".join(sorted(part)),
 )
 def test_a_change_reaches_exactly_what_builds_on_it(configure, over, expected):
     assert changed(fingerprints(configure(), "norms"), fingerprints(configure(over), "norms")) == expected
