@@ -14,7 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers must be able to import the kits beside this file.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
 
-RAY_CPUS = 4
+#: As many as the smallest machine has: every worker process takes seconds to import its libraries.
+RAY_CPUS = 2
 
 
 @pytest.fixture(scope="session")

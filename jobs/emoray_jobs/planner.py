@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -177,7 +178,9 @@ def size(demands: Sequence[Demand], machines: Machines, batches: int) -> list[Po
         if not measured and not demands[place].keeps_weights:
             share = 1 / sum(not demands[one].keeps_weights for one in on_cores)
         # A hair less than a whole worker is rounding error.
-        most = _worth_loading(batches) if demands[place].keeps_weights else batches
+        most = batches
+        if demands[place].keeps_weights:
+            most = min(_worth_loading(batches), _worth_starting(demands[place]))
         workers[place] = max(1, min(most, math.ceil(share * machines.cpus - 1e-6)))
     _fit_memory(demands, workers, machines)
     actors = sum(number for place, number in workers.items() if demands[place].keeps_weights)
@@ -267,6 +270,13 @@ def _last_to_end(demands: Sequence[Demand], workers: Mapping[int, int]) -> int |
 
 def _worth_loading(batches: int) -> int:
     return max(1, batches // BATCHES_PER_ACTOR)
+
+
+def _worth_starting(demand: Demand) -> int:
+    """Workers on cores, each of which brings more work than its start costs: both are done by the same cores."""
+    if demand.work_s is None or not demand.start_s:
+        return sys.maxsize
+    return max(1, int(demand.work_s / demand.start_s))
 
 
 def _fit_memory(demands: Sequence[Demand], workers: dict[int, int], machines: Machines) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from annotate_kit import (
     config_for,
     leave_out_encoder,
     make_corpus,
-    rows_written,
     stored,
     utterance,
     write_clip,
@@ -214,34 +212,6 @@ def test_nothing_but_bad_clips(tmp_path, ray_session):
     make_corpus(tmp_path, 0, [utterance(number, str(tmp_path / f"{number}.wav")) for number in range(3)])
     with pytest.raises(ErrorBudgetExceeded, match="3 of 3"):
         annotate.run(config)
-
-
-def test_two_runs_at_once_give_the_result_of_one(tmp_path, ray_session, done, monkeypatch):
-    leave_out_encoder(monkeypatch)
-    config = config_for(tmp_path)
-    make_corpus(tmp_path, CLIPS)
-    results, failures = [], []
-
-    def work() -> None:
-        try:
-            results.append(annotate.run(config))
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
-    assert [result.counts for result in results] == [Counts(CLIPS, CLIPS, 0, 0, {})] * 2
-    assert results[0].fingerprints == results[1].fingerprints
-    _, alone = done  # the same clips in another lake
-    assert results[0].norms_hash == alone.norms_hash
-    written = rows_written(config, "decode", results[0].fingerprints["decode"])
-    assert sorted(set(written)) == [f"u{number:03d}" for number in range(CLIPS)]
-    for stage, table in stored(config, results[0].fingerprints).items():
-        assert table.height == CLIPS, stage
 
 
 def test_unknown_corpus(tmp_path):

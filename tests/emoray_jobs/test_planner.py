@@ -95,6 +95,15 @@ def test_cores_follow_the_work():
     assert planner.seconds([light, recogniser], few, there) == 1400.0
 
 
+def test_a_worker_on_cores_brings_more_work_than_its_start_costs():
+    there = machines(8.0)
+    encoder = Demand(("embed",), keeps_weights=True, gpus=0, work_s=25.0, start_s=10.0, memory_bytes=GIB)
+    assert [pool.workers for pool in planner.size([encoder], there, batches=1000)] == [2]
+    # A GPU that loads keeps no other from working.
+    gpu = Demand(("embed",), keeps_weights=True, gpus=1, work_s=25.0, start_s=10.0, memory_bytes=GIB)
+    assert [pool.workers for pool in planner.size([gpu], machines(8.0, gpus=(4,)), batches=1000)] == [4]
+
+
 def test_what_was_not_measured_is_not_guessed():
     there = machines(8.0)
     wanted = [demand("decode", 10.0), demand("transcribe", None, keeps_weights=True)]
