@@ -23,7 +23,7 @@ from emoray.registry import versions
 from emoray.registry.tracking import connect
 from emoray.registry.versions import CHAMPION, Version
 from emoray.schema import DIMENSIONS, ERROR, empty_row, utterances_table
-from emoray.scoring.bundle import FittedStages, open_stages
+from emoray.scoring.fitted import FittedStages, open_stages
 from emoray.scoring.score import Semantics
 from emoray.stages import pipeline
 from emoray.stages.base import Stage

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import numpy as np
-import torch
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.stages.base import Row
@@ -13,8 +14,10 @@ from emoray_serving.config import BatchConfig
 
 
 def limit_threads(threads: int) -> None:
-    """Let this replica's numerical libraries use so many CPU threads."""
-    torch.set_num_threads(threads)
+    """Let this replica's numerical libraries use so many CPU threads, those too that a stage loads later."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def set_batching(method: Any, config: BatchConfig) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from emoray.lake import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import Tracking, connect
-from emoray.scoring.bundle import FittedStages, open_stages
-from emoray.scoring.scorer import Scorer
+from emoray.scoring.fitted import FittedStages, open_stages
 from emoray_serving.config import AppConfig
+
+if TYPE_CHECKING:
+    from emoray.scoring.scorer import Scorer
 
 
 class Versions:

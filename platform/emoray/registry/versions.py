@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -28,10 +28,12 @@ from mlflow.exceptions import MlflowException
 import emoray
 from emoray.audio.io import AUDIO_HZ
 from emoray.errors import RegistryError
-from emoray.registry.pyfunc import SIGNATURE, data_uri
 from emoray.registry.tracking import Tracking
-from emoray.scoring.bundle import load_bundle, open_bundle
-from emoray.scoring.scorer import Scorer
+
+if TYPE_CHECKING:
+    from emoray.scoring.scorer import Scorer
+
+# Torch and the models are imported by what makes or loads a version; replicas that only look one up do without.
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -109,6 +111,9 @@ def log_bundle(
     Raises:
         RegistryError: The bundle cannot be opened (`bad_bundle`); nothing is registered then.
     """
+    from emoray.registry.pyfunc import SIGNATURE, data_uri
+    from emoray.scoring.bundle import open_bundle
+
     config = open_bundle(bundle).config
     with tempfile.TemporaryDirectory(prefix="emoray-version-") as work:
         code = _source_without_caches(Path(work) / "code")
@@ -306,6 +311,8 @@ def load(tracking: Tracking, version: Version, cache_dir: str | Path | None = No
     Raises:
         RegistryError: Its files are gone or no usable bundle.
     """
+    from emoray.scoring.bundle import load_bundle
+
     scorer = load_bundle(fetch(tracking, version, cache_dir))
     scorer.version = version.version
     return scorer

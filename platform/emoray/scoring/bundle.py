@@ -33,6 +33,7 @@ from emoray.errors import RegistryError
 from emoray.evaluation.conformal import HalfWidths
 from emoray.models import SOUND_ALONE, ModelConfig, build, portable
 from emoray.schema import GRANULARITIES
+from emoray.scoring.fitted import FORMAT, PROMPT, broken, misfit, model_document, open_stages, read
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 from emoray.stages.prompt import read_prompt
@@ -41,27 +42,8 @@ from emoray.stages.weights import model_folder, revision
 if TYPE_CHECKING:
     from emoray.scoring.scorer import Scorer
 
-FORMAT = 1
-
 #: What is taken from a Hugging Face folder. No `.bin`: those are pickles.
-#: The prompt that the version's semantics were written with, where a language model wrote them.
-PROMPT = "prompt.yaml"
 _ENCODER_FILES = (".safetensors", ".json", ".txt", ".model")
-
-
-@dataclass(frozen=True)
-class FittedStages:
-    """The annotation stages as a version was fitted with them.
-
-    Attributes:
-        annotate: Their configuration; the text encoder points into the bundle.
-        fingerprints: Fingerprint of each.
-        norms: The norms that they measured against.
-    """
-
-    annotate: AnnotateConfig
-    fingerprints: dict[str, str]
-    norms: Norms
 
 
 @dataclass(frozen=True)
@@ -177,17 +159,17 @@ def open_bundle(folder: str | Path) -> Bundle:
         RegistryError: The folder is no bundle, is incomplete, or was written by a newer version.
     """
     root = Path(folder)
-    document = _model_document(root)
-    fitted, conformal = open_stages(root), _read(root / "conformal.json")
+    document = model_document(root)
+    fitted, conformal = open_stages(root), read(root / "conformal.json")
     try:
         config = ModelConfig.model_validate(document["config"])
     except ValidationError as error:
-        raise _misfit(root, error) from error
+        raise misfit(root, error) from error
     model = build(config)
     try:
         load_model(model, str(root / "model.safetensors"))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise _broken(root, f"its weights cannot be loaded: {error}") from error
+        raise broken(root, f"its weights cannot be loaded: {error}") from error
     model.eval()
     return Bundle(
         folder=root,
@@ -199,31 +181,8 @@ def open_bundle(folder: str | Path) -> Bundle:
         norms=fitted.norms,
         half_widths=conformal["half_widths"],
         conformal_level=conformal["level"],
-        metrics=_read(root / "metrics.json"),
+        metrics=read(root / "metrics.json"),
     )
-
-
-def open_stages(folder: str | Path) -> FittedStages:
-    """Read what a bundle says about its stages, without its weights.
-
-    Raises:
-        RegistryError: See `open_bundle`.
-    """
-    root = Path(folder)
-    _model_document(root)
-    stages = _read(root / "stages.json")
-    try:
-        annotate = AnnotateConfig.model_validate(stages["annotate"])
-    except ValidationError as error:
-        raise _misfit(root, error) from error
-    encoder = (root / "text_encoder").absolute()
-    if encoder.is_dir():
-        annotate = annotate.model_copy(update={"embed": annotate.embed.model_copy(update={"model": str(encoder)})})
-    if (root / PROMPT).is_file():
-        tree = annotate.model_dump(mode="json")
-        tree["semantics"][annotate.semantics.kind]["prompt"] = str((root / PROMPT).absolute())
-        annotate = AnnotateConfig.model_validate(tree)
-    return FittedStages(annotate, stages["fingerprints"], Norms.from_json(_read(root / "norms.json")))
 
 
 def load_bundle(folder: str | Path) -> Scorer:
@@ -255,37 +214,3 @@ def _copy_encoder(model: str, target: Path) -> None:
 
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _broken(path.parent, f"{path.name} is missing") from None
-    except ValueError as error:
-        raise _broken(path.parent, f"{path.name} is not valid JSON: {error}") from error
-
-
-def _model_document(root: Path) -> dict[str, Any]:
-    document: dict[str, Any] = _read(root / "model.json")
-    if document.get("format") != FORMAT:
-        raise RegistryError(
-            f"bundle has format {document.get('format')}, this version of emoray reads {FORMAT}",
-            where=str(root),
-            remedy="Install the version of emoray that wrote it",
-            kind="bad_bundle",
-        )
-    return document
-
-
-def _misfit(folder: Path, error: ValidationError) -> RegistryError:
-    return _broken(folder, f"its configuration does not fit this version of emoray: {error.errors()[0]['msg']}")
-
-
-def _broken(folder: Path, what: str) -> RegistryError:
-    return RegistryError(
-        f"not a usable model bundle, {what}",
-        where=str(folder),
-        remedy="Fetch the version again, or train it anew",
-        kind="bad_bundle",
-    )

@@ -1,0 +1,94 @@
+"""What a bundle says about the stages that a version was fitted with, read without its weights and without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from emoray.errors import RegistryError
+from emoray.stages.config import AnnotateConfig
+from emoray.stages.norms import Norms
+
+FORMAT = 1
+#: The prompt that the version's semantics were written with, where a language model wrote them.
+PROMPT = "prompt.yaml"
+
+
+@dataclass(frozen=True)
+class FittedStages:
+    """The annotation stages as a version was fitted with them.
+
+    Attributes:
+        annotate: Their configuration; the text encoder points into the bundle.
+        fingerprints: Fingerprint of each.
+        norms: The norms that they measured against.
+    """
+
+    annotate: AnnotateConfig
+    fingerprints: dict[str, str]
+    norms: Norms
+
+
+def open_stages(folder: str | Path) -> FittedStages:
+    """Read what a bundle says about its stages, without its weights.
+
+    Raises:
+        RegistryError: The folder is no bundle, is incomplete, or was written by a newer version.
+    """
+    root = Path(folder)
+    model_document(root)
+    stages = read(root / "stages.json")
+    try:
+        annotate = AnnotateConfig.model_validate(stages["annotate"])
+    except ValidationError as error:
+        raise misfit(root, error) from error
+    encoder = (root / "text_encoder").absolute()
+    if encoder.is_dir():
+        annotate = annotate.model_copy(update={"embed": annotate.embed.model_copy(update={"model": str(encoder)})})
+    if (root / PROMPT).is_file():
+        tree = annotate.model_dump(mode="json")
+        tree["semantics"][annotate.semantics.kind]["prompt"] = str((root / PROMPT).absolute())
+        annotate = AnnotateConfig.model_validate(tree)
+    return FittedStages(annotate, stages["fingerprints"], Norms.from_json(read(root / "norms.json")))
+
+
+def read(path: Path) -> Any:
+    """A JSON file of a bundle."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise broken(path.parent, f"{path.name} is missing") from None
+    except ValueError as error:
+        raise broken(path.parent, f"{path.name} is not valid JSON: {error}") from error
+
+
+def model_document(root: Path) -> dict[str, Any]:
+    """`model.json`, if this version of emoray reads its format."""
+    document: dict[str, Any] = read(root / "model.json")
+    if document.get("format") != FORMAT:
+        raise RegistryError(
+            f"bundle has format {document.get('format')}, this version of emoray reads {FORMAT}",
+            where=str(root),
+            remedy="Install the version of emoray that wrote it",
+            kind="bad_bundle",
+        )
+    return document
+
+
+def misfit(folder: Path, error: ValidationError) -> RegistryError:
+    """The error for a configuration that is not this version's."""
+    return broken(folder, f"its configuration does not fit this version of emoray: {error.errors()[0]['msg']}")
+
+
+def broken(folder: Path, what: str) -> RegistryError:
+    """The error for a folder that is no usable bundle."""
+    return RegistryError(
+        f"not a usable model bundle, {what}",
+        where=str(folder),
+        remedy="Fetch the version again, or train it anew",
+        kind="bad_bundle",
+    )
