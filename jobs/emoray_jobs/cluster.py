@@ -16,6 +16,8 @@ from emoray.lake import Lake, LakeConfig
 from emoray_jobs.progress import waiting
 
 CONNECT_TIMEOUT_S = 10.0
+#: How long a worker process of a local Ray waits for work before it ends.
+IDLE_WORKER_S = 10
 
 
 class ClusterConfig(Section):
@@ -84,6 +86,9 @@ def _start_local(config: ClusterConfig, token: str) -> None:
         os.environ["RAY_AUTH_TOKEN_PATH"] = token
     # ray.init turns token authentication on by itself unless RAY_AUTH_MODE says otherwise, and warns that it does.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # Ray ends a worker process after a second without work, and takes seconds to import the libraries of the next one:
+    # training's data tasks, which come every few seconds, would each begin with that.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_WORKER_S * 1000))
     ray.init(
         address="local",
         num_cpus=config.num_cpus,
