@@ -18,6 +18,9 @@ from rich.table import Table
 from emoray.corpora import manifest
 from emoray.corpora.manifest_file import MANIFEST_SUFFIXES
 from emoray.errors import InputError
+from emoray.interchange import parquet
+from emoray.interchange.delivery import delivered
+from emoray.interchange.label import Tally
 from emoray.lake import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import connect
@@ -108,9 +111,10 @@ def run(
     fingerprints["score"] = hashlib.sha256(f"{label}\0{fingerprints['score']}".encode()).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
         Passes(config, lake, utterances, stack).finish(stages, fingerprints, f"scoring {label}")
-    file = ("scores", label, f"{version.name}-{version.version}-{semantics}.parquet")
-    failed, head = _publish(lake, utterances, stages, fingerprints, file)
-    return ScoreResult(version.name, version.version, head, utterances.num_rows, failed, lake.uri(*file))
+    address = lake.uri("scores", label, f"{version.name}-{version.version}-{semantics}.parquet")
+    with delivered(address, config.lake.storage_options, force=True) as path:
+        failed, head = _write(path, lake, utterances, stages, fingerprints)
+    return ScoreResult(version.name, version.version, head, utterances.num_rows, failed, address)
 
 
 def _utterances(
@@ -183,10 +187,10 @@ def _score(decoded: Any, scored: Any) -> dict[str, Any]:
     return {"utterance_id": scored.utterance_id, "value": scored.value, "error": error}
 
 
-def _publish(
-    lake: Lake, utterances: pa.Table, stages: Sequence[Stage], fingerprints: Mapping[str, str], file: tuple[str, ...]
+def _write(
+    path: str, lake: Lake, utterances: pa.Table, stages: Sequence[Stage], fingerprints: Mapping[str, str]
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Lay the outcomes of a table's clips down as its scores: one row per clip, those with errors among them.
+    """Write the outcomes of a table's clips as its scores: one row per clip, those with errors among them.
 
     Returns:
         How many clips have an error, and the first rows.
@@ -213,7 +217,7 @@ def _publish(
                 table = _spread(table, name)
             yield table
 
-    lake.write_parquet_parts(parts(), *file)
+    parquet.write(path, parts(), Tally())
     return sum(name in errors for name in utterances["utterance_id"].to_pylist()), head
 
 

@@ -15,7 +15,6 @@ import io
 import json
 import os
 import re
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,7 +109,8 @@ class Lake:
                     os.fsync(file.fileno())
                 os.replace(temporary, final)
             except OSError:
-                _unlink(temporary)
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
                 raise
         return self.uri(*parts)
 
@@ -148,37 +148,6 @@ class Lake:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         return self.write_bytes(buffer.getvalue(), *parts)
-
-    def write_parquet_parts(self, tables: Iterable[pa.Table], *parts: str) -> str:
-        """Write tables of one schema into one Parquet file, whole or not at all; memory holds one of them at a time.
-
-        Raises:
-            TransientError: The storage is throttled or away, and stayed so.
-            LakeError: It cannot be written there.
-        """
-        final = self.path(*parts)
-        with explained("write", self.uri(*parts)), contextlib.ExitStack() as stack:
-            if self.is_local:
-                os.makedirs(os.path.dirname(final), exist_ok=True)
-                name = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{uuid.uuid4().hex}.tmp")
-                stack.callback(_unlink, name)
-            else:
-                name = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="emoray-lake-")), "part")
-            with open(name, "wb") as file, contextlib.ExitStack() as writing:
-                writer: pq.ParquetWriter | None = None
-                for table in tables:
-                    writer = writer or writing.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
-                    writer.write_table(table)
-                if writer is None:
-                    raise ValueError("no table to write: its columns are unknown")
-                writer.close()
-                file.flush()
-                os.fsync(file.fileno())
-            if self.is_local:
-                os.replace(name, final)
-            else:
-                self.fs.put_file(name, final)
-        return self.uri(*parts)
 
     def list_files(self, *parts: str, suffix: str = ".parquet") -> list[str]:
         """Paths (as the file system wants them) of a folder's finished files, in name order; none if it is missing."""
@@ -382,11 +351,6 @@ class Lake:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path(name), recursive=True)
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
 
 
 def rows_to_outcomes(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -47,21 +47,6 @@ def failure(name: str) -> dict[str, object]:
     return {"utterance_id": name, "value": None, "error": {"type": "t", "message": "m", "attempts": 1}}
 
 
-def test_a_file_of_many_parts_is_replaced_whole_or_not_at_all(lake):
-    parts = [pa.table({"number": [1, 2]}), pa.table({"number": [3]})]
-    address = lake.write_parquet_parts(iter(parts), "scores", "all.parquet")
-    assert address == lake.uri("scores", "all.parquet")
-
-    def breaks() -> Iterator[pa.Table]:
-        yield pa.table({"number": [9]})
-        raise LakeError("the second part is gone")
-
-    with pytest.raises(LakeError, match="second part"):
-        lake.write_parquet_parts(breaks(), "scores", "all.parquet")
-    assert lake.dataset("scores").to_table().column("number").to_pylist() == [1, 2, 3]
-    assert len(lake.fs.ls(lake.path("scores"))) == 1
-
-
 def test_a_value_wins_over_an_error_and_each_id_comes_once(lake):
     assert lake.stage_outcomes("semantics", "f") is None
     lake.append_stage("semantics", "f", rows_to_outcomes([failure("a"), value("b", "first")], SCHEMA))

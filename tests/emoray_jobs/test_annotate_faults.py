@@ -31,7 +31,7 @@ from emoray.lake import Lake
 from emoray.stages import pipeline
 from emoray.stages.prosody import MeasureProsody
 from emoray.stages.semantics import CuesSemantics
-from emoray_jobs import annotate, sink
+from emoray_jobs import annotate, planner, sink
 from emoray_jobs.annotate_summary import Counts
 
 pytestmark = pytest.mark.long
@@ -97,8 +97,8 @@ def deadly(base: type, victim: str) -> type:
 
 
 def test_rows_that_kill_their_process_are_found_and_recorded(tmp_path, ray_session, monkeypatch):
-    """One in a task, one in a pool of actors; their neighbours come through."""
-    config = config_for(tmp_path, "annotate.max_error_fraction=0.2", "annotate.batch_rows=8")
+    """One in a task, one in a pool of one actor with more batches waiting; their neighbours come through."""
+    config = config_for(tmp_path, "annotate.max_error_fraction=0.2", "annotate.batch_rows=2")
     make_corpus(tmp_path, 24)
     audio_stages, text_stages = pipeline.audio_stages, pipeline.text_stages
 
@@ -113,6 +113,7 @@ def test_rows_that_kill_their_process_are_found_and_recorded(tmp_path, ray_sessi
 
     monkeypatch.setattr(pipeline, "audio_stages", audio)
     monkeypatch.setattr(pipeline, "text_stages", text)
+    monkeypatch.setattr(planner, "BATCHES_PER_ACTOR", 100)
     result = annotate.run(config)
     assert result.counts == Counts(24, 22, 2, 0, {})
     assert {stage.name: stage.failed for stage in result.stages} == {

@@ -54,7 +54,8 @@ def read(path: str, corpus: str) -> pa.Table:
             )
         table = pq.read_table(path, columns=UTTERANCES.names).cast(UTTERANCES)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise InputError(f"not a Parquet file of utterances ({error})", where=path, remedy="Write it again") from None
+        remedy = "Export the corpus again: emoray export parquet"
+        raise InputError(f"not a Parquet file of utterances ({error})", where=path, remedy=remedy) from None
     place = table.schema.get_field_index("corpus")
     renamed = table.set_column(place, UTTERANCES.field("corpus"), pa.array([corpus] * table.num_rows, pa.string()))
     return validate_utterances(renamed)
