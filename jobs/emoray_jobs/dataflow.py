@@ -180,8 +180,8 @@ class Flow:
                 if pool.gpus:
                     # Ray then wants a number of rows: those of the largest batch; it may put short ones together.
                     options |= {"num_gpus": pool.gpus, "batch_size": options["batch_size"] or largest}
-                # An actor that died comes back, but not to the batch that it died of. Ray Data's pool must not be the
-                # one to replace it: it counts the dead as workers (ray-project/ray#62746), so the last one would be missed.
+                # An actor that died comes back, but not to the batch that it died of. Ray has to see to it: Ray Data's
+                # pool counts the dead as workers (ray-project/ray#62746), and would wait for its last one for ever.
                 dataset = dataset.map_batches(Operator, max_restarts=-1, max_task_retries=0, **options)
             else:
                 options["compute"] = ray.data.TaskPoolStrategy(min(pool.workers, len(blocks)))
