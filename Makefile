@@ -55,8 +55,8 @@ $(VENV)/.installed: $(VENV)/.created requirements/lock.txt $(OVERRIDES) pyprojec
 demo: setup ## The whole way on one machine: corpus, annotate, train, promote, score over HTTP.
 	$(VENV)/bin/emoray demo $(ARGS)
 
-test: setup ## All tests.
-	$(PY) -m pytest $(PYTEST_ARGS)
+test: setup ## All tests, two files at a time: much of their time is waiting for processes to start.
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 checks: setup ## Lint, format, types, lock: under a minute.
 	$(VENV)/bin/ruff check .

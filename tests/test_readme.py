@@ -24,6 +24,8 @@ from emoray.corpora import CorpusConfig, build
 from emoray.lake import Lake, LakeConfig
 from emoray_jobs.config import Config
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SPEAKERS = {"train": 4, "dev": 2, "gate": 2, "test": 2}

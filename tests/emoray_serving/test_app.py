@@ -26,6 +26,7 @@ from emoray_jobs import serve as serve_job
 from emoray_jobs.config import Config
 from emoray_serving.schemas import ScoreReply
 
+pytestmark = pytest.mark.long
 MAX_BODY_BYTES = 600_000
 WAV = {"content-type": "audio/wav"}
 TRANSCRIPT = {"transcript": kit.SENTENCE}
