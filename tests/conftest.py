@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers must be able to import the kits beside this file.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
 
-# Ray's workers would give way to whatever else runs (they are niced by 15), and two files of tests run beside each other.
+# Ray's workers, niced by 15, would give way to whatever else runs, and two files of tests run beside each other.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 #: As many as the smallest machine has: every worker process takes seconds to import its libraries.
