@@ -29,8 +29,8 @@ from emoray.corpora.emodb import FOUR_CLASSES
 from emoray.evaluation.bootstrap import interval
 from emoray.evaluation.metrics import categorical
 from emoray.lake import Lake, LakeConfig
-from emoray.models import build as build_model
-from emoray.models import frontend
+from emoray.models.build import build as build_model
+from emoray.models.build import frontend
 from emoray.models.config import ModelConfig
 from emoray.stages.config import AnnotateConfig
 from emoray.training.batch_plan import make_plan

@@ -30,7 +30,9 @@ from benchmarks.quality_page import RECOGNISED, Result, write_page
 from emoray.config import merge, read_preset, validate
 from emoray.corpora import CorpusConfig, build, ceiling
 from emoray.lake import Lake, LakeConfig
-from emoray.models import LEVELS, ModelConfig, frontend
+from emoray.models.batch import LEVELS
+from emoray.models.build import frontend
+from emoray.models.config import ModelConfig
 from emoray.models.mean import TrainMean
 from emoray.stages.config import AnnotateConfig
 from emoray.training.batch_plan import make_plan

@@ -11,7 +11,8 @@ import torch
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import merge, read_preset
-from emoray.models import ModelConfig, build
+from emoray.models.build import build
+from emoray.models.config import ModelConfig
 from emoray.scoring.bundle import save_bundle
 from emoray.scoring.score import ScoreRequest
 from emoray.stages.config import AnnotateConfig

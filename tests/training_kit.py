@@ -10,7 +10,9 @@ import torch
 from emoray.audio.io import AudioConfig
 from emoray.config import merge, read_preset, validate
 from emoray.lake import Lake, LakeConfig
-from emoray.models import WITHOUT_GRADIENT, Batch, ModelConfig, frontend
+from emoray.models.batch import Batch
+from emoray.models.build import WITHOUT_GRADIENT, frontend
+from emoray.models.config import ModelConfig
 from emoray.training.batch_plan import make_plan
 from emoray.training.begin import begin
 from emoray.training.config import TrainConfig

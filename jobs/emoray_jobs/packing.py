@@ -13,7 +13,8 @@ import polars as pl
 from emoray.audio.io import AudioConfig
 from emoray.errors import LakeError
 from emoray.lake import Lake, LakeConfig
-from emoray.models import ModelConfig, frontend
+from emoray.models.build import frontend
+from emoray.models.config import ModelConfig
 from emoray.stages import filters, pipeline
 from emoray.training.pack import is_sealed, pack, training_rows, training_set_hash
 from emoray.training.training_set import TrainingSet

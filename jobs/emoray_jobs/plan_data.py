@@ -15,7 +15,8 @@ import torch
 from emoray.audio.io import AudioConfig
 from emoray.errors import TransientError
 from emoray.lake import Lake, LakeConfig
-from emoray.models import Batch, Frontend
+from emoray.models.batch import Batch
+from emoray.models.frontend import Frontend
 from emoray.training.batch_plan import worker_slice
 from emoray.training.loader import Share, make_share
 from emoray.training.pack import pack_shard, seal, training_rows, write_shard

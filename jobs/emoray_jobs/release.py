@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import emoray
 from emoray.evaluation import conformal
 from emoray.evaluation.summary import LEVELS
-from emoray.models import ModelConfig, build
+from emoray.models.build import build
+from emoray.models.config import ModelConfig
 from emoray.registry import versions
 from emoray.registry.card import model_card
 from emoray.registry.tracking import Tracking

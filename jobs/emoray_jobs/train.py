@@ -24,7 +24,7 @@ from rich.text import Text
 
 from emoray.errors import LakeError, TrainingError
 from emoray.lake import Lake
-from emoray.models import WITHOUT_GRADIENT
+from emoray.models.build import WITHOUT_GRADIENT
 from emoray.registry.tracking import Tracking, connect
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import text_read

@@ -12,7 +12,7 @@ import torch
 
 from emoray.errors import TrainingError
 from emoray.lake import Lake, LakeConfig
-from emoray.models import ModelConfig
+from emoray.models.config import ModelConfig
 from emoray.training.begin import begin
 from emoray.training.checkpoint import Checkpoint, prune
 from emoray.training.config import TrainConfig

@@ -168,7 +168,7 @@ class ModelConfig(Section):
     """A model.
 
     Attributes:
-        name: Key of `emoray.models.MODELS`.
+        name: Key of `emoray.models.build.MODELS`.
         width: Width D of the vectors that are fused; of style pooling in `emosphere`.
         hidden: Hidden width of the MLP heads (`acoustic`, `concat`, `text`, `emosphere`, `fusion.kind: concat_mlp`).
         dropout: Dropout before the outputs; in `emosphere` also before the heads.

@@ -31,7 +31,8 @@ from torch import nn
 
 from emoray.errors import RegistryError
 from emoray.evaluation.conformal import HalfWidths
-from emoray.models import SOUND_ALONE, ModelConfig, build, portable
+from emoray.models.build import SOUND_ALONE, build, portable
+from emoray.models.config import ModelConfig
 from emoray.schema import GRANULARITIES
 from emoray.scoring.fitted import FORMAT, PROMPT, broken, misfit, model_document, open_stages, read
 from emoray.stages.config import AnnotateConfig

@@ -14,7 +14,8 @@ import torch
 
 from emoray.audio.io import AUDIO_HZ, AudioConfig
 from emoray.errors import AudioError
-from emoray.models import Batch, Output, frontend
+from emoray.models.batch import Batch, Output
+from emoray.models.build import frontend
 from emoray.schema import DIMENSIONS, GRANULARITIES
 from emoray.scoring.bundle import Bundle
 from emoray.scoring.score import Estimate, Score, ScoreRequest, Semantic, TimePoint

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from emoray.models import ModelConfig, build
+from emoray.models.build import build
+from emoray.models.config import ModelConfig
 from emoray.models.mean import TrainMean
 from emoray.training.config import TrainConfig
 from emoray.training.objectives import RegionTargets, class_weights

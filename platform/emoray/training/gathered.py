@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emoray.models import Batch, Output
+from emoray.models.batch import Batch, Output
 
 
 @dataclass(frozen=True)

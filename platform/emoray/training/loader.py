@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emoray.models import Batch
+from emoray.models.batch import Batch
 from emoray.training.batch_plan import worker_slice
 from emoray.training.config import TrainConfig
 from emoray.training.training_set import TrainingSet

@@ -19,7 +19,7 @@ import pyarrow as pa
 from emoray.audio.io import AUDIO_HZ, AudioConfig, decode
 from emoray.errors import AudioError, TrainingError
 from emoray.lake import Lake
-from emoray.models import Frontend
+from emoray.models.frontend import Frontend
 from emoray.schema import DIMENSIONS, GRANULARITIES
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from emoray.errors import TrainingError
-from emoray.models import Batch, Output
+from emoray.models.batch import Batch, Output
 from emoray.models.cnn14_encoder import MaskedBatchNorm
 from emoray.models.late_fusion import separately_trained
 from emoray.schema import DIMENSIONS

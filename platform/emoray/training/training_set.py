@@ -21,7 +21,7 @@ import torch
 
 from emoray.errors import TransientError
 from emoray.lake import Lake
-from emoray.models import Batch
+from emoray.models.batch import Batch
 from emoray.schema import DIMENSIONS, GRANULARITIES
 from emoray.training.augment import change
 from emoray.training.config import AugmentConfig

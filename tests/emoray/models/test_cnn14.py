@@ -11,7 +11,8 @@ from training_kit import CNN14_MELS, NO_DROPOUT, TEXT_WIDTH, model_config, rando
 
 from emoray.config import merge
 from emoray.errors import ConfigError
-from emoray.models import Batch, build, frontend
+from emoray.models.batch import Batch
+from emoray.models.build import build, frontend
 from emoray.models.cnn14_encoder import ConvBlock, MaskedBatchNorm
 from emoray.models.pooling import max_mean
 

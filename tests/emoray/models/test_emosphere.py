@@ -11,7 +11,7 @@ from training_kit import NO_DROPOUT, model_config, random_batch
 
 from emoray.config import merge
 from emoray.errors import ConfigError
-from emoray.models import build
+from emoray.models.build import build
 from emoray.models.pooling import StylePooling
 from emoray.models.regions import region_count, region_of, spherical
 

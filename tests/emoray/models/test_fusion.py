@@ -5,7 +5,7 @@ import torch
 from training_kit import TEXT_WIDTH, model_config, random_batch
 
 from emoray.errors import ConfigError
-from emoray.models import build
+from emoray.models.build import build
 from emoray.models.config import MoeConfig
 from emoray.models.fusion import FilmMoe, GatedFusion, Semantics
 

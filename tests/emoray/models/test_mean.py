@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from training_kit import model_config, random_batch
 
-from emoray.models import build
+from emoray.models.build import build
 
 NAN = float("nan")
 

@@ -13,7 +13,8 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from emoray.config import merge
 from emoray.errors import ConfigError, MissingExtraError
-from emoray.models import MODELS, Batch, build, frontend, portable
+from emoray.models.batch import Batch
+from emoray.models.build import MODELS, build, frontend, portable
 from emoray.models.encoders import pretrained_parameters
 
 TOLERANCE = 1e-5

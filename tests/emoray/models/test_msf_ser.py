@@ -11,7 +11,8 @@ from scipy.special import erf, expit, softmax
 from training_kit import NO_DROPOUT, TEXT_WIDTH, model_config
 
 from emoray.config import merge
-from emoray.models import Batch, build
+from emoray.models.batch import Batch
+from emoray.models.build import build
 
 WIDTH = 16
 #: LES and ES are there, GS is not.

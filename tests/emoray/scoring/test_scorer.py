@@ -6,7 +6,7 @@ import pytest
 import scoring_kit as kit
 
 from emoray.errors import AudioError
-from emoray.models import SOUND_ALONE
+from emoray.models.build import SOUND_ALONE
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import load_bundle
 from emoray.scoring.predictions import predict_rows

@@ -22,7 +22,7 @@ from training_kit import (
 
 from emoray.config import merge
 from emoray.errors import TrainingError
-from emoray.models import build
+from emoray.models.build import build
 from emoray.training.checkpoint import Checkpoint
 from emoray.training.fit import Callbacks
 from emoray.training.gathered import Gathered

@@ -18,7 +18,8 @@ from training_kit import (
 )
 
 from emoray.errors import TrainingError
-from emoray.models import Batch, build
+from emoray.models.batch import Batch
+from emoray.models.build import build
 from emoray.training.fit import Callbacks
 from emoray.training.loader import Share
 from emoray.training.objectives import ccc_loss

@@ -13,7 +13,7 @@ from training_kit import AUDIO, TEXT_WIDTH, model_config, pack_rows, planted_row
 
 from emoray.errors import LakeError, TrainingError
 from emoray.lake import Lake, LakeConfig
-from emoray.models import frontend
+from emoray.models.build import frontend
 from emoray.schema import stage_schema, utterances_table
 from emoray.stages.embed import EmbedSemantics, EmbedTranscript
 from emoray.training.pack import pack, pack_shard, training_rows, training_set_hash

@@ -1,0 +1,58 @@
+"""A model, and the front-end of its encoder, by configuration."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from emoray.models.acoustic import Acoustic
+from emoray.models.cnn14 import Cnn14
+from emoray.models.concat import Concat
+from emoray.models.config import EncoderConfig, ModelConfig
+from emoray.models.emosphere import EmoSphere
+from emoray.models.encoders import architecture
+from emoray.models.frontend import Frontend, LogMelFrontend, WaveformFrontend
+from emoray.models.late_fusion import LateFusion
+from emoray.models.mean import TrainMean
+from emoray.models.msf_ser import MsfSer
+from emoray.models.multistage import Multistage
+from emoray.models.single_stage import SingleStage
+from emoray.models.text import TextOnly
+
+MODELS: dict[str, type[nn.Module]] = {
+    "msf_ser": MsfSer,
+    "emosphere": EmoSphere,
+    "multistage": Multistage,
+    "single_stage": SingleStage,
+    "late_fusion": LateFusion,
+    "concat": Concat,
+    "acoustic": Acoustic,
+    "cnn14": Cnn14,
+    "text": TextOnly,
+    "mean": TrainMean,
+}
+
+#: Models that ignore text vectors.
+SOUND_ALONE = frozenset({"emosphere", "acoustic", "cnn14", "mean"})
+
+#: Models that training fits to the labels in no step.
+WITHOUT_GRADIENT = frozenset({"mean"})
+
+
+def build(config: ModelConfig) -> nn.Module:
+    """The model of a configuration, freshly initialised (but for a pre-trained encoder)."""
+    return MODELS[config.name](config)
+
+
+def frontend(config: EncoderConfig) -> Frontend:
+    """The part of an encoder that is not learned."""
+    if config.kind == "ssl":
+        return WaveformFrontend(architecture(config.ssl)["normalise"])
+    return LogMelFrontend(config.logmel if config.kind == "logmel" else config.cnn14)
+
+
+def portable(config: ModelConfig) -> ModelConfig:
+    """The configuration to store beside saved weights: building from it needs no pre-trained checkpoint."""
+    if config.encoder.kind != "ssl":
+        return config
+    ssl = config.encoder.ssl.model_copy(update={"architecture": architecture(config.encoder.ssl)})
+    return config.model_copy(update={"encoder": config.encoder.model_copy(update={"ssl": ssl})})
