@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from emoray_serving.config import AppConfig
 
 WATCH_S = 2.0
+#: Between two looks at an application that starts: each costs tenths of a second of the cores that it starts on.
+STATUS_S = 1.0
 _HEADER = """\
 # Serve config of emoray, made by `emoray serve --build`: for `serve deploy`,
 # and for KubeRay as serveConfigV2. args: what differs from the preset.
