@@ -16,6 +16,8 @@ from emoray.config import load
 from emoray.lake import Lake
 from emoray.schema import empty_row, utterances_table
 from emoray.stages import pipeline
+from emoray.stages.base import Row, Value
+from emoray.stages.embed import EmbedSemantics, EmbedTranscript
 from emoray.stages.guard import Outcome
 from emoray_jobs import annotate
 from emoray_jobs.config import Config
@@ -37,6 +39,31 @@ def leave_out_encoder(monkeypatch: Any) -> None:
     """Annotate without the two embedding stages, whose libraries take every new process long to import."""
     text_stages = pipeline.text_stages
     monkeypatch.setattr(pipeline, "text_stages", lambda *arguments: text_stages(*arguments)[:2])
+
+
+class PlainTranscript(EmbedTranscript):
+    """Vectors that need no library: where nothing but the moving of rows matters."""
+
+    def run(self, rows: list[Row]) -> list[Value]:
+        return [{"les": None, "gs": [float(len(row["transcribe"]["text"]))]} for row in rows]
+
+
+class PlainSemantics(EmbedSemantics):
+    """The same for ES."""
+
+    def run(self, rows: list[Row]) -> list[Value]:
+        return [{"es": [float(len(row["semantics"]["text"]))]} for row in rows]
+
+
+def plain_encoder(monkeypatch: Any) -> None:
+    """Annotate with all stages, of which the embedding ones give plain vectors."""
+    text_stages = pipeline.text_stages
+
+    def plain(*arguments: Any) -> list[Any]:
+        *others, transcript, semantics = text_stages(*arguments)
+        return [*others, PlainTranscript(transcript.config), PlainSemantics(semantics.config)]
+
+    monkeypatch.setattr(pipeline, "text_stages", plain)
 
 
 def utterance(number: int, audio_uri: str, **columns: Any) -> dict[str, object]:

@@ -8,13 +8,20 @@ import os
 import numpy as np
 import pytest
 import ray
-from annotate_kit import STAGES, config_for, make_corpus
+from annotate_kit import STAGES, config_for, make_corpus, plain_encoder
 from rich.console import Console
 
 from emoray.lake import Lake
 from emoray_jobs import annotate, annotate_plan, annotate_summary, annotate_tracking, machines
 
 CLIPS = 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_libraries():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        plain_encoder(monkeypatch)
+        yield
 
 
 @pytest.fixture(scope="module")
