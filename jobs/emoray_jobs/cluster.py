@@ -89,7 +89,7 @@ def _start_local(config: ClusterConfig, token: str) -> None:
     # Ray ends a worker process after a second without work, and takes seconds to import the libraries of the next one:
     # training's data tasks, which come every few seconds, would each begin with that.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_WORKER_S * 1000))
-    # The log monitor would search for new files ten times a second; over our tests that took longer than raylet and GCS.
+    # The log monitor would look for new files ten times a second; in our tests that took longer than raylet and GCS.
     os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
     # An actor that asks whether machines are about to be taken away. This one goes with the job.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
