@@ -55,7 +55,7 @@ $(VENV)/.installed: $(VENV)/.created requirements/lock.txt $(OVERRIDES) pyprojec
 demo: setup ## The whole way on one machine: corpus, annotate, train, promote, score over HTTP.
 	$(VENV)/bin/emoray demo $(ARGS)
 
-test: setup ## All tests, two files at a time: much of their time is waiting for processes to start.
+test: setup ## All tests, two files at a time.
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 checks: setup ## Lint, format, types, lock: under a minute.

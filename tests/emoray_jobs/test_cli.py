@@ -62,6 +62,16 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
 
 
+def test_a_configuration_is_read_without_what_computes():
+    code = """
+import sys
+from emoray_jobs.config import Config
+print(sorted({"torch", "ray", "mlflow", "transformers"} & set(sys.modules)))
+"""
+    read = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert read.stdout.strip() == "[]"
+
+
 def test_usage_errors_name_the_nearest_and_exit_with_2():
     done = emoray("anotate")
     assert done.returncode == 2
