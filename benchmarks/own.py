@@ -17,7 +17,7 @@ from emoray.audio.prosody import ProsodyConfig, measure
 from emoray.config import load
 from emoray.lake import Lake
 from emoray.stages import pipeline
-from emoray_jobs import annotate
+from emoray_jobs import annotate, worklist
 from emoray_jobs.cluster import session
 from emoray_jobs.config import Config
 from emoray_jobs.passes import Passes
@@ -62,7 +62,9 @@ def transcribe(given: dict[str, Any]) -> None:
     def work() -> None:
         with contextlib.ExitStack() as stack:
             prints = pipeline.fingerprints(config.annotate, None)
-            Passes(config, lake, lake.utterances(config.corpus.name), stack).finish(stages, prints, "transcribing")
+            utterances = lake.utterances_dataset(config.corpus.name)
+            rows = worklist.durations(utterances.to_table())
+            Passes(config, lake, utterances, rows, stack).finish(stages, prints, "transcribing")
 
     def found() -> dict[str, str]:
         outcomes = lake.stage_outcomes("transcribe", pipeline.fingerprints(config.annotate, None)["transcribe"])

@@ -70,7 +70,7 @@ def environment() -> dict[str, str]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "EMORAY_TRAIN__EPOCHS": "1",
-        "EMORAY_TRAIN__WORKERS": "1",
+        "EMORAY_TRAIN__WORKERS": "0",  # in the command's own process: tests/emoray_jobs/test_demo.py starts two
         "EMORAY_SERVE__HTTP__PORT": str(port),
     }
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 from rich.console import RenderableType
 
 from emoray.errors import ErrorBudgetExceeded, InputError, LakeError, StageError
@@ -90,11 +91,12 @@ def run(
     """
     started = time.monotonic()
     lake = Lake(config.lake)
-    utterances = lake.utterances(config.corpus.name)
-    selected = of_splits(utterances, splits)
-    rows = worklist.durations(utterances)
+    utterances = lake.utterances_dataset(config.corpus.name)
+    held = lake.steadily(lambda: utterances.to_table(columns=list(worklist.HELD)), "utterances", config.corpus.name)
+    rows, selected = worklist.durations(held), worklist.durations(of_splits(held, splits))
+    del held
     with contextlib.ExitStack() as stack:
-        job = Passes(config, lake, selected, stack)
+        job = Passes(config, lake, utterances, selected, stack)
         filtered = rows.join(job.durations, on="utterance_id", how="anti").select(
             "utterance_id", pl.lit(annotate_summary.BY_SPLIT).alias("reason")
         )
@@ -108,9 +110,8 @@ def run(
             outside = filters.excluded(lake, job.kept, config.annotate.filters, known)
             job.leave_out(outside)
             filtered = pl.concat([filtered, outside])
-        kept = pc.is_in(selected["utterance_id"], value_set=job.kept["utterance_id"].to_arrow().cast(pa.string()))
         try:
-            norms = _fitted_norms(config, lake, selected.filter(kept), fingerprints, refit_norms)
+            norms = _fitted_norms(config, lake, utterances, job.kept["utterance_id"], fingerprints, refit_norms)
         except StageError:
             # Nothing could be measured at all: say what is wrong with the clips before what that means for the norms.
             counts = annotate_summary.count(lake, rows, filtered, audio, fingerprints)
@@ -198,7 +199,7 @@ def _norms_pointer(config: Config) -> tuple[str, ...]:
 
 
 def _fitted_norms(
-    config: Config, lake: Lake, utterances: pa.Table, fingerprints: Mapping[str, str], refit: bool
+    config: Config, lake: Lake, utterances: pads.Dataset, ids: pl.Series, fingerprints: Mapping[str, str], refit: bool
 ) -> Norms:
     known = None if refit else known_norms(config, lake)
     if known is not None:
@@ -209,14 +210,14 @@ def _fitted_norms(
     def rows() -> Iterator[dict[str, Any]]:
         done = 0
         with track("fitting norms", "utterances") as advance:
-            for part in worklist.joined(lake, utterances.select(columns), reads):
+            for part in worklist.joined(lake, utterances, ids, reads, columns):
                 for batch in part.to_batches(max_chunksize=256):
                     yield from batch.to_pylist()
                     done += batch.num_rows
-                    advance(done, utterances.num_rows)
+                    advance(done, len(ids))
 
     norms = Norms.fit(rows(), config.annotate.norms)
-    record = {"norms": norms.hash, "corpus": config.corpus.name, "utterances": utterances.num_rows}
+    record = {"norms": norms.hash, "corpus": config.corpus.name, "utterances": len(ids)}
     lake.write_json(norms.to_json(), "norms", f"{norms.hash}.json")
     lake.write_json(record, *_norms_pointer(config))
     return norms

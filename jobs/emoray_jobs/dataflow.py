@@ -29,12 +29,12 @@ from emoray_jobs import machines, planner
 from emoray_jobs.calibration import Shift, Work, peak_memory_bytes, run_measured
 from emoray_jobs.planner import Pool
 from emoray_jobs.sink import brief
-from emoray_jobs.worklist import LACKING, hears, inputs, read_batch
+from emoray_jobs.worklist import BATCH, LACKING, hears, inputs, read_batch
 
 log = logging.getLogger(__name__)
 
-#: Blocks of a pass: enough to keep a large cluster busy, few enough for the driver to keep account of.
-MAX_BLOCKS = 4096
+#: Blocks of a pass: enough to keep every worker busy to the end, few enough for Ray to keep account of.
+BLOCKS_PER_WORKER, MAX_BLOCKS = 128, 4096
 IDS = pa.schema([("utterance_id", pa.string())])
 
 
@@ -67,9 +67,10 @@ class Operator:
         self._passes_on = passes_on
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
-        """Run a block: descriptors of batches for the first operator, rows for the later ones."""
+        """Run a block: descriptors of batches for the first operator, the rows of whole batches for the later ones."""
         if self._lake is None:
-            yield from self._run(lambda: block)
+            for number in pc.unique(block[BATCH]):
+                yield from self._run(functools.partial(block.filter, pc.field(BATCH) == number))
             return
         for batch in block.to_pylist():
             yield from self._run(functools.partial(read_batch, self._lake, batch["path"], batch["row_group"]))
@@ -161,7 +162,7 @@ class Flow:
     def _dataset(self, batches: pa.Table, pools: Sequence[Pool]) -> ray.data.Dataset:
         groups = planner.pools_of(self._stages)
         largest = pc.max(batches["rows"]).as_py()
-        size = -(-batches.num_rows // MAX_BLOCKS)
+        size = -(-batches.num_rows // min(MAX_BLOCKS, BLOCKS_PER_WORKER * pools[0].workers))
         blocks = [batches.slice(start, size) for start in range(0, batches.num_rows, size)]
         dataset: ray.data.Dataset = ray.data.from_arrow(blocks)
         dataset.context.max_errored_blocks = -1
@@ -170,7 +171,7 @@ class Flow:
             later = [stage for rest in groups[position + 1 :] for stage in rest]
             passes_on = _row_schema(later, self._types) if later else None
             arguments = (group, passes_on, *self._shared, None if position else self._lake, self._sink)
-            # The first operator's blocks hold batches, one in a row; those of the later ones are batches already.
+            # The first operator's blocks hold batches, one in a row; those of the later ones hold the batches' rows.
             options: dict[str, Any] = {"batch_size": None if position else 1, "batch_format": "pyarrow"}
             options["num_cpus"] = pool.cpus
             if pool.keeps_weights:
@@ -219,7 +220,7 @@ def _drain(operator: Operator, batch: pa.Table) -> None:
 
 def _row_schema(later: Sequence[Stage], types: Mapping[str, pa.DataType]) -> pa.Schema:
     """Schema of the rows that go to the later operators: utterances, what is to do, and the inputs that they read."""
-    fields = [*UTTERANCES, pa.field(LACKING, pa.list_(pa.string()))]
+    fields = [*UTTERANCES, pa.field(LACKING, pa.list_(pa.string())), pa.field(BATCH, pa.int32())]
     fields += [pa.field(name, types[name]) for name in inputs(later)]
     if any(map(hears, later)):
         fields.append(pa.field(WAVEFORM, pa.binary()))

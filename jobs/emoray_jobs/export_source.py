@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from emoray.errors import InputError
@@ -74,7 +76,8 @@ def parts(lake: Lake, source: Source) -> Iterator[pa.Table]:
         if dataset is not None:
             types[stage] = dataset.schema.field("value").type
     schema = pa.schema([*source.table.schema, *(pa.field(stage, kind) for stage, kind in types.items())])
-    for part in worklist.joined(lake, source.table, source.fingerprints):
+    ids = pl.Series(source.table["utterance_id"])
+    for part in worklist.joined(lake, pads.dataset(source.table), ids, source.fingerprints):
         yield part.cast(schema)
 
 

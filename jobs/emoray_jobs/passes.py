@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as pads
 
 from emoray.errors import EmorayError, ServiceError
 from emoray.lake import Lake
@@ -91,7 +92,8 @@ class Passes:
     Args:
         config: The jobs' configuration.
         lake: Where the tables are.
-        utterances: The rows.
+        utterances: The utterances table; read anew for every pass.
+        rows: utterance_id and seconds of those of its rows that are to be brought through.
         stack: Ends what this starts.
 
     Attributes:
@@ -100,8 +102,10 @@ class Passes:
         lacked: What each stage lacked when it was begun: utterance_id and seconds.
     """
 
-    def __init__(self, config: Config, lake: Lake, utterances: pa.Table, stack: contextlib.ExitStack) -> None:
-        self.durations = self.kept = worklist.durations(utterances)
+    def __init__(
+        self, config: Config, lake: Lake, utterances: pads.Dataset, rows: pl.DataFrame, stack: contextlib.ExitStack
+    ) -> None:
+        self.durations = self.kept = rows
         self.lacked: dict[str, pl.DataFrame] = {}
         self._config = config
         self._lake = lake
@@ -109,6 +113,7 @@ class Passes:
         self._stack = stack
         self._stages: dict[str, Stage] = {}
         self._machines: Machines | None = None
+        self._actor: Any = None
         self._spilled_bytes: int | None = 0
         self._unwritten = 0
         self._peak_rss_bytes: dict[str, int] = {}
@@ -237,27 +242,28 @@ class Passes:
 
     @contextlib.contextmanager
     def _sink(self) -> Iterator[tuple[Any, list[str]]]:
-        """A sink for the time of a pass, and a list that holds the pass's problems afterwards."""
+        """The run's sink, and a list that holds the problems of the pass afterwards."""
         import ray
 
         from emoray_jobs import sink
 
-        annotate = self._config.annotate
-        actor = sink.start(self._config.lake, annotate.flush_rows, annotate.flush_s)
+        if self._actor is None:
+            annotate = self._config.annotate
+            self._actor = sink.start(self._config.lake, annotate.flush_rows, annotate.flush_s)
+            self._stack.callback(ray.kill, self._actor)
         problems: list[str] = []
         try:
-            try:
-                yield actor, problems
-            except ray.exceptions.RayError as error:
-                problems.append(sink.brief(error))
-            report: SinkReport = ray.get(actor.finish.remote())
-            problems += report.problems
-            self._unwritten += report.unwritten
-            self._note(report)
+            yield self._actor, problems
         except ray.exceptions.RayError as error:
             problems.append(sink.brief(error))
-        finally:
-            ray.kill(actor)
+        try:
+            report: SinkReport = ray.get(self._actor.finish.remote())
+        except ray.exceptions.RayError as error:
+            problems.append(sink.brief(error))
+        else:
+            problems += report.problems
+            self._unwritten = report.unwritten
+            self._note(report)
 
     def _note(self, report: SinkReport) -> None:
         for process, peak in report.peak_rss_bytes.items():

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -110,7 +112,8 @@ def run(
     # Ids are unique in a table only: scores of another one must not pass for this one's.
     fingerprints["score"] = hashlib.sha256(f"{label}\0{fingerprints['score']}".encode()).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
-        Passes(config, lake, utterances, stack).finish(stages, fingerprints, f"scoring {label}")
+        job = Passes(config, lake, pads.dataset(utterances), worklist.durations(utterances), stack)
+        job.finish(stages, fingerprints, f"scoring {label}")
     address = lake.uri("scores", label, f"{version.name}-{version.version}-{semantics}.parquet")
     with delivered(address, config.lake.storage_options, force=True) as path:
         failed, head = _write(path, lake, utterances, stages, fingerprints)
@@ -201,8 +204,8 @@ def _write(
     head: list[dict[str, Any]] = []
 
     def parts() -> Iterator[pa.Table]:
-        columns = utterances.select(["utterance_id", "audio_uri"])
-        for part in worklist.joined(lake, columns, {"score": fingerprints["score"]}):
+        ids, marks = pl.Series(utterances["utterance_id"]), {"score": fingerprints["score"]}
+        for part in worklist.joined(lake, pads.dataset(utterances), ids, marks, ["utterance_id", "audio_uri"]):
             values = part["score"].cast(ScoreStage.value_type)
             error = [errors.get(name) for name in part["utterance_id"].to_pylist()]
             ids = part["utterance_id"].to_pylist()[: HEAD - len(head)]

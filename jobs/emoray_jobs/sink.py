@@ -20,12 +20,12 @@ from emoray_jobs.calibration import Shift, Work
 MAX_PROBLEMS = 20
 
 
-@dataclass(frozen=True)
+@dataclass
 class SinkReport:
-    """What a sink saw.
+    """What a sink saw since its last report.
 
     Attributes:
-        rows: Outcomes received since it was started.
+        rows: Outcomes received.
         files: Files written.
         unwritten: Outcomes that could not be written to the end.
         peak_rss_bytes: Largest resident memory of each worker process that reported, by process.
@@ -59,12 +59,7 @@ class Sink:
         self._lock = threading.Lock()
         self._buffers: dict[tuple[str, str], list[pa.Table]] = {}
         self._since: dict[tuple[str, str], float] = {}
-        self._rows = 0
-        self._files = 0
-        self._peak_rss_bytes: dict[str, int] = {}
-        self._busy_s: dict[str, float] = {}
-        self._work: dict[tuple[str, str], Work] = {}
-        self._problems: list[str] = []
+        self._seen = SinkReport()
         self._stuck: set[tuple[str, str]] = set()
         threading.Thread(target=self._flush_overdue, name="flush-overdue", daemon=True).start()
 
@@ -90,9 +85,10 @@ class Sink:
             EmorayError: A file could not be written; all rows stay in the buffer.
         """
         with self._lock:
-            self._peak_rss_bytes[process] = max(peak_rss_bytes, self._peak_rss_bytes.get(process, 0))
+            peaks = self._seen.peak_rss_bytes
+            peaks[process] = max(peak_rss_bytes, peaks.get(process, 0))
             for table, rows in outcomes.items():
-                self._rows += rows.num_rows
+                self._seen.rows += rows.num_rows
                 self._buffers.setdefault(table, []).append(rows)
                 self._since.setdefault(table, time.monotonic())
             for table in outcomes:
@@ -102,10 +98,11 @@ class Sink:
     def worked(self, shift: Shift) -> None:
         """Take note of the time that a batch took."""
         with self._lock:
-            self._busy_s[shift.pool] = self._busy_s.get(shift.pool, 0.0) + shift.busy_s
+            seen = self._seen
+            seen.busy_s[shift.pool] = seen.busy_s.get(shift.pool, 0.0) + shift.busy_s
             for stage, work in shift.work.items():
                 where = (stage, shift.machine)
-                self._work[where] = self._work.get(where, Work()) + work
+                seen.work[where] = seen.work.get(where, Work()) + work
 
     def problem(self, text: str) -> None:
         """Take note of a failure outside the rows."""
@@ -121,21 +118,15 @@ class Sink:
         """Write everything that is buffered, as far as it can be written; the report's problems say what could not."""
         with self._lock:
             self._write_or_note(list(self._buffers))
-            return SinkReport(
-                rows=self._rows,
-                files=self._files,
-                unwritten=sum(part.num_rows for parts in self._buffers.values() for part in parts),
-                peak_rss_bytes=dict(self._peak_rss_bytes),
-                busy_s=dict(self._busy_s),
-                work=dict(self._work),
-                problems=list(self._problems),
-            )
+            report, self._seen = self._seen, SinkReport()
+            report.unwritten = sum(part.num_rows for parts in self._buffers.values() for part in parts)
+            return report
 
     def _write(self, table: tuple[str, str]) -> None:
         stage, fingerprint = table
         self._stuck.add(table)
         self._lake.append_stage(stage, fingerprint, pa.concat_tables(self._buffers[table]))
-        self._files += 1
+        self._seen.files += 1
         self._stuck.remove(table)
         del self._buffers[table], self._since[table]
 
@@ -148,8 +139,8 @@ class Sink:
                 self._note(brief(error))
 
     def _note(self, text: str) -> None:
-        if text not in self._problems and len(self._problems) < MAX_PROBLEMS:
-            self._problems.append(text)
+        if text not in self._seen.problems and len(self._seen.problems) < MAX_PROBLEMS:
+            self._seen.problems.append(text)
 
     def _flush_overdue(self) -> None:
         while True:

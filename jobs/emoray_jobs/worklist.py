@@ -23,13 +23,17 @@ from emoray.stages.base import WAVEFORM, Stage
 from emoray.stages.decode import Decode
 
 #: Rows that are held in memory at a time while stage values are joined in.
-PART_ROWS = 8192
+PART_ROWS = 4096
+#: Files of a table that are read at the same time.
+READ_AHEAD = 4
 #: Length assumed for an utterance that nothing is known about.
 UNKNOWN_DURATION_S = 10.0
 #: What the workers are told of a batch.
 BATCHES = pa.schema([("path", pa.string()), ("row_group", pa.int32()), ("rows", pa.int32()), ("first_id", pa.string())])
 #: Names the stages that a batch's row still lacks.
 LACKING = "_lacking"
+#: Number of the batch that a row belongs to.
+BATCH = "_batch"
 
 
 def answers(lake: Lake, stage: str, fingerprint: str) -> pl.DataFrame:
@@ -134,6 +138,10 @@ def outstanding(
     return Worklist(stages, rows.sort("utterance_id"))
 
 
+#: What of the utterances table is held in memory.
+HELD = ("utterance_id", "start_s", "end_s", "duration_s", "split")
+
+
 def durations(utterances: pa.Table) -> pl.DataFrame:
     """utterance_id and seconds of an utterances table, with a guess where it does not say."""
     frame = pl.from_arrow(utterances.select(["utterance_id", "start_s", "end_s", "duration_s"]))
@@ -154,71 +162,81 @@ def inputs(stages: Sequence[Stage]) -> list[str]:
 
 
 def joined(
-    lake: Lake, utterances: pa.Table, fingerprints: Mapping[str, str], ids: pl.Series | None = None
+    lake: Lake,
+    utterances: pads.Dataset,
+    ids: pl.Series,
+    fingerprints: Mapping[str, str],
+    columns: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """Utterances with the values of stages beside them, in order of id; memory does not grow with the table.
+    """Utterances with the values of stages beside them, in order of id; but for the ids, memory does not grow.
 
-    Each stage table is read once and spread over the parts (local scratch files), as a join does that exceeds memory.
+    Each table is read once and spread over the parts (local scratch files), as a join does that exceeds memory.
 
     Args:
         lake: Where the tables are.
-        utterances: Columns of the utterances table.
+        utterances: The utterances table.
+        ids: Which of the utterances.
         fingerprints: Stages to join in, with their fingerprints.
-        ids: Which of the utterances; None for all.
+        columns: Columns of the utterances table, utterance_id among them; None for all.
 
     Yields:
         The utterances' columns and one column per stage, null where the stage has no value.
+
+    Raises:
+        LakeError: The utterances table was replaced meanwhile.
     """
-    # Places, not rows, are put in order: a table in memory is not copied for it.
-    order = pl.DataFrame({"utterance_id": pl.from_arrow(utterances["utterance_id"])}).with_row_index("place")
-    if ids is not None:
-        order = order.join(pl.DataFrame({"utterance_id": ids}), on="utterance_id", how="semi")
-    order = order.sort("utterance_id")
-    parts = -(-order.height // PART_ROWS)
-    numbered = order.select((pl.int_range(pl.len(), dtype=pl.UInt32) // PART_ROWS).alias("part"), "utterance_id")
+    numbered = pl.DataFrame({"utterance_id": ids}).sort("utterance_id")
+    numbered = numbered.with_columns((pl.int_range(pl.len(), dtype=pl.UInt32) // PART_ROWS).alias("part"))
     with tempfile.TemporaryDirectory(prefix="emoray-join-") as folder:
+        read = {"columns": None if columns is None else list(columns)}
+        lake.steadily(lambda: _spread(utterances, read, numbered, os.path.join(folder, "rows")), "utterances")
         for stage, fingerprint in fingerprints.items():
-            spread = functools.partial(_spread, lake, stage, fingerprint, numbered, folder)
+            spread = functools.partial(_spread_stage, lake, stage, fingerprint, numbered, folder)
             lake.steadily(spread, "annotations", stage, fingerprint)
-        for part in range(parts):
-            table = utterances.take(order["place"].slice(part * PART_ROWS, PART_ROWS).to_arrow())
+        for part in range(-(-numbered.height // PART_ROWS)):
+            own = numbered["utterance_id"].slice(part * PART_ROWS, PART_ROWS).to_arrow().cast(pa.string())
+            table = _part(folder, "rows", part, own)
+            assert table is not None
             for stage in fingerprints:
-                table = table.append_column(
-                    stage, _values(os.path.join(folder, f"{stage}-{part}.arrow"), table["utterance_id"])
-                )
+                values = _part(folder, f"stage-{stage}", part, own)
+                table = table.append_column(stage, pa.nulls(len(own)) if values is None else values["value"])
             yield table
 
 
-def _spread(lake: Lake, stage: str, fingerprint: str, numbered: pl.DataFrame, folder: str) -> None:
+def _spread_stage(lake: Lake, stage: str, fingerprint: str, numbered: pl.DataFrame, folder: str) -> None:
     dataset = lake.dataset("annotations", stage, fingerprint)
-    if dataset is None:
-        return
+    if dataset is not None:
+        read = {"columns": ["utterance_id", "value"], "filter": pads.field("error").is_null()}
+        _spread(dataset, read, numbered, os.path.join(folder, f"stage-{stage}"))
+
+
+def _spread(dataset: pads.Dataset, read: Mapping[str, Any], numbered: pl.DataFrame, prefix: str) -> None:
+    """Spread rows over files, one per part; without ahead-reading of dozens of files, which costs their memory."""
     writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
     with contextlib.ExitStack() as stack:
-        for batch in dataset.to_batches(
-            columns=["utterance_id", "value"], filter=pads.field("error").is_null(), batch_size=PART_ROWS
-        ):
+        for batch in dataset.to_batches(**read, batch_size=PART_ROWS, batch_readahead=1, fragment_readahead=READ_AHEAD):
             ids = pl.DataFrame({"utterance_id": pl.from_arrow(batch["utterance_id"])}).with_row_index("row")
             for (part,), rows in ids.join(numbered, on="utterance_id").partition_by("part", as_dict=True).items():
                 if part not in writers:
-                    path = os.path.join(folder, f"{stage}-{part}.arrow")
-                    writers[part] = stack.enter_context(pa.ipc.new_file(path, batch.schema))
+                    writers[part] = stack.enter_context(pa.ipc.new_file(f"{prefix}-{part}.arrow", batch.schema))
                 writers[part].write_batch(batch.take(rows["row"].to_arrow()))
 
 
-def _values(path: str, ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+def _part(folder: str, name: str, part: int, ids: pa.Array) -> pa.Table | None:
+    """The rows of a part in the order of ids, null where there is none; None if there is none at all."""
+    path = os.path.join(folder, f"{name}-{part}.arrow")
     if not os.path.exists(path):
-        return pa.nulls(len(ids))
+        return None
     with pa.memory_map(path) as file:
         table = pa.ipc.open_file(file).read_all().combine_chunks()
-        return table["value"].take(pc.index_in(ids, value_set=table["utterance_id"].combine_chunks()))
+        return table.take(pc.index_in(ids, value_set=table["utterance_id"].combine_chunks()))
 
 
 def write_batches(
     lake: Lake,
     folder: str,
     rows: pl.DataFrame,
-    utterances: pa.Table,
+    utterances: pads.Dataset,
     reads: Mapping[str, str],
     *,
     max_rows: int,
@@ -241,15 +259,17 @@ def write_batches(
     rows = rows.sort("utterance_id")
     extra = [name for name in rows.columns if name not in ("utterance_id", "seconds")]
     batches: list[dict[str, object]] = []
-    for number, table in enumerate(joined(lake, utterances, reads, rows["utterance_id"])):
+    for number, table in enumerate(joined(lake, utterances, rows["utterance_id"], reads)):
         part = rows.slice(number * PART_ROWS, table.num_rows)
         for name in extra:
             table = table.append_column(name, pa.array(part[name].to_list()))
         path = f"{folder}/part-{number:05d}.parquet"
         buffer = io.BytesIO()
-        with pq.ParquetWriter(buffer, table.schema, compression="lz4") as writer:
+        schema = table.schema.append(pa.field(BATCH, pa.int32()))
+        with pq.ParquetWriter(buffer, schema, compression="lz4") as writer:
             for group, members in enumerate(_batches(part["seconds"].to_numpy(), max_rows, max_audio_s)):
-                writer.write_table(table.take(members), row_group_size=len(members))
+                own = table.take(members).append_column(BATCH, pa.array([len(batches)] * len(members), pa.int32()))
+                writer.write_table(own, row_group_size=len(members))
                 first_id = table["utterance_id"][int(members[0])].as_py()
                 batches.append({"path": path, "row_group": group, "rows": len(members), "first_id": first_id})
         lake.write_bytes(buffer.getvalue(), path)

@@ -31,6 +31,9 @@ from emoray.errors import LakeError
 from emoray.schema import UTTERANCES, validate_utterances
 from emoray.storage import connect, explained
 
+# Arrow's own allocators keep what a table took; a process that goes over tables piece by piece gives it back.
+pa.set_memory_pool(pa.system_memory_pool())
+
 T = TypeVar("T")
 
 #: A file of an utterances table: its version, and how many files that version has.
@@ -39,6 +42,8 @@ VERSIONED = re.compile(r"part-(\d{20})-\d{5}-of-(\d{5})\.parquet")
 MERGED = "part-merged-"
 #: Key in such a file's schema metadata: names of the files that it completes the replacement of, as JSON.
 REPLACES = b"emoray.replaces"
+#: Rows that a reader of a table has in memory at a time, at least.
+ROW_GROUP = 8192
 #: How often a read begins anew because a file that was listed has been replaced meanwhile.
 READ_ATTEMPTS = 5
 
@@ -146,7 +151,7 @@ class Lake:
     def write_parquet(self, table: pa.Table, *parts: str) -> str:
         """Write one Parquet file whole."""
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
         return self.write_bytes(buffer.getvalue(), *parts)
 
     def list_files(self, *parts: str, suffix: str = ".parquet") -> list[str]:
@@ -262,23 +267,24 @@ class Lake:
         Raises:
             LakeError: The corpus was not imported into this lake.
         """
+        names = list(columns) if columns else None
+        return self.steadily(lambda: self.utterances_dataset(corpus).to_table(columns=names), "utterances", corpus)
 
-        def read() -> pa.Table | None:
-            files = self._utterance_files(corpus)
-            if not files:
-                return None
-            dataset = pads.dataset(files, filesystem=self.fs, format="parquet", schema=UTTERANCES)
-            return dataset.to_table(columns=list(columns) if columns else None)
+    def utterances_dataset(self, corpus: str) -> pads.Dataset:
+        """A corpus's utterances table as it is now, for reading piece by piece (see `steadily`).
 
-        table = self.steadily(read, "utterances", corpus)
-        if table is None:
+        Raises:
+            LakeError: The corpus was not imported into this lake.
+        """
+        files = self.steadily(lambda: self._utterance_files(corpus), "utterances", corpus)
+        if not files:
             raise LakeError(
                 f"corpus {corpus!r} is not in this lake (it has: {', '.join(self.corpora()) or 'none'})",
                 where=self.root,
                 remedy=f"Import it first: emoray corpus build --set corpus.name={corpus}",
                 kind="missing_corpus",
             )
-        return table
+        return pads.dataset(files, filesystem=self.fs, format="parquet", schema=UTTERANCES)
 
     def corpora(self) -> list[str]:
         """Names of the corpora in this lake."""

@@ -13,6 +13,7 @@ from annotate_kit import (
     CHEAP_STAGES,
     CORPUS,
     STAGES,
+    PlainTranscript,
     assert_same_value,
     by_hand,
     config_for,
@@ -27,7 +28,8 @@ from emoray.audio.io import AUDIO_HZ
 from emoray.config import to_yaml
 from emoray.errors import ErrorBudgetExceeded, InputError, LakeError
 from emoray.lake import Lake
-from emoray_jobs import annotate, annotate_plan
+from emoray.stages import pipeline
+from emoray_jobs import annotate, annotate_plan, dataflow
 from emoray_jobs.annotate_summary import Counts
 
 CLIPS = 18
@@ -124,6 +126,29 @@ def test_splits_that_were_not_asked_for_are_filtered(tmp_path, ray_session, monk
     rest = annotate.run(config)
     assert rest.norms_hash == result.norms_hash
     assert {(stage.computed, stage.reused) for stage in rest.stages} == {(4, 4)}
+
+
+def test_batches_stay_apart_where_ray_moves_several_at_once(tmp_path, ray_session, monkeypatch):
+    """The text stages are two pools; the second is handed whole batches, and no more than one."""
+
+    class AtOnce(PlainTranscript):
+        def run(self, rows):
+            return [{"les": None, "gs": [float(len(rows))]} for _ in rows]
+
+    text_stages = pipeline.text_stages
+
+    def text(config, norms):
+        *others, transcript, _ = text_stages(config, norms)
+        return [*others, AtOnce(transcript.config)]
+
+    monkeypatch.setattr(pipeline, "text_stages", text)
+    monkeypatch.setattr(dataflow, "MAX_BLOCKS", 2)
+    config = config_for(tmp_path)
+    make_corpus(tmp_path, 14)
+    result = annotate.run(config)
+    assert result.counts == Counts(14, 14, 0, 0, {})
+    found = stored(config, result.fingerprints)["embed_transcript"]["value"].struct.field("gs").list.first()
+    assert sorted(found.to_list()) == [2.0] * 2 + [4.0] * 12
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_a_second_run_reuses_what_is_there(first, place):
     assert again.output.count("was finished before") == 2
     assert again.output.count("Scored before") == 1
     # Every stage reused every row.
-    assert re.search(r"decode\s+│ \w+ │\s+0 │\s+272 │", again.output)
+    assert re.search(r"decode\s+│ \w+ │\s+0 │\s+136 │", again.output)
     assert again.seconds < 0.7 * first.seconds
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emoray.errors import LakeError
 from emoray.lake import Lake, LakeConfig
 from emoray.schema import empty_row, stage_schema, utterances_table
 from emoray.stages.decode import Decode
@@ -67,14 +69,26 @@ def test_join_is_the_same_in_one_part_and_in_many(lake, monkeypatch, part_rows):
     write(lake, "one", {"u04": 4, "u09": None, "stranger": 5})  # a repeat, an error, another corpus's row
     write(lake, "two", {f"u{number:02d}": number + 1 for number in reversed(range(7))})
     table = utterances(10).take(pa.array(np.random.default_rng(0).permutation(10)))
-    parts = list(worklist.joined(lake, table, {"one": MARK, "two": MARK, "absent": MARK}))
-    assert [part.num_rows for part in parts] == ([3, 3, 3, 1] if part_rows == 3 else [10])
+    marks = {"one": MARK, "two": MARK, "absent": MARK}
+    ids = pl.Series(table["utterance_id"]).filter(pl.Series(table["utterance_id"]) != "u08")
+    parts = list(worklist.joined(lake, pads.dataset(table), ids, marks, ["utterance_id", "audio_uri"]))
+    assert parts[0].column_names == ["utterance_id", "audio_uri", *marks]
+    assert [part.num_rows for part in parts] == ([3, 3, 3] if part_rows == 3 else [9])
     rows = [row for part in parts for row in part.to_pylist()]
-    assert [row["utterance_id"] for row in rows] == [f"u{number:02d}" for number in range(10)]
-    for number, row in enumerate(rows):
+    assert [row["utterance_id"] for row in rows] == [f"u{number:02d}" for number in (*range(8), 9)]
+    for row in rows:
+        number = int(row["utterance_id"][1:])
         one = {"n": number, "series": [float(number)] * number} if number % 2 == 0 else None
         two = {"n": number + 1, "series": [number + 1.0] * (number + 1)} if number < 7 else None
         assert (row["one"], row["two"], row["absent"]) == (one, two, None)
+
+
+def test_a_corpus_that_is_replaced_meanwhile_is_no_trace(lake):
+    lake.write_utterances("calls", utterances(4))
+    before = lake.utterances_dataset("calls")
+    lake.write_utterances("calls", utterances(5))
+    with pytest.raises(LakeError, match="run the same command again"):
+        list(worklist.joined(lake, before, pl.Series(["u00"]), {}))
 
 
 def test_outstanding_is_an_anti_join_per_stage(lake, monkeypatch):
@@ -106,7 +120,8 @@ def test_written_batches_carry_rows_values_and_columns(lake, monkeypatch):
     monkeypatch.setattr(worklist, "PART_ROWS", 4)
     write(lake, "one", {"u01": 1, "u05": 5})
     rows = pl.DataFrame({"utterance_id": ["u05", "u01", "u03"], "seconds": [1.0, 2.0, 3.0], "mark": [["x"], ["y"], []]})
-    batches = worklist.write_batches(lake, "scratch", rows, utterances(8), {"one": MARK}, max_rows=2, max_audio_s=4.0)
+    table = pads.dataset(utterances(8))
+    batches = worklist.write_batches(lake, "scratch", rows, table, {"one": MARK}, max_rows=2, max_audio_s=4.0)
     assert batches.column_names == worklist.BATCHES.names
     found = [
         row

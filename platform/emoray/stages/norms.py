@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from emoray.config import Section
 from emoray.errors import InputError, StageError
@@ -28,6 +30,9 @@ TRAIN = "train"
 DIGITS = 5  # significant digits kept, so that the order of a sum cannot change the hash
 FORMAT = 1
 MIN_SD = 1e-3
+#: Sums over a clip's timed words for the regression of duration y on letters x.
+WORD_SUMS = ("n", "x", "y", "xx", "xy")
+CLIPS_AT_ONCE = 4096
 
 
 class NormsConfig(Section):
@@ -83,33 +88,24 @@ class Norms:
         Raises:
             StageError: No row has prosody (kind `no_norms`).
         """
-        clips = sorted(
-            (_Clip.of(row) for row in rows if row.get("prosody") is not None), key=lambda clip: clip.utterance_id
-        )
-        if not clips:
+        clips = _clips(rows)
+        if clips.is_empty():
             raise StageError(
                 "no clip has prosody to fit norms from",
                 remedy="See the errors in the decode and prosody tables",
                 kind="no_norms",
             )
-        # A corpus without a train split (cross-validation folds) has nothing but the whole to go by.
-        train = [clip for clip in clips if clip.split == TRAIN] or clips
-        corpus = {}
-        for name in MEASURES:
-            values = [(clip.speaker, clip.measures[name]) for clip in train if name in clip.measures]
-            if values:
-                corpus[name] = _spread(values)
-        by_speaker: dict[str, list[_Clip]] = {}
-        for clip in clips:
-            if clip.speaker is not None:
-                by_speaker.setdefault(clip.speaker, []).append(clip)
-        speakers = {}
-        for name, own in sorted(by_speaker.items()):
-            chosen = sorted(own, key=lambda clip: hashlib.sha256(clip.utterance_id.encode()).digest())[
-                : config.enrol_clips
-            ]
-            speakers[name] = _speaker([clip.measures for clip in sorted(chosen, key=lambda clip: clip.utterance_id)])
-        return cls(corpus, _word_duration([clip.words for clip in train]), speakers)
+        train = clips.filter(pl.col("split") == TRAIN)
+        if train.is_empty():  # a corpus of cross-validation folds has nothing but the whole to go by
+            train = clips
+        corpus = {
+            name: _spread(train.select("speaker", value=name).drop_nulls("value"))
+            for name in MEASURES
+            if train[name].count()
+        }
+        named = clips.drop_nulls("speaker").sort("draw").group_by("speaker").head(config.enrol_clips)
+        speakers = {str(own["speaker"][0]): _speaker(own) for own in named.sort("speaker").partition_by("speaker")}
+        return cls(corpus, _word_duration(train), speakers)
 
     def for_speaker(self, speaker_id: str | None) -> Expectation:
         """What to expect of a speaker; the corpus's figures for one that is unknown."""
@@ -140,7 +136,8 @@ class Norms:
         """
         if not clips:
             raise InputError(f"no clips to enrol speaker {name!r} with", remedy="Give at least one, better five")
-        own = _speaker([measure_delivery(clip["prosody"], clip.get("transcribe")) for clip in clips])
+        measured = [measure_delivery(clip["prosody"], clip.get("transcribe")) for clip in clips]
+        own = _speaker(pl.DataFrame(measured, dict.fromkeys(MEASURES, pl.Float64)))
         return replace(self, enrolled={**self.enrolled, name: own})
 
     def expected_word_s(self, word: str) -> float:
@@ -176,38 +173,37 @@ class Norms:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class _Clip:
-    utterance_id: str
-    speaker: str | None
-    split: str | None
-    measures: Measures
-    words: tuple[float, float, float, float, float]
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> _Clip:
-        speaker = row.get("speaker_id")
-        transcribe = row.get("transcribe")
-        return cls(
-            row["utterance_id"],
-            speaker if speaker and speaker != UNKNOWN_SPEAKER else None,
-            row.get("split"),
-            measure_delivery(row["prosody"], transcribe),
-            _word_sums(transcribe["words"] if transcribe else []),
-        )
+def _clips(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
+    """What the fit needs of every clip that has prosody, in order of id: some 170 bytes of it."""
+    strings = dict.fromkeys(("utterance_id", "speaker", "split"), pl.String)
+    schema = pl.Schema({**strings, "draw": pl.UInt64, **dict.fromkeys((*MEASURES, *WORD_SUMS), pl.Float64)})
+    measured = (_clip(row) for row in rows if row.get("prosody") is not None)
+    parts = iter(lambda: list(itertools.islice(measured, CLIPS_AT_ONCE)), [])
+    return pl.concat([schema.to_frame(), *(pl.DataFrame(part, schema) for part in parts)]).sort("utterance_id")
 
 
-def _word_sums(words: Sequence[Mapping[str, Any]]) -> tuple[float, float, float, float, float]:
-    """Sums for the regression of duration on letters: n, Σx, Σy, Σx², Σxy."""
+def _clip(row: Mapping[str, Any]) -> dict[str, Any]:
+    speaker, transcribe = row.get("speaker_id"), row.get("transcribe")
+    return {
+        "utterance_id": row["utterance_id"],
+        "speaker": speaker if speaker and speaker != UNKNOWN_SPEAKER else None,
+        "split": row.get("split"),
+        "draw": int.from_bytes(hashlib.sha256(row["utterance_id"].encode()).digest()[:8]),
+        **measure_delivery(row["prosody"], transcribe),
+        **_word_sums(transcribe["words"] if transcribe else []),
+    }
+
+
+def _word_sums(words: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     timed = [word for word in words if word["start_s"] is not None and word["end_s"] is not None]
     x = np.array([letter_count(word["word"]) for word in timed], np.float64)
     y = np.array([word["end_s"] - word["start_s"] for word in timed], np.float64)
-    return float(len(x)), float(x.sum()), float(y.sum()), float(x @ x), float(x @ y)
+    return dict(zip(WORD_SUMS, map(float, (len(x), x.sum(), y.sum(), x @ x, x @ y)), strict=True))
 
 
-def _word_duration(sums: Sequence[tuple[float, ...]]) -> dict[str, float]:
+def _word_duration(clips: pl.DataFrame) -> dict[str, float]:
     """Least squares; without word times, or spread, the usual English figures: emphasis can then still rank words."""
-    n, x, y, xx, xy = np.sum(np.array(sums, np.float64).reshape(-1, 5), axis=0)
+    n, x, y, xx, xy = clips.select(pl.col(WORD_SUMS).sum()).row(0)
     spread = n * xx - x * x
     per_letter = (n * xy - x * y) / spread if spread > 0 else 0.0
     if per_letter <= 0:
@@ -218,41 +214,42 @@ def _word_duration(sums: Sequence[tuple[float, ...]]) -> dict[str, float]:
     return {"intercept_s": _rounded(intercept), "per_letter_s": _rounded(per_letter)}
 
 
-def _spread(values: Sequence[tuple[str | None, float]]) -> dict[str, float]:
+def _spread(values: pl.DataFrame) -> dict[str, float]:
     """Mean and the variance within and between speakers, by the moments of a one-way analysis of variance."""
-    everything = np.array([value for _, value in values], np.float64)
-    groups: dict[str, list[float]] = {}
-    for speaker, value in values:
-        if speaker is not None:
-            groups.setdefault(speaker, []).append(value)
-    sizes = np.array([len(group) for group in groups.values()], np.float64)
-    total = float(everything.var())
-    if len(groups) < 2 or sizes.sum() <= len(groups):
+    value = pl.col("value")
+    groups = (
+        values.drop_nulls("speaker")
+        .group_by("speaker")
+        .agg(
+            value.len().alias("size"), value.mean().alias("mean"), ((value - value.mean()) ** 2).sum().alias("squares")
+        )
+        .sort("speaker")
+    )
+    sizes, means = groups["size"].to_numpy().astype(np.float64), groups["mean"].to_numpy()
+    everything = values["value"].to_numpy()
+    n, number = sizes.sum(), len(sizes)
+    if number < 2 or n <= number:
         # Speakers cannot be told from clips here: one clip of a speaker then counts as much as the corpus does.
-        within = between = total / 2
+        within = between = float(everything.var()) / 2
     else:
-        n, number = sizes.sum(), len(groups)
-        means = np.array([np.mean(group) for group in groups.values()])
-        squares_within = sum(float(np.sum((np.array(g) - m) ** 2)) for g, m in zip(groups.values(), means, strict=True))
         squares_between = float(np.sum(sizes * (means - np.sum(sizes * means) / n) ** 2))
-        within = squares_within / (n - number)
+        within = float(groups["squares"].sum()) / (n - number)
         effective = (n - float(np.sum(sizes**2)) / n) / (number - 1)
         between = max(0.0, (squares_between / (number - 1) - within) / effective)
     return {
         "mean": _rounded(everything.mean()),
         "within": _rounded(within),
         "between": _rounded(between),
-        "clips": float(len(values)),
+        "clips": float(values.height),
     }
 
 
-def _speaker(clips: Sequence[Measures]) -> dict[str, float]:
-    figures = {"clips": float(len(clips))}
-    for name in MEASURES:
-        values = [measures[name] for measures in clips if name in measures]
-        if values:
-            figures[name] = _rounded(np.mean(values))
-    return figures
+def _speaker(clips: pl.DataFrame) -> dict[str, float]:
+    means = clips.select(pl.col(MEASURES).mean()).row(0, named=True)
+    return {
+        "clips": float(clips.height),
+        **{name: _rounded(mean) for name, mean in means.items() if mean is not None},
+    }
 
 
 def _rounded(value: float | np.floating) -> float:
