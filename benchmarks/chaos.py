@@ -83,6 +83,10 @@ class Ground:
         self.config = self.config.model_copy(update={"cluster": cluster})
         self._file.write_text(to_yaml(self.config))
 
+    def know_costs(self, other: Ground) -> None:
+        """Plan with what another run measured, as a lake does that was used before: no engine too many is loaded."""
+        shutil.copytree(other.lake.path("calibration"), self.lake.path("calibration"))
+
     def start(self) -> subprocess.Popen[str]:
         """Start the command."""
         command = [sys.executable, "-m", "benchmarks.chaos_driver", str(self._file), str(self.calls)]
@@ -291,6 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected, reference = prepare(work, rows, options, nodes)
         for number in left:
             ground = Ground(work / f"run-{number:02d}", rows, options, nodes.address)
+            ground.know_costs(expected)
             event = disturb(ground, nodes, number, reference, options.seed)
             if event["victim"] == "head":
                 stack.close()
