@@ -240,7 +240,8 @@ def page(done: list[dict[str, Any]], reference: dict[str, Any], options: argpars
         (
             f"Semantics `{config.annotate.semantics.kind}`, batches of {config.annotate.batch_rows} rows, sink files "
             f"of {config.annotate.flush_rows} rows, seed {options.seed}; a head and two nodes that share the "
-            f"{len(os.sched_getaffinity(0))} cores of one machine. The undisturbed run took {reference['wall_s']} s and did {reference['calls']:,} rows of stages. "
+            f"{len(os.sched_getaffinity(0))} cores of one machine. The undisturbed run took {reference['wall_s']} s "
+            f"and did {reference['calls']:,} rows of stages. "
             "Work is counted when a stage begins a row; rework is what was begun more than once. The bound: each "
             "process its batch and the sink its buffers, for the stages of a phase."
         ),
