@@ -153,13 +153,21 @@ def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAU
 
 
 @app.command
-def evaluate(*, model: str | None = None, common: Common = DEFAULTS) -> None:
+def evaluate(*, model: str | None = None, compare: tuple[str, str] | None = None, common: Common = DEFAULTS) -> None:
     """Evaluate a registered model on the corpus's test split and write the report.
 
     Args:
         model: Version, alias or models:/name@alias; the newest challenger, else the champion, if left out.
+        compare: Instead: two of these, held against each other on the same clips, with paired intervals.
     """
-    _do("evaluate", common, model=model)
+    if compare is None:
+        _do("evaluate", common, model=model)
+        return
+    if model is not None:
+        from emoray.errors import InputError
+
+        raise InputError("one model and two to compare at once", where="--model", remedy="Leave --model out")
+    _do("compare", common, first=compare[0], second=compare[1])
 
 
 @app.command

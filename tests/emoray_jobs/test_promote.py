@@ -12,7 +12,7 @@ from emoray.errors import InputError, RegistryError
 from emoray.lake import Lake
 from emoray.registry import versions
 from emoray.scoring.bundle import open_bundle
-from emoray_jobs import annotate, cli, evaluate, judging, promote, train
+from emoray_jobs import annotate, cli, compare, evaluate, judging, promote, train
 
 ACOUSTIC, MSF_SER = "1", "2"
 
@@ -147,3 +147,26 @@ def test_a_version_whose_annotations_are_gone_is_judged_from_the_audio(config, t
     for name in ("valence_pred", "arousal_pred", "dominance_pred"):
         left, right = (frame.sort(keys).select(pl.col(name).clip(0, 1)).to_series() for frame in (stored, made))
         assert left.to_list() == pytest.approx(right.to_list(), abs=1e-4)
+
+
+def test_two_versions_are_compared_on_the_same_clips(config, capsys):
+    result = compare.run(config, first=MSF_SER, second=ACOUSTIC)
+    (split,) = result.splits
+    # The acoustic model hears no text: at the level of both, and with all that each hears.
+    assert list(split.levels) == ["audio", compare.FULLEST]
+    for figures in split.levels.values():
+        for one in figures.values():
+            assert one["difference"]["estimate"] == pytest.approx(one["first"]["estimate"] - one["second"]["estimate"])
+            assert one["difference"]["low"] <= one["difference"]["high"]
+    best = split.levels[compare.FULLEST]["ccc_mean"]
+    reported = result.first.reports[0].metrics["levels"]["full"]["metrics"]["ccc_mean"]
+    assert best["first"]["estimate"] == pytest.approx(reported["estimate"])
+    swapped = compare.run(config, first=ACOUSTIC, second=MSF_SER).splits[0].levels[compare.FULLEST]["ccc_mean"]
+    assert swapped["difference"]["estimate"] == pytest.approx(-best["difference"]["estimate"])
+    assert (split.n_clips, split.left_out, split.unit) == (18, 0, "speaker")
+
+    overrides = [f"--set={item}" for item in (f"lake.root={config.lake.root}", *jobs_kit.SMALL)]
+    assert cli.main(["evaluate", "--compare", MSF_SER, ACOUSTIC, *overrides]) == 0
+    assert "difference" in capsys.readouterr().out
+    assert cli.main(["evaluate", "--compare", MSF_SER, MSF_SER, *overrides]) != 0
+    assert "both version 2" in capsys.readouterr().err
