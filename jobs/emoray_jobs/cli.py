@@ -171,6 +171,12 @@ def evaluate(*, model: str | None = None, compare: tuple[str, str] | None = None
 
 
 @app.command
+def leaderboard(*, common: Common = DEFAULTS) -> None:
+    """All registered versions on the corpus's test splits, best first, as a page; scores those that never were."""
+    _do("leaderboard", common)
+
+
+@app.command
 def promote(*, version: str | None = None, common: Common = DEFAULTS) -> None:
     """Let a challenger replace the champion, if it passes the gate. Ends with exit status 3 if it does not.
 

@@ -7,7 +7,6 @@ bootstrap): they are far narrower than the difference of two intervals.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,11 @@ from rich.table import Table
 from emoray.errors import InputError
 from emoray.evaluation.bootstrap import interval, paired_difference
 from emoray.evaluation.metrics import Metric, categorical, dimensional, labelled_dimensions, mean_ccc
-from emoray.evaluation.report import SYNTHETIC_NOTE
+from emoray.evaluation.pages import SYNTHETIC_NOTE
 from emoray.evaluation.summary import LEVELS, check_predictions, levels_of
 from emoray.lake import Lake
 from emoray_jobs import evaluate
-from emoray_jobs.evaluate import PREDICTIONS, EvaluateResult, SplitReport
+from emoray_jobs.evaluate import EvaluateResult, SplitReport, stored_predictions
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -104,7 +103,8 @@ def _compare(
     config: Config, lake: Lake, sides: tuple[EvaluateResult, EvaluateResult], reports: tuple[SplitReport, SplitReport]
 ) -> SplitComparison:
     frames = [
-        check_predictions(_predictions(lake, result, report)) for result, report in zip(sides, reports, strict=True)
+        check_predictions(stored_predictions(lake, result, report))
+        for result, report in zip(sides, reports, strict=True)
     ]
     both = set(frames[0]["utterance_id"]) & set(frames[1]["utterance_id"])
     every = set(frames[0]["utterance_id"]) | set(frames[1]["utterance_id"])
@@ -126,11 +126,6 @@ def _compare(
         *("reports", "comparisons", f"{names[0]}-against-{names[1]}", f"{reports[0].split}.json"),
     )
     return SplitComparison(reports[0].split, levels, len(both), len(every) - len(both), unit, table)
-
-
-def _predictions(lake: Lake, result: EvaluateResult, report: SplitReport) -> pl.DataFrame:
-    where = ("reports", result.model_name, result.version, report.split, PREDICTIONS)
-    return pl.read_parquet(io.BytesIO(lake.read_bytes(*where)))
 
 
 def _pairs(first: pl.DataFrame, second: pl.DataFrame) -> dict[str, tuple[pl.DataFrame, pl.DataFrame]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emoray.config import Section
+from emoray.config import Section, read_preset
 from emoray.corpora import CorpusConfig
 from emoray.evaluation.config import EvaluateConfig
 from emoray.lake import LakeConfig
@@ -54,3 +54,15 @@ class Config(Section):
     serve: ServeConfig
     demo: DemoConfig
     submit: SubmitConfig
+
+
+def options(config: Config) -> str:
+    """The options that other commands need to find what was made with this configuration."""
+    usual = read_preset("laptop")
+    there = {"lake.root": config.lake.root, "tracking.model_name": config.tracking.model_name}
+    found = [
+        f" --set {path}={value}"
+        for path, value in there.items()
+        if value != usual[path.partition(".")[0]][path.partition(".")[2]]
+    ]
+    return "".join(found)

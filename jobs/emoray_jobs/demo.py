@@ -114,6 +114,8 @@ def _way(config: Config, steps: _Steps, memory: _PeakMemory, stack: contextlib.E
         champion = _promote(config, msf_ser, console)
     with steps.step("score one clip over HTTP"), serve.running(config) as url:
         reply = _post(url, config, lake, champion, console)
+    from emoray_jobs.config import options
+
     flags = options(config)
     return {
         "reports": [report.page for result in judged for report in result.reports],
@@ -126,20 +128,6 @@ def _way(config: Config, steps: _Steps, memory: _PeakMemory, stack: contextlib.E
             f"emoray score YOUR.wav{flags}",
         ],
     }
-
-
-def options(config: Config) -> str:
-    """The options that other commands need to find what this demo made."""
-    from emoray.config import read_preset
-
-    usual = read_preset("laptop")
-    there = {"lake.root": config.lake.root, "tracking.model_name": config.tracking.model_name}
-    found = [
-        f" --set {path}={value}"
-        for path, value in there.items()
-        if value != usual[path.partition(".")[0]][path.partition(".")[2]]
-    ]
-    return "".join(found)
 
 
 def _training(config: Config, name: str) -> Config:

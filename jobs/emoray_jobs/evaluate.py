@@ -22,7 +22,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from emoray.errors import InputError
-from emoray.evaluation.report import SYNTHETIC_NOTE, About, write_report
+from emoray.evaluation.pages import SYNTHETIC_NOTE
+from emoray.evaluation.report import About, write_report
 from emoray.evaluation.summary import LEVELS
 from emoray.lake import Lake
 from emoray.registry import versions
@@ -102,6 +103,12 @@ def run(config: Config, *, model: str | None = None) -> EvaluateResult:
     with contextlib.ExitStack() as stack:
         reports = [_judge(config, lake, tracking, stack, version, bundle, split) for split in splits]
     return EvaluateResult(version.name, version.version, bundle.config.name, reports)
+
+
+def stored_predictions(lake: Lake, result: EvaluateResult, report: SplitReport) -> pl.DataFrame:
+    """The predictions that a report rests on, at all semantic levels."""
+    where = ("reports", result.model_name, result.version, report.split, PREDICTIONS)
+    return pl.read_parquet(io.BytesIO(lake.read_bytes(*where)))
 
 
 def _latest(tracking: Tracking) -> str:

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from emoray.config import load
-from emoray_jobs import demo
-from emoray_jobs.config import Config
+from emoray_jobs.config import Config, options
 
 pytestmark = pytest.mark.long
 
@@ -103,6 +102,6 @@ def test_a_second_run_reuses_what_is_there(first, place):
 
 def test_next_commands_name_what_differs_from_the_preset(tmp_path):
     usual = load(Config, environ={})
-    assert demo.options(usual) == ""
+    assert options(usual) == ""
     elsewhere = load(Config, overrides=[f"lake.root={tmp_path}"], environ={})
-    assert demo.options(elsewhere) == f" --set lake.root={tmp_path}"
+    assert options(elsewhere) == f" --set lake.root={tmp_path}"

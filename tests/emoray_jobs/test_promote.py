@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import jobs_kit
 import polars as pl
@@ -12,7 +13,7 @@ from emoray.errors import InputError, RegistryError
 from emoray.lake import Lake
 from emoray.registry import versions
 from emoray.scoring.bundle import open_bundle
-from emoray_jobs import annotate, cli, compare, evaluate, judging, promote, train
+from emoray_jobs import annotate, cli, compare, evaluate, judging, leaderboard, promote, train
 
 ACOUSTIC, MSF_SER = "1", "2"
 
@@ -170,3 +171,22 @@ def test_two_versions_are_compared_on_the_same_clips(config, capsys):
     assert "difference" in capsys.readouterr().out
     assert cli.main(["evaluate", "--compare", MSF_SER, MSF_SER, *overrides]) != 0
     assert "both version 2" in capsys.readouterr().err
+
+
+def test_the_leaderboard_holds_every_version_best_first(config):
+    promote.run(config, version=ACOUSTIC)
+    result = leaderboard.run(config)
+    (board,) = result.splits
+    assert [row.aliases for row in board.standings] == [("challenger",), ("champion",)]
+    assert [row.version for row in board.standings] == [MSF_SER, ACOUSTIC]
+    assert [row.level for row in board.standings] == ["full", "audio"]
+    first, second = board.standings
+    assert first.difference is None
+    gap = second.metrics["ccc_mean"]["estimate"] - first.metrics["ccc_mean"]["estimate"]
+    assert second.difference["estimate"] == pytest.approx(gap)
+    assert second.difference["high"] < 0
+    page = Path(result.page).read_text(encoding="utf-8")
+    assert page.count("<tr><th>") == 2 + 1  # both, and the heading
+    assert "emoray leaderboard --set lake.root=" in page
+    assert "<script" not in page
+    assert leaderboard.run(config) == result  # anybody can make it again

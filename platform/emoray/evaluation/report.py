@@ -9,19 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 from matplotlib.figure import Figure
 
-from emoray.evaluation import conformal, figures
+from emoray.evaluation import conformal, figures, pages
 from emoray.evaluation.config import EvaluateConfig
 from emoray.evaluation.metrics import DEFINITIONS
-from emoray.evaluation.summary import LEVELS, check_predictions, levels_of, summarise
-
-SYNTHETIC_NOTE = (
-    "Synthetic speech with planted labels: this table tests the machinery. It is no evidence about how people express"
-    " or hear emotion, nor for any paper's claim about people."
-)
+from emoray.evaluation.summary import check_predictions, levels_of, summarise
 
 
 @dataclass(frozen=True)
@@ -133,33 +127,16 @@ def render(metrics: Mapping[str, Any], images: Mapping[str, Image]) -> str:
         metrics: The tree that `write_report` puts into metrics.json.
         images: The figures by name.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("emoray.evaluation", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = _number
     used = [*(("CCC", "Pearson", "MAE", "bias") if metrics["dimensions"] else ())]
     used += ("UA", "WA", "macro-F1") if metrics["classes"] else ()
-    return environment.get_template("report.html.j2").render(
+    return pages.render(
+        "report.html.j2",
         m=metrics,
         about=metrics["about"],
         images=images,
-        level_names=LEVELS,
         best=list(metrics["levels"])[-1],
         definitions=[(name, DEFINITIONS[name]) for name in used],
-        synthetic_note=SYNTHETIC_NOTE,
     )
-
-
-def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """A figure for a table: an en dash where it is undefined, a real minus sign."""
-    if value is None:
-        return "–"
-    rounded = round(value, digits) + 0.0  # −0.00 becomes 0.00
-    return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", "−")
 
 
 def _figures(

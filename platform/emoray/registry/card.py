@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from emoray.evaluation.report import SYNTHETIC_NOTE
+from emoray.evaluation.pages import SYNTHETIC_NOTE
 from emoray.models.build import MODELS
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import Bundle

@@ -1,0 +1,40 @@
+"""HTML pages: one look, no address outside the page, figures as every page writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+
+from emoray.evaluation.summary import LEVELS
+
+SYNTHETIC_NOTE = (
+    "Synthetic speech with planted labels: this table tests the machinery. It is no evidence about how people express"
+    " or hear emotion, nor for any paper's claim about people."
+)
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this package.
+
+    Args:
+        template: Its file.
+        values: What it reads; names of semantic levels and the note on synthetic speech are there in any case.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("emoray.evaluation", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = _number
+    return environment.get_template(template).render(level_names=LEVELS, synthetic_note=SYNTHETIC_NOTE, **values)
+
+
+def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """A figure for a table: an en dash where it is undefined, a real minus sign."""
+    if value is None:
+        return "–"
+    rounded = round(value, digits) + 0.0  # −0.00 becomes 0.00
+    return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", "−")
