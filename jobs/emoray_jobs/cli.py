@@ -153,20 +153,28 @@ def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAU
 
 
 @app.command
-def evaluate(*, model: str | None = None, compare: tuple[str, str] | None = None, common: Common = DEFAULTS) -> None:
+def evaluate(
+    *,
+    model: str | None = None,
+    compare: tuple[str, str] | None = None,
+    robustness: bool = False,
+    common: Common = DEFAULTS,
+) -> None:
     """Evaluate a registered model on the corpus's test split and write the report.
 
     Args:
         model: Version, alias or models:/name@alias; the newest challenger, else the champion, if left out.
         compare: Instead: two of these, held against each other on the same clips, with paired intervals.
+        robustness: Instead: the model on clips with noise, codecs, other speeds, wrong and missing words.
     """
     if compare is None:
-        _do("evaluate", common, model=model)
+        _do("robustness" if robustness else "evaluate", common, model=model)
         return
-    if model is not None:
+    if model is not None or robustness:
         from emoray.errors import InputError
 
-        raise InputError("one model and two to compare at once", where="--model", remedy="Leave --model out")
+        other = "--model" if model is not None else "--robustness"
+        raise InputError(f"--compare and {other} at once", where="evaluate", remedy=f"Leave {other} out")
     _do("compare", common, first=compare[0], second=compare[1])
 
 

@@ -110,7 +110,8 @@ def _compare(
     every = set(frames[0]["utterance_id"]) | set(frames[1]["utterance_id"])
     pairs = _pairs(*(frame.filter(pl.col("utterance_id").is_in(both)) for frame in frames))
     metrics = _metrics(pairs[FULLEST if FULLEST in pairs else next(iter(pairs))][0], reports)
-    options: dict[str, Any] = {"level": config.evaluate.interval_level, "resamples": config.evaluate.resamples}
+    judged = config.evaluate
+    options: dict[str, Any] = {"level": judged.interval_level, "resamples": judged.resamples, "seed": judged.seed}
     levels: dict[str, dict[str, dict[str, Any]]] = {}
     unit = ""
     for level, pair in pairs.items():

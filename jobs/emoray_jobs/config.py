@@ -5,6 +5,7 @@ from __future__ import annotations
 from emoray.config import Section, read_preset
 from emoray.corpora import CorpusConfig
 from emoray.evaluation.config import EvaluateConfig
+from emoray.evaluation.robustness import RobustnessConfig
 from emoray.lake import LakeConfig
 from emoray.models.config import ModelConfig
 from emoray.registry.config import GateConfig, TrackingConfig
@@ -33,6 +34,7 @@ class Config(Section):
         train: How it is trained.
         launch: How a training is spread over a cluster.
         evaluate: Intervals, groups and the conformal level of reports.
+        robustness: How clips are made worse for `evaluate --robustness`.
         promote: The gate between challenger and champion.
         serve: The online application.
         demo: What `emoray demo` does in small.
@@ -50,6 +52,7 @@ class Config(Section):
     train: TrainConfig
     launch: LaunchConfig
     evaluate: EvaluateConfig
+    robustness: RobustnessConfig
     promote: GateConfig
     serve: ServeConfig
     demo: DemoConfig

@@ -29,6 +29,7 @@ from emoray.lake import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import Tracking, connect
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
+from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import Bundle, open_bundle
 from emoray_jobs.judging import find_version, predictions
 from emoray_jobs.progress import waiting
@@ -38,7 +39,13 @@ if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
 TEST = re.compile(r"test\d*")
-_TITLES = {"ua": "UA", "wa": "WA"}
+#: Metric → what tables call it.
+TITLES = {
+    **{f"ccc_{name}": f"CCC {name}" for name in DIMENSIONS},
+    "ccc_mean": "CCC mean",
+    "ua": "UA",
+    "wa": "WA",
+}
 PREDICTIONS, METRICS, KEY = "predictions.parquet", "metrics.json", "key.json"
 
 
@@ -94,12 +101,9 @@ def run(config: Config, *, model: str | None = None) -> EvaluateResult:
     """
     lake = Lake(config.lake)
     tracking = connect(config.tracking, lake)
-    version = find_version(tracking, model or _latest(tracking))
+    version = find_version(tracking, model or latest(tracking))
     bundle = open_bundle(versions.fetch(tracking, version))
-    found = lake.utterances(config.corpus.name, ["split"])["split"].unique().to_pylist()
-    splits = sorted(name for name in found if name is not None and TEST.fullmatch(name))
-    if not splits:
-        raise InputError(f"corpus {config.corpus.name!r} has no test split", remedy="Give some of its speakers to test")
+    splits = test_splits(config, lake)
     with contextlib.ExitStack() as stack:
         reports = [_judge(config, lake, tracking, stack, version, bundle, split) for split in splits]
     return EvaluateResult(version.name, version.version, bundle.config.name, reports)
@@ -111,7 +115,21 @@ def stored_predictions(lake: Lake, result: EvaluateResult, report: SplitReport) 
     return pl.read_parquet(io.BytesIO(lake.read_bytes(*where)))
 
 
-def _latest(tracking: Tracking) -> str:
+def test_splits(config: Config, lake: Lake) -> list[str]:
+    """Names of the corpus's test splits.
+
+    Raises:
+        InputError: It has none.
+    """
+    found = lake.utterances(config.corpus.name, ["split"])["split"].unique().to_pylist()
+    splits = sorted(name for name in found if name is not None and TEST.fullmatch(name))
+    if not splits:
+        raise InputError(f"corpus {config.corpus.name!r} has no test split", remedy="Give some of its speakers to test")
+    return splits
+
+
+def latest(tracking: Tracking) -> str:
+    """The version that is judged where none is named: the challenger, else the champion."""
     return CHALLENGER if versions.find_alias(tracking, CHALLENGER) is not None else CHAMPION
 
 
@@ -125,8 +143,8 @@ def _judge(
     split: str,
 ) -> SplitReport:
     where = ("reports", version.name, version.version, split)
-    scored = _hash({"source": version.source, "corpus": _corpus_hash(lake, config.corpus.name, split)})
-    reported = _hash({"scored": scored, "evaluate": config.evaluate.model_dump(mode="json")})
+    scored = digest({"source": version.source, "corpus": corpus_hash(lake, config.corpus.name, split)})
+    reported = digest({"scored": scored, "evaluate": config.evaluate.model_dump(mode="json")})
     key = lake.read_json(*where, KEY) if lake.exists(*where, KEY) else {}
     if key.get("reported") == reported:
         return SplitReport(split, lake.uri(*where), lake.read_json(*where, METRICS), reused=True)
@@ -146,13 +164,13 @@ def _judge(
                 half_widths=bundle.half_widths,
                 classes=bundle.config.classes,
             )
-            _store(lake, work, where, {"scored": scored, "reported": reported})
+            store(lake, work, where, {"scored": scored, "reported": reported})
             tracking.log_folder(version.run_id, work, f"report/{split}")
     _log_once(tracking, version.run_id, {f"{split}/{name}": value for name, value in report.flat().items()})
     return SplitReport(split, lake.uri(*where), report.metrics, reused=False)
 
 
-def _store(lake: Lake, folder: str, where: Sequence[str], key: Mapping[str, str]) -> None:
+def store(lake: Lake, folder: str, where: Sequence[str], key: Mapping[str, str]) -> None:
     """Copy a report into the lake, its key last: a report with a key is whole."""
     for root, _, names in os.walk(folder):
         for name in names:
@@ -188,14 +206,16 @@ def _ceiling(lake: Lake, corpus: str) -> dict[str, float]:
     return ceiling(lake, corpus)
 
 
-def _corpus_hash(lake: Lake, corpus: str, split: str) -> str:
+def corpus_hash(lake: Lake, corpus: str, split: str) -> str:
+    """Hash of a split's clips and labels."""
     columns = ["utterance_id", "split", "audio_uri", "start_s", "end_s", "valence", "arousal", "dominance", "emotion"]
     frame = pl.from_arrow(lake.utterances(corpus, columns))
     assert isinstance(frame, pl.DataFrame)
     return hashlib.sha256(frame.filter(pl.col("split") == split).sort("utterance_id").write_csv().encode()).hexdigest()
 
 
-def _hash(what: Mapping[str, Any]) -> str:
+def digest(what: Mapping[str, Any]) -> str:
+    """16 hexadecimal characters over what a report rests on."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -225,13 +245,13 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
     for column in ("model", "hears"):
         shown.add_column(column)
     for name in names:
-        shown.add_column(_TITLES.get(name) or name.replace("ccc_", "CCC "), justify="right")
+        shown.add_column(TITLES[name], justify="right")
     covered = any(level["coverage"] for _, report in reports for level in report.metrics["levels"].values())
     if covered:
         shown.add_column(f"{100 * first['conformal_level']:g} % intervals cover", justify="right")
     for result, report in reports:
         for level, figures in report.metrics["levels"].items():
-            cells = [_cell(figures["metrics"][name]) for name in names]
+            cells = [cell(figures["metrics"][name]) for name in names]
             if covered:
                 cells.append(" / ".join(f"{100 * share:.0f}" for share in (figures["coverage"] or {}).values()) + " %")
             shown.add_row(f"{result.kind}, version {result.version}", LEVELS.get(level, level), *cells)
@@ -244,12 +264,12 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
     return shown
 
 
-def _cell(entry: Mapping[str, Any]) -> str:
+def cell(entry: Mapping[str, Any] | None, sign: str = "") -> str:
     """An estimate over its interval."""
-    if entry["estimate"] is None:
+    if entry is None or entry["estimate"] is None:
         return "–"
-    text = f"{entry['estimate']:.3f}"
-    return text if entry["low"] is None else f"{text}\n{entry['low']:.3f} … {entry['high']:.3f}"
+    text = f"{entry['estimate']:{sign}.3f}"
+    return text if entry["low"] is None else f"{text}\n{entry['low']:{sign}.3f} … {entry['high']:{sign}.3f}"
 
 
 def notes(report: SplitReport) -> list[str]:

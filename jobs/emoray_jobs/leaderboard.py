@@ -25,13 +25,11 @@ from emoray.registry.tracking import connect
 from emoray.registry.versions import CHALLENGER, CHAMPION, all_versions, find_alias
 from emoray_jobs import evaluate
 from emoray_jobs.config import options
-from emoray_jobs.evaluate import EvaluateResult, SplitReport, stored_predictions
+from emoray_jobs.evaluate import TITLES, EvaluateResult, SplitReport, cell, stored_predictions
 from emoray_jobs.progress import track
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
-
-TITLES = {"ccc_mean": "mean CCC", "ua": "UA", "wa": "WA"}
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def run(config: Config) -> LeaderboardResult:
         page=lake.uri(*where),
     )
     percent = f"{100 * config.evaluate.interval_level:g}"
-    page = pages.render("leaderboard.html.j2", board=board, percent=percent, titles=_titles())
+    page = pages.render("leaderboard.html.j2", board=board, percent=percent, titles=TITLES)
     lake.write_bytes(page.encode(), *where)
     return board
 
@@ -222,40 +220,29 @@ def _behind(
         for result, report in sides
     )
     both = pl.col("utterance_id").is_in(set(mine["utterance_id"]) & set(best["utterance_id"]))
-    level, resamples = config.evaluate.interval_level, config.evaluate.resamples
-    return paired_difference(metric, mine.filter(both), best.filter(both), level=level, resamples=resamples).to_dict()
-
-
-def _titles() -> dict[str, str]:
-    return TITLES | {f"ccc_{name}": f"CCC {name}" for name in ("valence", "arousal", "dominance")}
+    level, resamples, seed = (getattr(config.evaluate, name) for name in ("interval_level", "resamples", "seed"))
+    mine, best = mine.filter(both), best.filter(both)
+    return paired_difference(metric, mine, best, level=level, resamples=resamples, seed=seed).to_dict()
 
 
 def render(result: LeaderboardResult) -> RenderableType:
     """The tables as they are printed."""
     parts: list[RenderableType] = []
-    titles = _titles()
     for board in result.splits:
         table = Table(title=f"{result.title}, {board.name}: {board.n_clips:,} clips", title_justify="left")
         for column in ("version", "model", "hears"):
             table.add_column(column)
         for name in board.metrics:
-            table.add_column(titles[name], justify="right")
+            table.add_column(TITLES[name], justify="right")
         table.add_column("behind the first", justify="right")
         for row in board.standings:
             alias = f" ({', '.join(row.aliases)})" if row.aliases else ""
-            cells = [_cell(row.metrics.get(name)) for name in board.metrics]
+            cells = [cell(row.metrics.get(name)) for name in board.metrics]
             hears = LEVELS.get(row.level, row.level)
-            table.add_row(f"{row.version}{alias}", row.kind, hears, *cells, _cell(row.difference, sign="+"))
+            table.add_row(f"{row.version}{alias}", row.kind, hears, *cells, cell(row.difference, sign="+"))
         if board.ceiling:
             cells = [f"{board.ceiling[name]:.3f}" if name in board.ceiling else "" for name in board.metrics]
             table.add_row("ceiling", "", "", *cells, "", style="dim")
         parts.append(table)
     parts += [f"Left out: version {version}: {why}" for version, why in result.skipped.items()]
     return Group(*parts, f"Page: {result.page}", *([pages.SYNTHETIC_NOTE] if result.synthetic else []))
-
-
-def _cell(entry: dict[str, Any] | None, sign: str = "") -> str:
-    if entry is None or entry["estimate"] is None:
-        return "–"
-    text = f"{entry['estimate']:{sign}.3f}"
-    return text if entry["low"] is None else f"{text}\n{entry['low']:{sign}.3f} … {entry['high']:{sign}.3f}"

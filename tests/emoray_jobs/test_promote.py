@@ -13,7 +13,7 @@ from emoray.errors import InputError, RegistryError
 from emoray.lake import Lake
 from emoray.registry import versions
 from emoray.scoring.bundle import open_bundle
-from emoray_jobs import annotate, cli, compare, evaluate, judging, leaderboard, promote, train
+from emoray_jobs import annotate, cli, compare, evaluate, judging, leaderboard, promote, robustness, train
 
 ACOUSTIC, MSF_SER = "1", "2"
 
@@ -190,3 +190,25 @@ def test_the_leaderboard_holds_every_version_best_first(config):
     assert "emoray leaderboard --set lake.root=" in page
     assert "<script" not in page
     assert leaderboard.run(config) == result  # anybody can make it again
+
+
+def test_robustness_scores_the_same_clips_under_each_condition_once(trained, config, monkeypatch):
+    small = ("robustness.clips=9", "robustness.snr_db=[-10]", "robustness.codecs=[g711]", "robustness.speeds=[1.25]")
+    few = jobs_kit.config(config.lake.root, *small, "robustness.word_errors=[1.0]")
+    result = robustness.run(few)
+    found = {one["name"]: one for one in result.figures["conditions"]}
+    assert [one["kind"] for one in found.values()] == [
+        *("clean", "noise", "codec", "speed", "words", "semantics", "semantics"),
+    ]
+    assert found["as they are"]["loss"] is None
+    assert found["white noise, -10 dB"]["loss"]["estimate"] < 0
+    for one in found.values():
+        assert one["metrics"]["ccc_mean"]["n_clips"] == 9
+        if one["loss"] is not None:
+            gap = one["metrics"]["ccc_mean"]["estimate"] - found["as they are"]["metrics"]["ccc_mean"]["estimate"]
+            assert one["loss"]["estimate"] == pytest.approx(gap)
+    assert Path(result.page).is_file()
+    assert Path(result.page).with_name("robustness.png").is_file()
+    monkeypatch.setattr(robustness, "load_bundle", None)  # what was scored is not scored again
+    again = robustness.run(few)
+    assert (again.reused, again.figures) == (True, result.figures)

@@ -184,6 +184,37 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
     return figure
 
 
+def robustness(entries: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], dimensions: Sequence[str]) -> Figure:
+    """CCC over the amount of a degradation, a panel per kind; dotted: the clips as they are.
+
+    Args:
+        entries: {kind, amount, metrics} per condition, the clean one first.
+        kinds: Kinds to draw and what their amounts are.
+        dimensions: Which CCCs to draw.
+    """
+    figure, axes = _figure(1.0 + 3.1 * len(kinds), 3.2, len(kinds))
+    clean = entries[0]["metrics"]
+    for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
+        shown = sorted((one for one in entries if one["kind"] == kind), key=lambda one: one["amount"])
+        amounts = np.array([one["amount"] for one in shown])
+        for number, dimension in enumerate(dimensions):
+            colour, name = DIMENSION_COLOURS[number], f"ccc_{dimension}"
+            axis.plot(amounts, [_estimate(one["metrics"][name]) for one in shown], color=colour, linewidth=1.2)
+            found = [one["metrics"][name] for one in shown]
+            _with_errors(axis, amounts, found, colour, MARKERS[number], dimension)
+            axis.axhline(_estimate(clean[name]), color=colour, linestyle=":", linewidth=1.2)
+        axis.set_xlabel(title, fontsize=9, color=INK)
+        axis.sharey(axes[0])
+    axes[0].set_ylim(min(0.0, *(axis.dataLim.y0 for axis in axes)) - 0.03, 1.0)
+    axes[0].set_ylabel("CCC", fontsize=9, color=INK)
+    axes[-1].legend(fontsize=8, frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _estimate(entry: Mapping[str, Any]) -> float:
+    return np.nan if entry["estimate"] is None else float(entry["estimate"])
+
+
 def _end(entry: Mapping[str, Any], name: str) -> float:
     """An end of an entry's interval; the estimate itself where there is none."""
     end = entry.get(name)
