@@ -110,8 +110,7 @@ def _compare(
     every = set(frames[0]["utterance_id"]) | set(frames[1]["utterance_id"])
     pairs = _pairs(*(frame.filter(pl.col("utterance_id").is_in(both)) for frame in frames))
     metrics = _metrics(pairs[FULLEST if FULLEST in pairs else next(iter(pairs))][0], reports)
-    judged = config.evaluate
-    options: dict[str, Any] = {"level": judged.interval_level, "resamples": judged.resamples, "seed": judged.seed}
+    options = config.evaluate.bootstrap
     levels: dict[str, dict[str, dict[str, Any]]] = {}
     unit = ""
     for level, pair in pairs.items():

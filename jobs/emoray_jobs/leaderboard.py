@@ -220,9 +220,7 @@ def _behind(
         for result, report in sides
     )
     both = pl.col("utterance_id").is_in(set(mine["utterance_id"]) & set(best["utterance_id"]))
-    level, resamples, seed = (getattr(config.evaluate, name) for name in ("interval_level", "resamples", "seed"))
-    mine, best = mine.filter(both), best.filter(both)
-    return paired_difference(metric, mine, best, level=level, resamples=resamples, seed=seed).to_dict()
+    return paired_difference(metric, mine.filter(both), best.filter(both), **config.evaluate.bootstrap).to_dict()
 
 
 def render(result: LeaderboardResult) -> RenderableType:

@@ -156,23 +156,18 @@ def _figures(
     if not metrics:
         raise InputError("no clip has a label of what the model predicts", remedy="See emoray corpus stats")
     headline = "ccc_mean" if dimensions else "ua"
-    level, resamples, seed = (getattr(config.evaluate, name) for name in ("interval_level", "resamples", "seed"))
+    options = config.evaluate.bootstrap
     entries = []
     for condition, frame in scored:
         loss = None
         if frame is not clean:
-            loss = paired_difference(
-                metrics[headline], frame, clean, level=level, resamples=resamples, seed=seed
-            ).to_dict()
+            loss = paired_difference(metrics[headline], frame, clean, **options).to_dict()
         entries.append(
             {
                 "kind": condition.kind,
                 "name": condition.name,
                 "amount": condition.amount,
-                "metrics": {
-                    name: interval(metric, frame, level=level, resamples=resamples, seed=seed).to_dict()
-                    for name, metric in metrics.items()
-                },
+                "metrics": {name: interval(metric, frame, **options).to_dict() for name, metric in metrics.items()},
                 "loss": loss,
             }
         )
@@ -180,7 +175,7 @@ def _figures(
         "split": split,
         "n_clips": clean.height,
         "unit": clusters(clean).unit,
-        "interval_level": level,
+        "interval_level": config.evaluate.interval_level,
         "dimensions": dimensions,
         "headline": headline,
         "shown": list(metrics),

@@ -204,8 +204,8 @@ def _write(
     head: list[dict[str, Any]] = []
 
     def parts() -> Iterator[pa.Table]:
-        ids, marks = pl.Series(utterances["utterance_id"]), {"score": fingerprints["score"]}
-        for part in worklist.joined(lake, pads.dataset(utterances), ids, marks, ["utterance_id", "audio_uri"]):
+        every, marks = pl.Series(utterances["utterance_id"]), {"score": fingerprints["score"]}
+        for part in worklist.joined(lake, pads.dataset(utterances), every, marks, ["utterance_id", "audio_uri"]):
             values = part["score"].cast(ScoreStage.value_type)
             error = [errors.get(name) for name in part["utterance_id"].to_pylist()]
             ids = part["utterance_id"].to_pylist()[: HEAD - len(head)]

@@ -26,6 +26,10 @@ from emoray.stages.decode import Decode
 PART_ROWS = 4096
 #: Files of a table that are read at the same time.
 READ_AHEAD = 4
+#: Most parts: each is a file, and all are open at once.
+MAX_PARTS = 256
+#: What of the utterances table is held in memory.
+HELD = ("utterance_id", "start_s", "end_s", "duration_s", "split")
 #: Length assumed for an utterance that nothing is known about.
 UNKNOWN_DURATION_S = 10.0
 #: What the workers are told of a batch.
@@ -138,10 +142,6 @@ def outstanding(
     return Worklist(stages, rows.sort("utterance_id"))
 
 
-#: What of the utterances table is held in memory.
-HELD = ("utterance_id", "start_s", "end_s", "duration_s", "split")
-
-
 def durations(utterances: pa.Table) -> pl.DataFrame:
     """utterance_id and seconds of an utterances table, with a guess where it does not say."""
     frame = pl.from_arrow(utterances.select(["utterance_id", "start_s", "end_s", "duration_s"]))
@@ -168,7 +168,7 @@ def joined(
     fingerprints: Mapping[str, str],
     columns: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """Utterances with the values of stages beside them, in order of id; but for the ids, memory does not grow.
+    """Utterances with the values of stages beside them, in order of id; but for the ids, memory hardly grows.
 
     Each table is read once and spread over the parts (local scratch files), as a join does that exceeds memory.
 
@@ -185,16 +185,17 @@ def joined(
     Raises:
         LakeError: The utterances table was replaced meanwhile.
     """
+    size = max(PART_ROWS, -(-len(ids) // MAX_PARTS))
     numbered = pl.DataFrame({"utterance_id": ids}).sort("utterance_id")
-    numbered = numbered.with_columns((pl.int_range(pl.len(), dtype=pl.UInt32) // PART_ROWS).alias("part"))
+    numbered = numbered.with_columns((pl.int_range(pl.len(), dtype=pl.UInt32) // size).alias("part"))
     with tempfile.TemporaryDirectory(prefix="emoray-join-") as folder:
         read = {"columns": None if columns is None else list(columns)}
         lake.steadily(lambda: _spread(utterances, read, numbered, os.path.join(folder, "rows")), "utterances")
         for stage, fingerprint in fingerprints.items():
             spread = functools.partial(_spread_stage, lake, stage, fingerprint, numbered, folder)
             lake.steadily(spread, "annotations", stage, fingerprint)
-        for part in range(-(-numbered.height // PART_ROWS)):
-            own = numbered["utterance_id"].slice(part * PART_ROWS, PART_ROWS).to_arrow().cast(pa.string())
+        for part in range(-(-numbered.height // size)):
+            own = numbered["utterance_id"].slice(part * size, size).to_arrow().cast(pa.string())
             table = _part(folder, "rows", part, own)
             assert table is not None
             for stage in fingerprints:
@@ -260,7 +261,7 @@ def write_batches(
     extra = [name for name in rows.columns if name not in ("utterance_id", "seconds")]
     batches: list[dict[str, object]] = []
     for number, table in enumerate(joined(lake, utterances, rows["utterance_id"], reads)):
-        part = rows.slice(number * PART_ROWS, table.num_rows)
+        part, rows = rows.head(table.num_rows), rows.slice(table.num_rows)
         for name in extra:
             table = table.append_column(name, pa.array(part[name].to_list()))
         path = f"{folder}/part-{number:05d}.parquet"

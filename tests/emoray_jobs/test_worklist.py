@@ -62,9 +62,10 @@ def test_forgetting_failures_keeps_values(lake):
     assert worklist.forget_failures(lake, "stage", MARK) == 0
 
 
-@pytest.mark.parametrize("part_rows", [3, 100])
-def test_join_is_the_same_in_one_part_and_in_many(lake, monkeypatch, part_rows):
+@pytest.mark.parametrize(("part_rows", "sizes"), [(3, [3, 3, 3]), (1, [5, 4]), (100, [9])])
+def test_join_is_the_same_in_one_part_and_in_many(lake, monkeypatch, part_rows, sizes):
     monkeypatch.setattr(worklist, "PART_ROWS", part_rows)
+    monkeypatch.setattr(worklist, "MAX_PARTS", 3 if part_rows == 3 else 2)
     write(lake, "one", {f"u{number:02d}": number for number in range(0, 10, 2)})
     write(lake, "one", {"u04": 4, "u09": None, "stranger": 5})  # a repeat, an error, another corpus's row
     write(lake, "two", {f"u{number:02d}": number + 1 for number in reversed(range(7))})
@@ -73,7 +74,7 @@ def test_join_is_the_same_in_one_part_and_in_many(lake, monkeypatch, part_rows):
     ids = pl.Series(table["utterance_id"]).filter(pl.Series(table["utterance_id"]) != "u08")
     parts = list(worklist.joined(lake, pads.dataset(table), ids, marks, ["utterance_id", "audio_uri"]))
     assert parts[0].column_names == ["utterance_id", "audio_uri", *marks]
-    assert [part.num_rows for part in parts] == ([3, 3, 3] if part_rows == 3 else [9])
+    assert [part.num_rows for part in parts] == sizes
     rows = [row for part in parts for row in part.to_pylist()]
     assert [row["utterance_id"] for row in rows] == [f"u{number:02d}" for number in (*range(8), 9)]
     for row in rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from emoray.config import Section
 
 
@@ -23,3 +25,8 @@ class EvaluateConfig(Section):
     conformal_level: float
     duration_edges_s: tuple[float, ...]
     min_group_clips: int
+
+    @property
+    def bootstrap(self) -> dict[str, Any]:
+        """Level, resamples and seed, as the functions of `emoray.evaluation.bootstrap` take them."""
+        return {"level": self.interval_level, "resamples": self.resamples, "seed": self.seed}
