@@ -184,6 +184,37 @@ def leaderboard(*, common: Common = DEFAULTS) -> None:
     _do("leaderboard", common)
 
 
+@app.command(name="import-model")
+def import_model(
+    source: str,
+    *,
+    revision: str | None = None,
+    encoder: str | None = None,
+    scale: tuple[float, float] | None = None,
+    champion: bool = False,
+    common: Common = DEFAULTS,
+) -> None:
+    """Register a public checkpoint as a version, with no training: score, serve, evaluate and promote it as any other.
+
+    Args:
+        source: Hub id or folder: audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim,
+            3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes, or another checkpoint of one of these two layouts.
+        revision: Revision on the hub; its newest if left out.
+        encoder: Folder or hub id of the encoder whose configuration the checkpoint only refers to.
+        scale: Ends of the scale that it was trained on (1 7 for MSP-Podcast); known for the two named above.
+        champion: Make the version champion if there is none yet.
+    """
+    _do(
+        "import_model",
+        common,
+        source=source,
+        revision=revision,
+        encoder=encoder,
+        scale=scale,
+        champion=champion,
+    )
+
+
 @app.command
 def promote(*, version: str | None = None, common: Common = DEFAULTS) -> None:
     """Let a challenger replace the champion, if it passes the gate. Ends with exit status 3 if it does not.

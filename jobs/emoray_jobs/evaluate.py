@@ -246,21 +246,22 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
         shown.add_column(column)
     for name in names:
         shown.add_column(TITLES[name], justify="right")
-    covered = any(level["coverage"] for _, report in reports for level in report.metrics["levels"].values())
-    if covered:
-        shown.add_column(f"{100 * first['conformal_level']:g} % intervals cover", justify="right")
+    nominal = next((found for _, report in reports if (found := report.metrics["conformal_level"]) is not None), None)
+    if nominal is not None:
+        shown.add_column(f"{100 * nominal:g} % intervals cover", justify="right")
     for result, report in reports:
         for level, figures in report.metrics["levels"].items():
             cells = [cell(figures["metrics"][name]) for name in names]
-            if covered:
-                cells.append(" / ".join(f"{100 * share:.0f}" for share in (figures["coverage"] or {}).values()) + " %")
+            if nominal is not None:
+                shares = [f"{100 * share:.0f}" for share in (figures["coverage"] or {}).values()]
+                cells.append(f"{' / '.join(shares)} %" if shares else "–")
             shown.add_row(f"{result.kind}, version {result.version}", LEVELS.get(level, level), *cells)
     ceiling = first["about"]["ceiling"]
     if ceiling:
         limits = {f"ccc_{d}": value for d, value in ceiling.items()}
         limits.setdefault("ccc_mean", sum(ceiling.values()) / len(ceiling))
         cells = [f"{limits[name]:.3f}" if name in limits else "" for name in names]
-        shown.add_row("ceiling", "given the label noise", *cells, *([""] if covered else []), style="dim")
+        shown.add_row("ceiling", "given the label noise", *cells, *([] if nominal is None else [""]), style="dim")
     return shown
 
 

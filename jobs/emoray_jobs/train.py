@@ -173,8 +173,7 @@ def _annotations(config: Config, lake: Lake) -> tuple[dict[str, str], Norms]:
     except LakeError as error:
         if error.kind != "not_annotated" or text_read(config.model):
             raise
-        unfitted = Norms(corpus={}, word_s={"intercept_s": 0.1, "per_letter_s": 0.05}, speakers={})
-        return pipeline.fingerprints(config.annotate, None), unfitted
+        return pipeline.fingerprints(config.annotate, None), Norms.unfitted()
     return state.fingerprints, state.norms
 
 

@@ -148,7 +148,7 @@ def _figures(
     if metrics["dimensions"]:
         drawn["ccc"] = figures.ccc_by_level(metrics, about.ceiling)
         drawn["predicted"] = figures.predicted_against_true(shown, level)
-        if dev is not None and best in dev["level"]:
+        if metrics["conformal_level"] is not None and dev is not None and best in dev["level"]:
             dev_best = check_predictions(dev).filter(pl.col("level") == best)
             drawn["calibration"] = figures.calibration(dev_best, shown, metrics["conformal_level"])
         drawn["groups"] = figures.ccc_by_group(level, "ccc_mean", "mean CCC")

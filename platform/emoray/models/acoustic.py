@@ -10,10 +10,10 @@ from emoray.models.heads import ClassHead, MlpHead, PooledSound
 
 
 class Acoustic(nn.Module):
-    """Encoder, attentive statistics and an MLP: with WavLM the MSP-Podcast challenge baseline [second-hand].
+    """MSF-SER's sound alone [ours]: encoder, attentive statistics, a linear projection and an MLP.
 
-    The preset `challenge` has the baseline's options. Text vectors in the batch are ignored. The linear projection
-    between the statistics and the MLP's first layer is [ours].
+    The MSP-Podcast challenge baseline, which has no projection, is `emoray.models.challenge`. Text vectors in the batch
+    are ignored.
 
     Args:
         config: Encoder, head and classes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from emoray.models.acoustic import Acoustic
+from emoray.models.challenge import ChallengeBaseline
 from emoray.models.cnn14 import Cnn14
 from emoray.models.concat import Concat
 from emoray.models.config import EncoderConfig, ModelConfig
@@ -17,6 +18,7 @@ from emoray.models.msf_ser import MsfSer
 from emoray.models.multistage import Multistage
 from emoray.models.single_stage import SingleStage
 from emoray.models.text import TextOnly
+from emoray.models.wav2vec2_dim import Wav2Vec2Dim
 
 MODELS: dict[str, type[nn.Module]] = {
     "msf_ser": MsfSer,
@@ -26,13 +28,15 @@ MODELS: dict[str, type[nn.Module]] = {
     "late_fusion": LateFusion,
     "concat": Concat,
     "acoustic": Acoustic,
+    "challenge": ChallengeBaseline,
+    "wav2vec2_dim": Wav2Vec2Dim,
     "cnn14": Cnn14,
     "text": TextOnly,
     "mean": TrainMean,
 }
 
 #: Models that ignore text vectors.
-SOUND_ALONE = frozenset({"emosphere", "acoustic", "cnn14", "mean"})
+SOUND_ALONE = frozenset({"emosphere", "acoustic", "challenge", "wav2vec2_dim", "cnn14", "mean"})
 
 #: Models that training fits to the labels in no step.
 WITHOUT_GRADIENT = frozenset({"mean"})

@@ -170,8 +170,9 @@ class ModelConfig(Section):
     Attributes:
         name: Key of `emoray.models.build.MODELS`.
         width: Width D of the vectors that are fused; of style pooling in `emosphere`.
-        hidden: Hidden width of the MLP heads (`acoustic`, `concat`, `text`, `emosphere`, `fusion.kind: concat_mlp`).
-        dropout: Dropout before the outputs; in `emosphere` also before the heads.
+        hidden: Hidden width of the MLP heads (`acoustic`, `concat`, `text`, `emosphere`, `challenge`,
+            `wav2vec2_dim`, `fusion.kind: concat_mlp`).
+        dropout: Dropout before the outputs; in `emosphere`, `challenge` and `wav2vec2_dim` also before the heads.
         attention: Hidden width of attentive statistics pooling.
         text_width: Width E of the text vectors.
         granularities: Semantics that the model is built with (ablations leave some out).
@@ -189,6 +190,8 @@ class ModelConfig(Section):
         "late_fusion",
         "concat",
         "acoustic",
+        "challenge",
+        "wav2vec2_dim",
         "cnn14",
         "text",
         "mean",

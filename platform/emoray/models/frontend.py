@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,17 +71,18 @@ class LogMelFrontend(Frontend):
 
 
 class WaveformFrontend(Frontend):
-    """The waveform itself (F = 1), normalised as the checkpoint's feature extractor says.
+    """The waveform itself (F = 1), normalised as the checkpoint was trained.
 
     Args:
-        normalise: Zero mean and unit variance per clip (`do_normalize`).
+        normalise: Zero mean and unit variance per clip (the feature extractor's `do_normalize`), or the mean and the
+            standard deviation that every clip is normalised with.
     """
 
     width = 1
     frame_hz = float(AUDIO_HZ)
 
-    def __init__(self, normalise: bool) -> None:
-        self._normalise = normalise
+    def __init__(self, normalise: bool | Sequence[float]) -> None:
+        self._normalise = normalise if isinstance(normalise, bool) else list(normalise)
 
     def options(self) -> dict[str, Any]:
         """See `Frontend.options`."""
@@ -89,7 +91,10 @@ class WaveformFrontend(Frontend):
     def features(self, samples: np.ndarray) -> np.ndarray:
         """See `Frontend.features`."""
         samples = samples.astype(np.float32, copy=False)
-        if self._normalise:
+        if isinstance(self._normalise, list):
+            mean, deviation = self._normalise
+            samples = ((samples - mean) / deviation).astype(np.float32)
+        elif self._normalise:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         return samples[:, None]
 

@@ -210,7 +210,6 @@ def _check(samples: np.ndarray, number: int) -> None:
 def _pieces(number: int, request: ScoreRequest) -> Iterator[_Piece]:
     """The whole clip, and the windows of its time course: every full window, one per hop (none in a shorter clip)."""
     samples = request.samples
-    samples = request.samples
     yield _Piece(number, samples, None)
     window, hop = round(WINDOW_S * AUDIO_HZ), round(HOP_S * AUDIO_HZ)
     if request.time_course and len(samples) > window:

@@ -77,6 +77,11 @@ class Norms:
     enrolled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
+    def unfitted(cls) -> Norms:
+        """Norms of no corpus, for a version that measures nothing against any."""
+        return cls(corpus={}, word_s={"intercept_s": 0.1, "per_letter_s": 0.05}, speakers={})
+
+    @classmethod
     def fit(cls, rows: Iterable[Mapping[str, Any]], config: NormsConfig) -> Norms:
         """Fit, independently of the order of the rows.
 
