@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import ray
 
 from emoray.config import load, merge, read_preset
 from emoray.corpora import CorpusConfig, build
@@ -62,13 +63,15 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
+def environment(ray_session: None) -> dict[str, str]:
+    """A port that is free, little training, and the session's Ray: tests/emoray_jobs/test_demo.py starts its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
         "EMORAY_TRAIN__EPOCHS": "1",
         "EMORAY_TRAIN__WORKERS": "0",  # in the command's own process: tests/emoray_jobs/test_demo.py starts two
         "EMORAY_SERVE__HTTP__PORT": str(port),

@@ -238,7 +238,7 @@ class Passes:
     def _flow(self, work: Worklist, fingerprints: Mapping[str, str], sink: Any) -> Flow:
         from emoray_jobs.dataflow import Flow
 
-        return Flow(work.running(), self._types, fingerprints, self._config.annotate.guard, self._config.lake, sink)
+        return Flow(work.running(), self._types, fingerprints, self._config.annotate.guard, self._lake.config, sink)
 
     @contextlib.contextmanager
     def _sink(self) -> Iterator[tuple[Any, list[str]]]:
@@ -249,7 +249,7 @@ class Passes:
 
         if self._actor is None:
             annotate = self._config.annotate
-            self._actor = sink.start(self._config.lake, annotate.flush_rows, annotate.flush_s)
+            self._actor = sink.start(self._lake.config, annotate.flush_rows, annotate.flush_s)
             self._stack.callback(ray.kill, self._actor)
         problems: list[str] = []
         try:

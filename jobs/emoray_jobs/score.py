@@ -167,7 +167,8 @@ def _stages(
     stages: list[Stage] = [Decode(annotate.audio, config.lake.storage_options)]
     if annotate.transcribe.kind != "reference" and semantics != "none":
         stages.append(transcriber(annotate.transcribe))
-    score = ScoreStage(config.tracking, config.lake, version, semantics, fingerprints, time_course=time_course)
+    lake = Lake(config.lake).config
+    score = ScoreStage(config.tracking, lake, version, semantics, fingerprints, time_course=time_course)
     fingerprints["score"] = fingerprint(score, fingerprints)
     return [*stages, score], fingerprints
 

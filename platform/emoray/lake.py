@@ -66,6 +66,11 @@ class Lake:
 
     Args:
         config: Root and storage options.
+
+    Attributes:
+        config: The same with an absolute root, for other processes: their working directory may be another.
+        root: The root, absolute.
+        is_local: Whether it is a local folder.
     """
 
     def __init__(self, config: LakeConfig) -> None:
@@ -78,6 +83,7 @@ class Lake:
         root = config.root if "://" in config.root else os.path.abspath(os.path.expanduser(config.root))
         self.fs, self._prefix = connect(root, options)
         self.root = root.rstrip("/")
+        self.config = config.model_copy(update={"root": self.root})
         self.is_local = "://" not in root or root.startswith("file://")
 
     def path(self, *parts: str) -> str:
