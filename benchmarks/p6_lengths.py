@@ -4,12 +4,14 @@ Ours is the side of P5: batches from length buckets, capped by padded seconds. T
 same weights on the same features, which they hold in memory, with as many clips in a batch, the same crop length,
 optimiser and schedule; `group by length` is the Trainer's own remedy. All sides compute in one thread and have one more
 process that makes batches. As steps see other clips together, what is compared is the outputs of the fresh models and
-the loss after as many epochs. Run it on a quiet machine: its sides want both of two cores.
+the loss after as many epochs. The clock starts with the first batch at hand. Run it on a quiet machine: the sides want
+both of two cores.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,8 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
             stack.enter_context(Side(name, command, {**theirs, "batches": how}, folder)) for name, how in PEERS.items()
         ]
         readings = rounds([ours, *peers], scale.pairs, scale.show)
+    for peer in peers:
+        readings[peer.name] = list(map(from_first_batch, readings[peer.name]))
     what = f"samples/s over the Trainer's with {{}}, {scale.train_epochs} epochs of {scale.train_clips} mixed clips"
     return [
         against(
@@ -63,6 +67,11 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
         )
         for peer in peers
     ]
+
+
+def from_first_batch(reading: Reading) -> Reading:
+    """A Trainer's reading without the start of its loader: our clock, too, starts with the first batch at hand."""
+    return dataclasses.replace(reading, seconds=reading.results["seconds"])
 
 
 def compared(ours: Reading, peer: Reading) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.measure import Reading
-from benchmarks.p6_lengths import compared
+from benchmarks.p6_lengths import compared, from_first_batch
 
 
 def side(predictions: list[list[float]], before: float, after: float, **more: object) -> Reading:
@@ -18,3 +18,8 @@ def test_outputs_and_losses_of_both_trainers_are_put_side_by_side() -> None:
     assert "differ by at most 4.0e-04" in said
     assert "loss on 2 clips 2.500 before, after: ours 1.250, Trainer 1.500" in said
     assert "Trainer's steps: 4, ours: 3" in said
+
+
+def test_a_trainer_is_timed_from_its_first_batch_on() -> None:
+    reading = from_first_batch(Reading(9.0, 7, {"seconds": 5.0}))
+    assert (reading.seconds, reading.peak_bytes) == (5.0, 7)
