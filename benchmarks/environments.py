@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -14,7 +15,10 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "librosa": ("librosa==0.11.0",),
     "daft": ("daft==0.7.26", *SHARED),
     "data-juicer": ("py-data-juicer==1.6.1", "aiohttp==3.14.5", *SHARED),  # which it imports and does not ask for
+    "accelerate": ("accelerate==1.15.0",),
 }
+#: Peers that are our own environment and one package more: they see all that we do, in our versions.
+ON_OURS = frozenset({"accelerate"})
 
 
 class NotInstalledError(Exception):
@@ -37,14 +41,19 @@ def python(peer: str) -> Path:
     if "PIP_FIND_LINKS" in environment:  # uv does not read pip's settings
         environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
     overrides = ROOT / "requirements" / "overrides.txt"
+    alone = ["--no-deps"] if peer in ON_OURS else []
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder],
-        [uv, "pip", "install", "--quiet", "--python", interpreter, "--overrides", overrides, *PACKAGES[peer]],
+        [uv, "pip", "install", "--quiet", "--python", interpreter, "--overrides", overrides, *alone, *PACKAGES[peer]],
     ):
         outcome = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
         if outcome.returncode:
             last = (outcome.stderr.strip().splitlines() or ["no message"])[-1]
             raise NotInstalledError(f"{peer} cannot be installed: {last}")
+    if peer in ON_OURS:
+        (packages,) = folder.glob("lib/python*/site-packages")
+        shared = [sysconfig.get_path("purelib"), str(ROOT / "platform")]
+        (packages / "ours.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
     done.write_text(wanted, encoding="utf-8")
     return interpreter
 

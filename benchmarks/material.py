@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,18 @@ import soundfile
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import load
 from emoray.lake import Lake
+from emoray.models.build import frontend
+from emoray.schema import DIMENSIONS, GRANULARITIES
+from emoray.training.pack import pack_shard, seal, write_shard
 from emoray_jobs import corpus
 from emoray_jobs.config import Config
 
 #: Lengths of the mixed clips, as speech corpora have them: most last some seconds, few more than twenty. All fit into
 #: Whisper's window.
 MEDIAN_S, SPREAD, SHORTEST_S, LONGEST_S = 5.0, 0.6, 1.5, 28.0
+
+#: What P5 and P6 say beside their figures.
+QUIET = "means something only from a machine with nothing else to do: the sides need both of two cores"
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class Scale:
         asr_clips: Clips that P2 transcribes.
         audio_clips: Files that P4 decodes …
         f0_clips: … and of these, measures the pitch of.
+        train_clips: Clips that P5 and P6 train on.
+        train_epochs: Epochs of one of their runs.
         cores: Cores that every side has.
         show: Prints a line of progress.
     """
@@ -42,6 +51,8 @@ class Scale:
     asr_clips: int
     audio_clips: int
     f0_clips: int
+    train_clips: int
+    train_epochs: int
     cores: int
     show: Callable[[str], None]
 
@@ -61,6 +72,41 @@ def synthetic(folder: Path, clips: int) -> list[str]:
     ]
     corpus.build(load(Config, overrides=overrides, environ={}))
     return overrides
+
+
+def training_set(folder: Path, clips: int, epochs: int) -> dict[str, Any]:
+    """Pack clips of mixed length as `train` does, in a lake of its own.
+
+    Text vectors are random, and the labels a linear function of the transcript's: something to learn.
+
+    Returns:
+        Task of a side that trains: `overrides` of the configuration, and the training set's hash as `set`.
+    """
+    overrides = [
+        f"lake.root={folder / 'lake'}",
+        f"train.epochs={epochs}",
+        "train.augment.modality_dropout=0",
+        "cluster.num_cpus=1",  # one core trains, one loads
+        "cluster.object_store_mib=512",
+        "launch.cpus_per_data_task=1",
+    ]
+    config = load(Config, overrides=overrides, environ={})
+    lake, front, random = Lake(config.lake), frontend(config.model.encoder), np.random.default_rng(1)
+    width, name, shards = config.model.text_width, "mixed", []
+    way_E3 = random.normal(scale=0.1 / np.sqrt(width), size=(width, len(DIMENSIONS)))
+    rows = []
+    for number, samples in enumerate(voices(folder, clips)):
+        text_KE = random.normal(size=(len(GRANULARITIES), width)).astype(np.float32)
+        label_3 = 0.5 + text_KE[GRANULARITIES.index("gs")] @ way_E3
+        vectors, labels = zip(GRANULARITIES, text_KE, strict=True), zip(DIMENSIONS, label_3.tolist(), strict=True)
+        rows.append(
+            {"utterance_id": f"m{number:05d}", "split": "train", "waveform": samples, **dict(vectors), **dict(labels)}
+        )
+    for start in range(0, clips, config.train.shard_rows):
+        table = pack_shard(rows[start : start + config.train.shard_rows], front, config.annotate.audio, width)
+        shards.append(write_shard(lake, name, len(shards), table))
+    seal(lake, name, shards, frontend=front, text_width=width, counts={"rows": clips, "left_out": 0})
+    return {"overrides": overrides, "set": name}
 
 
 def voices(folder: Path, count: int) -> Iterator[npt.NDArray[np.float32]]:

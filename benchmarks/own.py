@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from benchmarks.peers.protocol import serve, task
 from benchmarks.quality_annotate import annotate as bare_loop
+from benchmarks.training_sides import from_lake, in_memory
 
 from emoray.audio.io import AudioConfig, decode
 from emoray.audio.prosody import ProsodyConfig, measure
@@ -101,6 +102,8 @@ WHAT: dict[str, Callable[[dict[str, Any]], None]] = {
     "transcribe": transcribe,
     "decode": audio,
     "f0": audio,
+    "train": from_lake,
+    "train in memory": in_memory,
 }
 
 

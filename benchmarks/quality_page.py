@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from benchmarks.rows import RECOGNISED
 
 from emoray.evaluation.bootstrap import Interval, paired_difference
 from emoray.evaluation.metrics import Metric, dimensional, mean_ccc
@@ -21,8 +22,6 @@ METRICS: dict[str, Metric] = {
     **{name: dimensional("ccc", name) for name in DIMENSIONS},
     "mean": mean_ccc(),
 }
-#: Level in a predictions frame of clips whose transcripts were recognised, not given.
-RECOGNISED = "recognised"
 LEVEL_NAMES = {
     "full": "",
     RECOGNISED: "scored with recognised transcripts (word error rate {wer:.2f})",
@@ -173,11 +172,12 @@ def _page(
             "|---|---|---|---|---|",
         ]
         for other, by_metric in differences.items():
-            lines.append(f"| {other} | " + " | ".join(_difference(by_metric[name]) for name in METRICS) + " |")
+            lines.append(f"| {other} | " + " | ".join(difference(by_metric[name]) for name in METRICS) + " |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _difference(interval: Interval) -> str:
+def difference(interval: Interval) -> str:
+    """A difference with its interval; bold where that excludes zero."""
     text = f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
     return f"**{text}**" if interval.low > 0 or interval.high < 0 else text
