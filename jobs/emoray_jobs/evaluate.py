@@ -166,7 +166,7 @@ def _judge(
             )
             store(lake, work, where, {"scored": scored, "reported": reported})
             tracking.log_folder(version.run_id, work, f"report/{split}")
-    _log_once(tracking, version.run_id, {f"{split}/{name}": value for name, value in report.flat().items()})
+    tracking.log_once(version.run_id, {f"{split}/{name}": value for name, value in report.flat().items()})
     return SplitReport(split, lake.uri(*where), report.metrics, reused=False)
 
 
@@ -180,11 +180,6 @@ def store(lake: Lake, folder: str, where: Sequence[str], key: Mapping[str, str])
     lake.write_json(dict(key), *where, KEY)
 
 
-def _log_once(tracking: Tracking, run_id: str, metrics: Mapping[str, float]) -> None:
-    known = tracking.client.get_run(run_id).data.metrics
-    tracking.log_metrics(run_id, {name: value for name, value in metrics.items() if name not in known})
-
-
 def _about(config: Config, lake: Lake, version: Version, bundle: Bundle, split: str) -> About:
     synthetic = config.corpus.kind == "synthetic"
     return About(
@@ -195,15 +190,16 @@ def _about(config: Config, lake: Lake, version: Version, bundle: Bundle, split: 
             "Speakers of train occur in no other split; the epoch was selected on dev.",
             f"{split} was scored once, by the registered version, and decided nothing.",
         ],
-        ceiling=_ceiling(lake, config.corpus.name) if synthetic else None,
+        ceiling=ceiling(lake, config.corpus.name) if synthetic else None,
         synthetic=synthetic,
     )
 
 
-def _ceiling(lake: Lake, corpus: str) -> dict[str, float]:
-    from emoray.corpora.synthetic import ceiling
+def ceiling(lake: Lake, corpus: str) -> dict[str, float]:
+    """The best CCC that any predictor can reach per dimension on a synthetic corpus."""
+    from emoray.corpora import synthetic
 
-    return ceiling(lake, corpus)
+    return synthetic.ceiling(lake, corpus)
 
 
 def corpus_hash(lake: Lake, corpus: str, split: str) -> str:
@@ -255,10 +251,10 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
             if covered:
                 cells.append(" / ".join(f"{100 * share:.0f}" for share in (figures["coverage"] or {}).values()) + " %")
             shown.add_row(f"{result.kind}, version {result.version}", LEVELS.get(level, level), *cells)
-    ceiling = first["about"]["ceiling"]
-    if ceiling:
-        limits = {f"ccc_{d}": value for d, value in ceiling.items()}
-        limits.setdefault("ccc_mean", sum(ceiling.values()) / len(ceiling))
+    reachable = first["about"]["ceiling"]
+    if reachable:
+        limits = {f"ccc_{d}": value for d, value in reachable.items()}
+        limits.setdefault("ccc_mean", sum(reachable.values()) / len(reachable))
         cells = [f"{limits[name]:.3f}" if name in limits else "" for name in names]
         shown.add_row("ceiling", "given the label noise", *cells, *([""] if covered else []), style="dim")
     return shown
