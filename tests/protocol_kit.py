@@ -25,11 +25,16 @@ WORK = protocol_tune._work
 
 
 def voices(recordings: Path) -> None:
-    """Put a voice into each recording of a folder: another pitch for each, the louder the later in its folder."""
-    for folder in sorted({path.parent for path in recordings.rglob("*.wav")}):
+    """Put a voice into each recording of a tree: no two alike, the louder the later in their folder."""
+    folders = sorted({path.parent for path in recordings.rglob("*.wav")})
+    for number, folder in enumerate(folders):
         paths = sorted(folder.glob("[!.]*.wav"))
         for place, path in enumerate(paths):
-            samples = speech(soundfile.info(path).duration, 100 + 15 * (place % 8), seed=place)
+            samples = speech(
+                soundfile.info(path).duration,
+                100 + 7 * (number % 5) + 15 * (place % 8),
+                seed=len(paths) * number + place,
+            )
             soundfile.write(path, samples * (0.2 + 0.8 * place / len(paths)), HZ, subtype="PCM_16")
 
 

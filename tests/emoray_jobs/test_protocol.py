@@ -302,7 +302,7 @@ def test_the_two_commands_of_the_readme(tmp_path, capsys, monkeypatch):
     printed = " ".join(capsys.readouterr().out.split())
     assert "acoustic on iemocap, test: 12 clips, 6 speakers, 3 folds, 3 seeds (mean ± sd)" in printed
     assert "9 of 9 trials are finished" in printed
-    assert re.search(r"audio alone \S+ ± \d\.\d{3}", printed)
+    assert re.search(r"audio alone │ \S+ ± \d\.\d{3}", printed)
 
 
 def test_a_model_that_reads_text_asks_for_annotations(tmp_path):
