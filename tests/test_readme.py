@@ -84,6 +84,7 @@ def test_the_readme_shows_every_verb():
         "corpus",
         "annotate",
         "train",
+        "protocol",
         "evaluate",
         "promote",
         "rollback",

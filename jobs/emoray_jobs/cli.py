@@ -153,6 +153,26 @@ def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAU
 
 
 @app.command
+def protocol(
+    *,
+    seeds: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None,
+    common: Common = DEFAULTS,
+) -> None:
+    """Measure the configured model by the corpus's own protocol: each fold and seed, test predictions pooled.
+
+    Folds (IEMOCAP: a session, EMO-DB: a speaker left out) or the corpus's own partitions (MSP-Podcast). It registers no
+    version: a protocol measures, `emoray train` fills the registry. After a kill the same command goes on; a trial that
+    failed is tried again, and until all are finished the exit status is 1.
+
+    Args:
+        seeds: Seeds, for example --seeds 0 1 2; protocol.seeds if left out.
+    """
+    result = _do("protocol", common, seeds=seeds or ())
+    if result is not None and result.failed:
+        raise SystemExit(FAILURE)
+
+
+@app.command
 def evaluate(
     *,
     model: str | None = None,

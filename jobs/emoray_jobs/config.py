@@ -14,6 +14,7 @@ from emoray.training.config import TrainConfig
 from emoray_jobs.annotate_config import PlanConfig, SummaryConfig
 from emoray_jobs.cluster import ClusterConfig
 from emoray_jobs.demo import DemoConfig
+from emoray_jobs.protocol_config import ProtocolConfig
 from emoray_jobs.submit import SubmitConfig
 from emoray_jobs.train_config import LaunchConfig
 from emoray_serving.config import ServeConfig
@@ -33,6 +34,7 @@ class Config(Section):
         model: The model to train.
         train: How it is trained.
         launch: How a training is spread over a cluster.
+        protocol: Which trials a protocol has, and how they share a cluster.
         evaluate: Intervals, groups and the conformal level of reports.
         robustness: How clips are made worse for `evaluate --robustness`.
         promote: The gate between challenger and champion.
@@ -51,6 +53,7 @@ class Config(Section):
     model: ModelConfig
     train: TrainConfig
     launch: LaunchConfig
+    protocol: ProtocolConfig
     evaluate: EvaluateConfig
     robustness: RobustnessConfig
     promote: GateConfig

@@ -116,15 +116,20 @@ def stored_predictions(lake: Lake, result: EvaluateResult, report: SplitReport) 
 
 
 def test_splits(config: Config, lake: Lake) -> list[str]:
-    """Names of the corpus's test splits.
+    """Names of the corpus's test splits; one whose labels are hidden (MSP-Podcast's test3) is there for submissions.
 
     Raises:
-        InputError: It has none.
+        InputError: It has none with a label.
     """
-    found = lake.utterances(config.corpus.name, ["split"])["split"].unique().to_pylist()
-    splits = sorted(name for name in found if name is not None and TEST.fullmatch(name))
+    labels = [*DIMENSIONS, "emotion"]
+    frame = pl.from_arrow(lake.utterances(config.corpus.name, ["split", *labels]))
+    assert isinstance(frame, pl.DataFrame)
+    found = frame.filter(pl.any_horizontal(pl.col(labels).is_not_null()))["split"].drop_nulls().unique()
+    splits = sorted(name for name in found if TEST.fullmatch(name))
     if not splits:
-        raise InputError(f"corpus {config.corpus.name!r} has no test split", remedy="Give some of its speakers to test")
+        raise InputError(
+            f"corpus {config.corpus.name!r} has no test split with labels", remedy="Give some of its speakers to test"
+        )
     return splits
 
 
@@ -166,7 +171,7 @@ def _judge(
             )
             store(lake, work, where, {"scored": scored, "reported": reported})
             tracking.log_folder(version.run_id, work, f"report/{split}")
-    _log_once(tracking, version.run_id, {f"{split}/{name}": value for name, value in report.flat().items()})
+    tracking.log_once(version.run_id, {f"{split}/{name}": value for name, value in report.flat().items()})
     return SplitReport(split, lake.uri(*where), report.metrics, reused=False)
 
 
@@ -180,11 +185,6 @@ def store(lake: Lake, folder: str, where: Sequence[str], key: Mapping[str, str])
     lake.write_json(dict(key), *where, KEY)
 
 
-def _log_once(tracking: Tracking, run_id: str, metrics: Mapping[str, float]) -> None:
-    known = tracking.client.get_run(run_id).data.metrics
-    tracking.log_metrics(run_id, {name: value for name, value in metrics.items() if name not in known})
-
-
 def _about(config: Config, lake: Lake, version: Version, bundle: Bundle, split: str) -> About:
     synthetic = config.corpus.kind == "synthetic"
     return About(
@@ -195,15 +195,16 @@ def _about(config: Config, lake: Lake, version: Version, bundle: Bundle, split: 
             "Speakers of train occur in no other split; the epoch was selected on dev.",
             f"{split} was scored once, by the registered version, and decided nothing.",
         ],
-        ceiling=_ceiling(lake, config.corpus.name) if synthetic else None,
+        ceiling=ceiling(lake, config.corpus.name) if synthetic else None,
         synthetic=synthetic,
     )
 
 
-def _ceiling(lake: Lake, corpus: str) -> dict[str, float]:
-    from emoray.corpora.synthetic import ceiling
+def ceiling(lake: Lake, corpus: str) -> dict[str, float]:
+    """The best CCC that any predictor can reach per dimension on a synthetic corpus."""
+    from emoray.corpora import synthetic
 
-    return ceiling(lake, corpus)
+    return synthetic.ceiling(lake, corpus)
 
 
 def corpus_hash(lake: Lake, corpus: str, split: str) -> str:
@@ -256,10 +257,10 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
                 shares = [f"{100 * share:.0f}" for share in (figures["coverage"] or {}).values()]
                 cells.append(f"{' / '.join(shares)} %" if shares else "–")
             shown.add_row(f"{result.kind}, version {result.version}", LEVELS.get(level, level), *cells)
-    ceiling = first["about"]["ceiling"]
-    if ceiling:
-        limits = {f"ccc_{d}": value for d, value in ceiling.items()}
-        limits.setdefault("ccc_mean", sum(ceiling.values()) / len(ceiling))
+    reachable = first["about"]["ceiling"]
+    if reachable:
+        limits = {f"ccc_{d}": value for d, value in reachable.items()}
+        limits.setdefault("ccc_mean", sum(reachable.values()) / len(reachable))
         cells = [f"{limits[name]:.3f}" if name in limits else "" for name in names]
         shown.add_row("ceiling", "given the label noise", *cells, *([] if nominal is None else [""]), style="dim")
     return shown

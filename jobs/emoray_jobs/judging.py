@@ -19,10 +19,9 @@ from emoray.scoring.bundle import Bundle, load_bundle, text_read
 from emoray.scoring.predictions import predict_rows
 from emoray.scoring.score import LEVEL_OF
 from emoray.stages.base import WAVEFORM, Row
-from emoray.training.predict import predict
 from emoray_jobs.packing import packed, training_keys
 from emoray_jobs.progress import track
-from emoray_jobs.train_worker import device_here, torch_threads
+from emoray_jobs.train_worker import predict_levels, torch_threads
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -88,12 +87,7 @@ def predictions(
     ids = [name for split in splits for name in training_set.ids(split)]
     if not ids:
         raise _nothing_labelled(config, splits)
-    device, size = device_here(config.train), config.train.eval_batch_size
-    model = bundle.model.to(device)
-    with torch_threads(config.train.threads):
-        parts = [predict(model, training_set, ids, level, batch_size=size, device=device) for level in levels]
-    bundle.model.to("cpu")
-    return pl.concat(parts)
+    return pl.concat(predict_levels(bundle.model, training_set, ids, levels, config.train).values())
 
 
 def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) -> list[Row]:

@@ -12,7 +12,7 @@ import polars as pl
 
 from emoray.audio.io import AudioConfig
 from emoray.errors import LakeError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake import Lake
 from emoray.models.build import frontend
 from emoray.models.config import ModelConfig
 from emoray.stages import filters, pipeline
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
 log = logging.getLogger(__name__)
-
-
-def absolute(config: LakeConfig, lake: Lake) -> LakeConfig:
-    """The lake as other processes need it: their working directory is another (Ray Train gives each run its own)."""
-    return config.model_copy(update={"root": lake.root})
 
 
 def training_keys(config: Config, lake: Lake, fingerprints: Mapping[str, str]) -> pl.DataFrame:
@@ -98,9 +93,7 @@ def packed(
             from emoray_jobs.plan_data import pack_with_ray
 
             with track("packing the training set", "utterances") as advance:
-                pack_with_ray(
-                    absolute(config.lake, lake), corpus, fingerprints, ids, set_hash, advance=advance, **options
-                )
+                pack_with_ray(lake.config, corpus, fingerprints, ids, set_hash, advance=advance, **options)
         else:
             storage = config.lake.storage_options or None
             with track("packing the training set", "utterances") as advance:

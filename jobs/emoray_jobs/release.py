@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import emoray
 from emoray.evaluation import conformal
@@ -20,9 +21,9 @@ from emoray.registry.tracking import Tracking
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.scoring.bundle import open_bundle, save_bundle, text_read
 from emoray.training.checkpoint import Checkpoint, load_trained_weights
-from emoray.training.predict import predict, summarise
+from emoray.training.predict import summarise
 from emoray.training.training_set import TrainingSet
-from emoray_jobs.train_worker import Assignment, device_here, torch_threads
+from emoray_jobs.train_worker import Assignment, predict_levels
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,16 +67,35 @@ def levels_of(config: ModelConfig) -> tuple[str, ...]:
     return tuple(LEVELS) if text_read(config) else ("audio",)
 
 
-def begin_run(tracking: Tracking, config: Config, prepared: Prepared) -> str:
+def parameters(config: Config) -> dict[str, Any]:
+    """What a run logs as its parameters: the sections that make its result, of the corpus only the kind in use."""
+    sections = config.model_dump(mode="json", include={"corpus", "annotate", "model", "train"})
+    sections["corpus"] = {"name": config.corpus.name, config.corpus.kind: sections["corpus"][config.corpus.kind]}
+    return sections
+
+
+def begin_run(
+    tracking: Tracking,
+    config: Config,
+    prepared: Prepared,
+    *,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> str:
     """Make the MLflow run of a training, with its parameters, tags and dataset.
+
+    Args:
+        tracking: The store.
+        config: The jobs' configuration.
+        prepared: What the training starts from.
+        name: What the run is called; the name of its folder if left out.
+        tags: Further tags.
 
     Returns:
         Its id.
     """
-    sections = config.model_dump(mode="json", include={"corpus", "annotate", "model", "train"})
-    # Of a corpus only the kind in use; the others' options would be noise.
-    sections["corpus"] = {"name": config.corpus.name, config.corpus.kind: sections["corpus"][config.corpus.kind]}
-    run_id = tracking.start_run(prepared.assignment.run, params=sections, tags=prepared.hashes)
+    tags = {**prepared.hashes, **(tags or {})}
+    run_id = tracking.start_run(name or prepared.assignment.run, params=parameters(config), tags=tags)
     frame = prepared.training_set.frame.drop("duration_s")
     corpus = config.corpus.name
     tracking.log_dataset(
@@ -128,15 +148,7 @@ def _bundle(folder: Path, config: Config, prepared: Prepared, checkpoint: Checkp
     assert checkpoint.best is not None, "a finished run has a best epoch"
     load_trained_weights(model, checkpoint.best)
     training_set = prepared.training_set
-    device, size = device_here(config.train), config.train.eval_batch_size
-    model.to(device)
-    with torch_threads(config.train.threads):
-        ids = training_set.ids("dev")
-        frames = {
-            level: predict(model, training_set, ids, level, batch_size=size, device=device)
-            for level in levels_of(config.model)
-        }
-    model.to("cpu")
+    frames = predict_levels(model, training_set, training_set.ids("dev"), levels_of(config.model), config.train)
     metrics = {
         f"dev/{level}/{name}": value
         for level, frame in frames.items()

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from emoray.errors import ConfigError, ServiceError
+from emoray.lake import Lake
 from emoray_jobs.cluster import session
 from emoray_jobs.progress import waiting
 
@@ -118,16 +119,13 @@ def running(config: Config, *, keep: bool = False) -> Iterator[str]:
 
 
 def application_config(config: Config) -> AppConfig:
-    """The application's part of the configuration, its local paths made absolute: replicas run in other folders."""
+    """The application's part of the configuration, its lake named absolutely: replicas run in other folders."""
     from emoray_serving.config import AppConfig
 
-    lake = config.lake
-    if "://" not in lake.root:
-        lake = lake.model_copy(update={"root": os.path.abspath(os.path.expanduser(lake.root))})
     tracking = config.tracking
     if tracking.uri is None and os.environ.get("MLFLOW_TRACKING_URI"):
         tracking = tracking.model_copy(update={"uri": os.environ["MLFLOW_TRACKING_URI"]})
-    return AppConfig(lake=lake, tracking=tracking, annotate=config.annotate, serve=config.serve)
+    return AppConfig(lake=Lake(config.lake).config, tracking=tracking, annotate=config.annotate, serve=config.serve)
 
 
 def serve_config(config: Config) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from emoray_jobs.config import Config
 
-VERBS = ("corpus", "annotate", "train", "evaluate", "promote", "rollback", "score", "doctor")
+VERBS = ("corpus", "annotate", "train", "protocol", "evaluate", "promote", "rollback", "score", "doctor")
 RECONNECTS = 5
 EXIT_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 

@@ -7,46 +7,31 @@ what there is. What makes a run is the data, the model and the training options;
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import logging
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import RenderableType
 from rich.text import Text
 
-from emoray.errors import LakeError, TrainingError
 from emoray.lake import Lake
-from emoray.models.build import WITHOUT_GRADIENT
 from emoray.registry.tracking import Tracking, connect
 from emoray.schema import DIMENSIONS
-from emoray.scoring.bundle import text_read
-from emoray.stages import pipeline
-from emoray.stages.norms import Norms
-from emoray.training.batch_plan import make_plan
-from emoray.training.checkpoint import Checkpoint, plan_fingerprint
-from emoray_jobs import annotate, run_journal
+from emoray.training.checkpoint import Checkpoint
+from emoray_jobs import run_journal
 from emoray_jobs.cluster import session
-from emoray_jobs.packing import absolute, packed, training_keys
+from emoray_jobs.preparing import material, prepare
 from emoray_jobs.progress import say, waiting
 from emoray_jobs.release import Prepared, begin_run, register
 from emoray_jobs.run_record import RunRecord
-from emoray_jobs.train_worker import Assignment, train_here
+from emoray_jobs.train_worker import train_here
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
-
-log = logging.getLogger(__name__)
-
-#: Options of a training that change no result; two runs that differ only in them are the same run.
-LAUNCH_ONLY = {"workers", "gpu", "threads", "eval_batch_size", "checkpoint_steps", "shard_rows", "cache_dir"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +80,7 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
     started = time.monotonic()
     lake = Lake(config.lake)
     with contextlib.ExitStack() as stack:
-        prepared = _prepare(config, lake, stack)
+        prepared = prepare(config, lake, material(config, lake, stack))
         tracking = connect(config.tracking, lake)
         record = RunRecord(lake, prepared.assignment.run, tracking)
         if fresh:
@@ -126,80 +111,6 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
         seconds=time.monotonic() - started,
         **done,
     )
-
-
-def _prepare(config: Config, lake: Lake, stack: contextlib.ExitStack) -> Prepared:
-    """Pack the training set and plan the batches, as far as they are not there."""
-    corpus, train = config.corpus.name, config.train
-    lake.utterances(corpus, ["utterance_id"])
-    fingerprints, norms = _annotations(config, lake)
-    keys = training_keys(config, lake, fingerprints)
-    _assert_text(config, keys)
-    audio = config.annotate.audio
-    training_set = packed(config, lake, stack, fingerprints=fingerprints, model=config.model, audio=audio, keys=keys)
-    for split in ("train", "dev"):
-        if not training_set.ids(split):
-            raise TrainingError(
-                f"corpus {corpus!r} has no labelled utterances in split {split!r}",
-                where=lake.root,
-                remedy="Training needs a train and a dev split with labels (or model.classes that name its emotions)",
-                kind="empty_split",
-            )
-    ids = training_set.ids("train")
-    seconds = training_set.durations_s(ids)
-    crop_s = train.augment.crop_s
-    epochs = 0 if config.model.name in WITHOUT_GRADIENT else train.epochs
-    plan = make_plan(ids, seconds, train.plan, epochs=epochs, seed=train.seed, crop_s=crop_s)
-    plan_hash = plan_fingerprint(plan)
-    where = ("training_sets", training_set.set_hash, "plans", f"{plan_hash}.parquet")
-    if not lake.exists(*where):
-        lake.write_parquet(plan, *where)
-    assignment = Assignment(
-        lake=absolute(config.lake, lake),
-        run=f"{config.model.name}-{_run_hash(config, training_set.set_hash, plan_hash)}",
-        model=config.model,
-        train=train,
-        launch=config.launch,
-        training_set=training_set.set_hash,
-        plan="/".join(where),
-    )
-    return Prepared(assignment, training_set, plan_hash, fingerprints, norms)
-
-
-def _annotations(config: Config, lake: Lake) -> tuple[dict[str, str], Norms]:
-    """Fingerprints and norms of the annotations. A model that reads no text does without where there are none."""
-    try:
-        state = annotate.state(config, lake)
-    except LakeError as error:
-        if error.kind != "not_annotated" or text_read(config.model):
-            raise
-        return pipeline.fingerprints(config.annotate, None), Norms.unfitted()
-    return state.fingerprints, state.norms
-
-
-def _assert_text(config: Config, keys: pl.DataFrame) -> None:
-    wanted = text_read(config.model)
-    bare = keys.filter(~pl.any_horizontal(pl.col(name).fill_null(False) for name in wanted)).height if wanted else 0
-    if wanted and bare == keys.height:
-        raise LakeError(
-            f"corpus {config.corpus.name!r} has no text vectors yet, and {config.model.name} reads {', '.join(wanted)}",
-            remedy="Finish the annotation: emoray annotate. Or train on sound alone: --set model.name=acoustic",
-            kind="not_annotated",
-        )
-    if bare:
-        log.warning(
-            "%d of %d utterances have no text vector; the model learns from their sound alone", bare, keys.height
-        )
-
-
-def _run_hash(config: Config, set_hash: str, plan: str) -> str:
-    what = {
-        "training_set": set_hash,
-        "plan": plan,
-        "model": config.model.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json", exclude=LAUNCH_ONLY),
-    }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _train(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
 import pyarrow.parquet as pq
 import torch
+from torch import nn
 
+from emoray.corpora.folds import Fold
 from emoray.errors import TrainingError
 from emoray.lake import Lake, LakeConfig
 from emoray.models.config import ModelConfig
@@ -18,6 +21,7 @@ from emoray.training.checkpoint import Checkpoint, prune
 from emoray.training.config import TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import Loader, LocalLoader
+from emoray.training.predict import predict
 from emoray.training.training_set import TrainingSet
 from emoray_jobs import run_journal
 from emoray_jobs.train_config import LaunchConfig
@@ -38,6 +42,7 @@ class Assignment:
         launch: How the work is spread.
         training_set: Hash of the packed training set.
         plan: Path of the batch plan below the lake's root.
+        fold: The fold whose splits hold; None: the corpus's own.
     """
 
     lake: LakeConfig
@@ -47,6 +52,7 @@ class Assignment:
     launch: LaunchConfig
     training_set: str
     plan: str
+    fold: Fold | None = None
 
 
 def train_here(assignment: Assignment, on_checkpoint: Callable[[Checkpoint], None]) -> FitResult:
@@ -93,9 +99,10 @@ def train_on_worker(config: dict[str, Any]) -> None:
 
 
 def open_training_set(assignment: Assignment) -> TrainingSet:
-    """The packed training set of a run."""
+    """The packed training set of a run, with the splits of its fold."""
     lake = Lake(assignment.lake)
-    return TrainingSet.open(lake, assignment.training_set, assignment.train.cache_dir, assignment.model.classes)
+    opened = TrainingSet.open(lake, assignment.training_set, assignment.train.cache_dir, assignment.model.classes)
+    return opened if assignment.fold is None else opened.of_fold(assignment.fold)
 
 
 def _train(
@@ -122,6 +129,29 @@ def _train(
     evaluate = DevEvaluation(training_set, training_set.ids("dev"))
     resume = Checkpoint.latest(lake, assignment.run)
     return fit(learner, plan, loader, evaluate, callbacks=Callbacks(on_checkpoint=keep), resume=resume)
+
+
+def predict_levels(
+    model: nn.Module, training_set: TrainingSet, ids: Sequence[str], levels: Sequence[str], config: TrainConfig
+) -> dict[str, pl.DataFrame]:
+    """Predictions at each semantic level, made in this process; the model is on the CPU afterwards.
+
+    Args:
+        model: A model with its weights.
+        training_set: Where the clips are.
+        ids: Which clips.
+        levels: Semantic levels.
+        config: Batch size, threads, and whether to compute on a GPU.
+
+    Returns:
+        Level → frame of `emoray.training.predict.predict`.
+    """
+    device, size = device_here(config), config.eval_batch_size
+    model.to(device)
+    with torch_threads(config.threads):
+        frames = {level: predict(model, training_set, ids, level, batch_size=size, device=device) for level in levels}
+    model.to("cpu")
+    return frames
 
 
 def device_here(config: TrainConfig) -> str:

@@ -15,7 +15,7 @@ from emoray_jobs import cli, progress
 
 VERBS = (
     *("annotate", "corpus", "demo", "doctor", "evaluate", "export"),
-    *("leaderboard", "promote", "rollback", "score", "serve", "submit", "train"),
+    *("leaderboard", "promote", "protocol", "rollback", "score", "serve", "submit", "train"),
 )
 
 

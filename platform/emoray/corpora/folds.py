@@ -57,14 +57,18 @@ def leave_one_out(parts: Sequence[int]) -> list[Fold]:
 
 
 def assign(table: pa.Table, fold: Fold) -> pa.Table:
-    """An utterances table with the splits of one fold.
+    """A table with the splits of one fold, which replace those that it has.
+
+    Args:
+        table: Utterances, or what was made of them with their columns speaker_id, split and fold.
+        fold: The fold.
 
     Raises:
         SchemaError: A speaker of its train part occurs in another.
     """
     names = {fold.test: "test", fold.dev: "dev"} | dict.fromkeys(fold.train, "train")
     splits = pa.array([names.get(part) for part in table["fold"].to_pylist()], pa.string())
-    split = table.set_column(UTTERANCES.get_field_index("split"), UTTERANCES.field("split"), splits)
+    split = table.set_column(table.schema.get_field_index("split"), UTTERANCES.field("split"), splits)
     assert_speaker_disjoint(split)
     return split
 

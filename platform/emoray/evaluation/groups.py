@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from emoray.evaluation.bootstrap import interval
@@ -34,37 +35,39 @@ def bucket_names(edges_s: Sequence[float]) -> list[str]:
 
 
 def by_group(
-    frame: pl.DataFrame, column: str, metrics: Sequence[Metric], config: EvaluateConfig
+    frames: Sequence[pl.DataFrame], column: str, metrics: Sequence[Metric], config: EvaluateConfig
 ) -> list[dict[str, Any]]:
     """Metrics of every group of one column.
 
     Args:
-        frame: Predictions at one semantic level.
+        frames: Predictions at one semantic level, one frame per training seed on the same clips.
         column: Column to group by; clips where it is null form no group.
         metrics: What to measure.
         config: Intervals, and how many clips a group needs for one.
 
     Returns:
-        One entry per group, in order of its name (duration: shortest first): value, n_clips, n_speakers, and per metric
-        an interval, or the bare estimate where the group is smaller than `min_group_clips`.
+        One entry per group, in order of its value (duration: shortest first): value, n_clips, n_speakers, and per
+        metric an interval, or the bare estimate (mean over the seeds) where the group is smaller than
+        `min_group_clips`.
     """
-    if column not in frame.columns:
+    if column not in frames[0].columns:
         return []
+    found = frames[0][column].drop_nulls().unique().sort().to_list()
+    values = [name for name in bucket_names(config.duration_edges_s) if name in found] if column == DURATION else found
     rows = []
-    for (value,), part in frame.filter(pl.col(column).is_not_null()).group_by(column):
-        entry: dict[str, Any] = {"value": str(value), "n_clips": part.height, "n_speakers": n_speakers(part)}
+    for value in values:
+        parts = [frame.filter(pl.col(column) == value) for frame in frames]
+        entry: dict[str, Any] = {
+            "value": str(value), "n_clips": parts[0].height, "n_speakers": n_speakers(parts[0]),
+        }  # fmt: skip
         for metric in metrics:
-            if part.height >= config.min_group_clips:
-                found = interval(
-                    metric, part, level=config.interval_level, resamples=config.resamples, seed=config.seed
-                ).to_dict()
+            if parts[0].height >= config.min_group_clips:
+                entry[metric.name] = interval(metric, parts, **config.bootstrap).to_dict()
             else:
-                estimate = metric(part)
-                found = {"estimate": None if estimate != estimate else estimate}
-            entry[metric.name] = found
+                estimate = float(np.mean([metric(part) for part in parts]))
+                entry[metric.name] = {"estimate": None if np.isnan(estimate) else estimate}
         rows.append(entry)
-    order = bucket_names(config.duration_edges_s) if column == DURATION else sorted(row["value"] for row in rows)
-    return sorted(rows, key=lambda row: order.index(row["value"]))
+    return rows
 
 
 def n_speakers(frame: pl.DataFrame) -> int | None:

@@ -63,12 +63,16 @@ class Report:
     metrics: dict[str, Any]
 
     def flat(self) -> dict[str, float]:
-        """Estimates as `full/ccc_valence` → value, for a tracking store; undefined ones are left out."""
+        """Estimates as `full/ccc_valence` → value, for a tracking store; undefined ones are left out.
+
+        Beside those over several seeds stand their standard deviations, `full/ccc_valence_seed_sd`.
+        """
         return {
-            f"{level}/{name}": entry["estimate"]
+            f"{level}/{name}{suffix}": entry[key]
             for level, found in self.metrics["levels"].items()
             for name, entry in found["metrics"].items()
-            if entry["estimate"] is not None
+            for key, suffix in (("estimate", ""), ("seed_sd", "_seed_sd"))
+            if entry[key] is not None
         }
 
 

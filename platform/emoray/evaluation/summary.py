@@ -21,6 +21,9 @@ LEVELS = {"audio": "audio alone", "transcript": "audio + transcript", "full": "a
 
 GROUP_COLUMNS = ("gender", DURATION, "speaker_id")
 
+#: Columns of predictions by several trainings: what each was seeded with, and the fold that its clips were tested in.
+SEED, FOLD = "seed", "fold"
+
 REQUIRED = ("utterance_id", "split", "level")
 
 
@@ -28,7 +31,8 @@ def check_predictions(frame: pl.DataFrame) -> pl.DataFrame:
     """Hold a frame against the predictions contract and clip the predicted dimensions to the scale, as the scorer does.
 
     Raises:
-        InputError: A column is missing, a clip occurs twice at one level, or a prediction is not finite.
+        InputError: A column is missing, a clip occurs twice at one level (and seed, where the frame has several), or a
+            prediction is not finite.
     """
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
@@ -37,7 +41,8 @@ def check_predictions(frame: pl.DataFrame) -> pl.DataFrame:
         )
     if frame.is_empty():
         raise InputError("there are no predictions to evaluate", remedy="Check the split's name")
-    twice = frame.group_by("utterance_id", "level").len().filter(pl.col("len") > 1)
+    key = ["utterance_id", "level", *([SEED] if SEED in frame.columns else [])]
+    twice = frame.group_by(key).len().filter(pl.col("len") > 1)
     if not twice.is_empty():
         raise InputError(
             f"{twice['utterance_id'][0]!r} was predicted {twice['len'][0]} times at level {twice['level'][0]!r}"
@@ -58,6 +63,11 @@ def levels_of(frame: pl.DataFrame) -> list[str]:
     )
 
 
+def by_seed(frame: pl.DataFrame) -> list[pl.DataFrame]:
+    """The predictions of each training seed, in order of the seed; the frame itself where it does not say."""
+    return frame.sort(SEED).partition_by(SEED, maintain_order=True) if SEED in frame.columns else [frame]
+
+
 def summarise(
     predictions: pl.DataFrame,
     config: EvaluateConfig,
@@ -67,9 +77,13 @@ def summarise(
 ) -> dict[str, Any]:
     """Metrics with intervals per semantic level, groups, and the coverage of the conformal intervals.
 
+    With a column `seed` (predictions of a protocol), metrics are means over the seeds, with their standard deviation;
+    where the column `fold` then says that clips were tested in several folds, there are figures for each.
+
     Args:
         predictions: Columns utterance_id, split, level, and what is known of speaker_id, gender, dialogue_id,
-            duration_s, {dimension}_true and _pred in [0, 1], scale_min, scale_max, emotion_true, emotion_pred, gates
+            duration_s, {dimension}_true and _pred in [0, 1], scale_min, scale_max, emotion_true, emotion_pred, gates,
+            seed, fold.
         config: Intervals and groups.
         half_widths: The version's conformal half widths; None leaves coverage out.
         classes: Classes of the categorical head, in the model's order; empty = no categorical metrics. Clips of other
@@ -79,18 +93,15 @@ def summarise(
         A JSON-ready tree.
 
     Raises:
-        InputError: The frame breaks the contract or has no label at all.
+        InputError: The frame breaks the contract, its seeds were tested on different clips, or it has no label at all.
     """
     frame = with_duration_bucket(check_predictions(predictions), config.duration_edges_s)
     dimensions = labelled_dimensions(frame)
-    judged: list[str] = []
-    if classes and "emotion_true" in frame.columns:
-        known = pl.col("emotion_true").is_in(list(classes))
-        frame = frame.with_columns(emotion_true=pl.when(known).then(pl.col("emotion_true")))
-        judged = list(classes) if frame["emotion_true"].is_not_null().any() else []
+    frame, judged = _judged(frame, classes)
     if not dimensions and not judged:
         raise InputError("no clip has a label to judge the predictions by", remedy="Evaluate on a labelled split")
-    one_level = frame.filter(pl.col("level") == levels_of(frame)[0])
+    seeds = by_seed(frame)
+    one_level = seeds[0].filter(pl.col("level") == levels_of(frame)[0])
     units = clusters(one_level)
     covered = conformal.coverage(frame, half_widths) if half_widths else {}
     return {
@@ -101,6 +112,8 @@ def summarise(
         "unit": units.unit,
         "n_units": units.n_units,
         "warning": units.warning,
+        "seeds": [int(one[SEED][0]) for one in seeds if SEED in frame.columns],
+        "folds": _folds(one_level),
         "interval_level": config.interval_level,
         "resamples": config.resamples,
         "conformal_level": config.conformal_level if half_widths else None,
@@ -115,6 +128,35 @@ def summarise(
     }
 
 
+def point_estimates(predictions: pl.DataFrame, classes: Sequence[str] = ()) -> dict[str, float]:
+    """The metrics of a report without intervals, as `full/ccc_valence` → value; undefined ones are left out.
+
+    Args:
+        predictions: As for `summarise`, of one seed.
+        classes: Classes of the categorical head.
+
+    Raises:
+        InputError: The frame breaks the contract.
+    """
+    frame, judged = _judged(check_predictions(predictions), classes)
+    metrics = metric_list(labelled_dimensions(frame), judged)
+    return {
+        f"{level}/{name}": value
+        for level in levels_of(frame)
+        for name, value in _values(frame.filter(pl.col("level") == level), metrics).items()
+        if value is not None
+    }
+
+
+def _judged(frame: pl.DataFrame, classes: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
+    """The frame without labels that are no class of the model, and the classes if a label is left."""
+    if not classes or "emotion_true" not in frame.columns:
+        return frame, []
+    known = pl.col("emotion_true").is_in(list(classes))
+    frame = frame.with_columns(emotion_true=pl.when(known).then(pl.col("emotion_true")))
+    return frame, list(classes) if frame["emotion_true"].is_not_null().any() else []
+
+
 def metric_list(dimensions: Sequence[str], classes: Sequence[str]) -> list[Metric]:
     """The metrics of a report, in its order."""
     found = [dimensional("ccc", d) for d in dimensions]
@@ -127,18 +169,35 @@ def metric_list(dimensions: Sequence[str], classes: Sequence[str]) -> list[Metri
 def _one_level(
     frame: pl.DataFrame, dimensions: list[str], classes: list[str], config: EvaluateConfig
 ) -> dict[str, Any]:
-    options: dict[str, Any] = {"level": config.interval_level, "resamples": config.resamples, "seed": config.seed}
+    frames, metrics = by_seed(frame), metric_list(dimensions, classes)
     headline = ([mean_ccc(dimensions)] if dimensions else []) + ([categorical("ua", classes)] if classes else [])
     per_group = [*(dimensional("ccc", d) for d in dimensions), *headline]
+    per_fold = [*per_group, *(categorical(kind, classes) for kind in ("wa", "macro_f1") if classes)]
     return {
-        "n_clips": frame.height,
-        "metrics": {one.name: interval(one, frame, **options).to_dict() for one in metric_list(dimensions, classes)},
+        "n_clips": frames[0].height,
+        "metrics": {one.name: interval(one, frames, **config.bootstrap).to_dict() for one in metrics},
         "groups": {
-            column: by_group(frame, column, per_group, config) for column in GROUP_COLUMNS if column in frame.columns
+            column: by_group(frames, column, per_group, config) for column in GROUP_COLUMNS if column in frame.columns
         },
+        "folds": by_group(frames, FOLD, per_fold, config) if _folds(frames[0]) else [],
+        "seeds": {str(one[SEED][0]): _values(one, metrics) for one in frames if SEED in frame.columns},
         "confusion": _confusion(frame, classes) if classes else None,
         "gates": _mean_gates(frame),
     }
+
+
+def _folds(frame: pl.DataFrame) -> list[int]:
+    """The folds that clips were tested in, where there are several; a single model's clips have none."""
+    if not {SEED, FOLD} <= set(frame.columns):
+        return []
+    found = frame[FOLD].drop_nulls().unique().sort().to_list()
+    return found if len(found) > 1 else []
+
+
+def _values(frame: pl.DataFrame, metrics: Sequence[Metric]) -> dict[str, float | None]:
+    """Metrics of one seed, without intervals; null where one is undefined."""
+    values = {metric.name: metric(frame) for metric in metrics}
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def _confusion(frame: pl.DataFrame, classes: list[str]) -> list[list[int]]:

@@ -104,6 +104,11 @@ class Tracking:
         for name, value in metrics.items():
             self.client.log_metric(run_id, name, value, step=step)
 
+    def log_once(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log those of a report's metrics that the run lacks: MLflow would keep both values of a repeated one."""
+        known = self.client.get_run(run_id).data.metrics
+        self.log_metrics(run_id, {name: value for name, value in metrics.items() if name not in known})
+
     def log_folder(self, run_id: str, folder: str | Path, name: str) -> None:
         """Log a folder as artifact `name`."""
         self.client.log_artifacts(run_id, str(folder), name)

@@ -47,7 +47,7 @@ class ObjectiveConfig(Section):
     """Weights of the terms of the loss.
 
     Attributes:
-        ccc: Weight of Σ_d (1 − CCC_d).
+        ccc: Weight of Σ_d (1 − CCC_d); with 0 a model is selected by the UAR of its classes.
         ccc_scope: `global` (over workers × accumulation) or `local` (per micro-batch, as papers with accumulation do).
         category: Weight of the class-weighted cross-entropy (needs model.classes).
         load_balance: Weight of the router's load balance.

@@ -90,14 +90,15 @@ def gather_predictions(frame: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([pl.DataFrame.deserialize(part) for part in parts])
 
 
-def summarise(frame: pl.DataFrame, classes: Sequence[str] = ()) -> dict[str, float]:
+def summarise(frame: pl.DataFrame, classes: Sequence[str] = (), *, by_classes: bool = False) -> dict[str, float]:
     """CCC per dimension and mean, UAR where classes are predicted, and the `score` that selects a model.
 
-    The score is the mean CCC, or UAR in a corpus without dimensional labels.
+    The score is the mean CCC; UAR in a corpus without dimensional labels, or where classes are all that is trained.
 
     Args:
         frame: Of `predict`.
         classes: Classes that the model knows; clips of others do not count in UAR.
+        by_classes: Let UAR be the score, where there is one, also beside dimensional labels.
     """
     metrics: dict[str, float] = {}
     for name in DIMENSIONS:
@@ -116,5 +117,6 @@ def summarise(frame: pl.DataFrame, classes: Sequence[str] = ()) -> dict[str, flo
             (pl.col("emotion_true") == pl.col("emotion_pred")).mean().alias("recall")
         )
         metrics["uar"] = float(hits["recall"].to_numpy().mean())
-        metrics.setdefault("score", metrics["uar"])
+        if by_classes or "score" not in metrics:
+            metrics["score"] = metrics["uar"]
     return metrics

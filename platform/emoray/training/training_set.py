@@ -7,6 +7,7 @@ arousal, dominance).
 from __future__ import annotations
 
 import contextlib
+import copy
 import getpass
 import os
 import tempfile
@@ -19,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 import torch
 
+from emoray.corpora import folds
 from emoray.errors import TransientError
 from emoray.lake import Lake
 from emoray.models.batch import Batch
@@ -85,6 +87,18 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return self.frame.height
+
+    def of_fold(self, fold: folds.Fold) -> TrainingSet:
+        """The same clips with the splits of a fold; features and vectors are shared.
+
+        Raises:
+            SchemaError: A speaker of its train part occurs in another.
+        """
+        other = copy.copy(self)
+        frame = pl.from_arrow(folds.assign(self.frame.to_arrow(), fold))
+        assert isinstance(frame, pl.DataFrame)
+        other.frame = frame
+        return other
 
     def ids(self, split: str, *, labelled: bool = True) -> list[str]:
         """Ids of a split, in id order.

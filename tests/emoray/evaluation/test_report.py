@@ -133,3 +133,59 @@ def test_without_any_label_there_is_nothing_to_report():
     frame = _predictions().with_columns(pl.lit(None, pl.Float64).alias(f"{d}_true") for d in DIMENSIONS)
     with pytest.raises(InputError, match="no clip has a label"):
         summarise(frame, CONFIG)
+
+
+def _of_protocol(seeds=(0, 1), folds=4):
+    """What each seed predicts, with noise of its own, and the fold of each speaker."""
+    truth = _predictions(levels=("audio",))
+    fold = pl.col("speaker_id").str.split("-").list.last().cast(pl.Int32) % folds
+    noisy = [
+        truth.with_columns(
+            seed=pl.lit(seed), fold=fold, valence_pred=pl.col("valence_true") + pl.Series(_noise(truth.height, seed))
+        )
+        for seed in seeds
+    ]
+    return pl.concat(noisy)
+
+
+def _noise(n, seed):
+    return np.random.default_rng(100 + seed).normal(0, 0.05 * (1 + seed), n)
+
+
+def test_several_seeds_give_their_mean_and_deviation_and_each_fold_its_own_row(tmp_path):
+    frame = _of_protocol()
+    report = write_report(tmp_path, frame, CONFIG, About("P", "c"), classes=CLASSES)
+    level = report.metrics["levels"]["audio"]
+    by_hand = []
+    for seed in (0, 1):
+        one = check_predictions(frame).filter(pl.col("seed") == seed)
+        by_hand.append(metrics.ccc(one["valence_pred"].to_numpy(), one["valence_true"].to_numpy()))
+    assert abs(by_hand[0] - by_hand[1]) > 0.01
+    found = level["metrics"]["ccc_valence"]
+    assert found["estimate"] == pytest.approx(np.mean(by_hand))
+    assert found["seed_sd"] == pytest.approx(np.std(by_hand, ddof=1))
+    assert [level["seeds"][seed]["ccc_valence"] for seed in ("0", "1")] == pytest.approx(by_hand)
+    assert (report.metrics["n_clips"], report.metrics["seeds"], report.metrics["folds"]) == (200, [0, 1], [0, 1, 2, 3])
+    assert [(row["value"], row["n_clips"], row["n_speakers"]) for row in level["folds"]] == [
+        (str(fold), 50, 2) for fold in range(4)
+    ]
+    left_out = check_predictions(frame).filter(pl.col("fold") == 2)
+    of_fold = [
+        metrics.ccc(one["valence_pred"].to_numpy(), one["valence_true"].to_numpy())
+        for one in left_out.partition_by("seed", maintain_order=True)
+    ]
+    assert level["folds"][2]["ccc_valence"]["estimate"] == pytest.approx(np.mean(of_fold))
+    assert np.sum(level["confusion"]) == 400
+    assert report.flat()["audio/ccc_valence_seed_sd"] == pytest.approx(found["seed_sd"])
+    page = report.page.read_text()
+    assert "Fold by fold" in page
+    assert "4 folds · 2 seeds" in page
+
+
+def test_seeds_on_different_clips_are_refused_and_one_models_folds_are_not_shown():
+    frame = _of_protocol()
+    with pytest.raises(InputError, match="not on the same clips"):
+        summarise(frame.filter((pl.col("seed") == 0) | (pl.col("fold") != 1)), CONFIG, classes=CLASSES)
+    with pytest.raises(InputError, match="was predicted 2 times"):
+        summarise(pl.concat([frame, frame]), CONFIG)
+    assert summarise(frame.filter(pl.col("seed") == 0).drop("seed"), CONFIG)["folds"] == []

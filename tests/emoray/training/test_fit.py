@@ -163,6 +163,17 @@ def test_training_stops_early_and_keeps_the_best_weights(packed):
         assert torch.equal(weight, best[-1][name]), name
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_where_classes_alone_are_trained_their_uar_selects(tmp_path, weight):
+    model = model_config(name="acoustic", classes=["high", "low"], **NO_DROPOUT)
+    lake, set_hash = pack_rows(str(tmp_path), planted_rows(48, seed=5), model)
+    train = train_config(epochs=2, plan={"batch_size": 24, "buckets": 1}, objective={"ccc": weight, "category": 1.0})
+    _, result = run_fit(lake, set_hash, model, train)
+    selects = "ccc_mean" if weight else "uar"
+    assert all(metrics["score"] == metrics[selects] for metrics in result.history)
+    assert all(metrics["uar"] != metrics["ccc_mean"] for metrics in result.history)
+
+
 def test_msf_ser_learns_what_was_planted_in_each_part(tmp_path):
     """Arousal is in the sound, valence in GS with its sign in LES, dominance in ES: a level shows what it can know."""
     model = model_config(**NO_DROPOUT)

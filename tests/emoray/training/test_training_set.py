@@ -11,7 +11,8 @@ import torch
 from moto.server import ThreadedMotoServer
 from training_kit import AUDIO, TEXT_WIDTH, model_config, pack_rows, planted_rows, train_config
 
-from emoray.errors import LakeError, TrainingError
+from emoray.corpora.folds import Fold
+from emoray.errors import LakeError, SchemaError, TrainingError
 from emoray.lake import Lake, LakeConfig
 from emoray.models.build import frontend
 from emoray.schema import stage_schema, utterances_table
@@ -189,3 +190,23 @@ def test_shards_of_a_remote_lake_are_fetched_once(tmp_path, monkeypatch):
     expected = TrainingSet.open(local, set_hash).collate(["u0005", "u0000"])
     for opened in (first, second):
         assert torch.equal(opened.collate(["u0005", "u0000"]).features_BTF, expected.features_BTF)
+
+
+def test_a_folds_splits_replace_those_of_the_set_and_share_its_features(tmp_path):
+    rows = [
+        {**row, "fold": number % 4, "speaker_id": f"s{number % 4}", "split": "train"}
+        for number, row in enumerate(planted_rows(8, seed=0))
+    ]
+    store, set_hash = pack_rows(str(tmp_path), rows, model_config())
+    whole = TrainingSet.open(store, set_hash)
+    parts = whole.of_fold(Fold(2, test=2, dev=3, train=(0, 1)))
+    assert parts.ids("test") == ["u0002", "u0006"]
+    assert parts.ids("dev") == ["u0003", "u0007"]
+    assert parts.ids("train") == ["u0000", "u0001", "u0004", "u0005"]
+    assert whole.ids("train") == [row["utterance_id"] for row in rows]
+    assert torch.equal(parts.collate(["u0003"]).features_BTF, whole.collate(["u0003"]).features_BTF)
+    # A speaker of two parts: in no fold that would train on him and test him.
+    rows[0]["speaker_id"] = "s2"
+    store, set_hash = pack_rows(str(tmp_path / "shared"), rows, model_config())
+    with pytest.raises(SchemaError, match="'s2' is in train and in test"):
+        TrainingSet.open(store, set_hash).of_fold(Fold(2, test=2, dev=3, train=(0, 1)))

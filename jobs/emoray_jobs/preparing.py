@@ -1,0 +1,155 @@
+"""What every training starts from: the packed training set, and for each run its batch plan and its name.
+
+A run is made by the data, the fold, the model and the training options; workers and machines make none of it. So
+`train` and each trial of a `protocol` find one another's work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from emoray.corpora.folds import Fold
+from emoray.errors import LakeError, TrainingError
+from emoray.lake import Lake
+from emoray.models.build import WITHOUT_GRADIENT
+from emoray.scoring.bundle import text_read
+from emoray.stages import pipeline
+from emoray.stages.norms import Norms
+from emoray.training.batch_plan import make_plan
+from emoray.training.checkpoint import plan_fingerprint
+from emoray.training.training_set import TrainingSet
+from emoray_jobs import annotate
+from emoray_jobs.packing import packed, training_keys
+from emoray_jobs.release import Prepared
+from emoray_jobs.train_worker import Assignment
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+log = logging.getLogger(__name__)
+
+#: Options of a training that change no result; two runs that differ only in them are the same run.
+LAUNCH_ONLY = {"workers", "gpu", "threads", "eval_batch_size", "checkpoint_steps", "shard_rows", "cache_dir"}
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the configured model can be trained on.
+
+    Attributes:
+        training_set: The packed corpus, with its own splits.
+        fingerprints: Of the stages that it is made from.
+        norms: The norms that they measured against.
+    """
+
+    training_set: TrainingSet
+    fingerprints: dict[str, str]
+    norms: Norms
+
+
+def material(config: Config, lake: Lake, stack: contextlib.ExitStack) -> Material:
+    """Pack the configured corpus for the configured model, as far as that is not done.
+
+    Args:
+        config: The jobs' configuration.
+        lake: Where everything is.
+        stack: Keeps Ray, where it has to be started, beyond this call.
+
+    Raises:
+        LakeError: The corpus is not in the lake, or not annotated although the model reads text.
+    """
+    lake.utterances(config.corpus.name, ["utterance_id"])
+    fingerprints, norms = _annotations(config, lake)
+    keys = training_keys(config, lake, fingerprints)
+    _assert_text(config, keys)
+    audio = config.annotate.audio
+    training_set = packed(config, lake, stack, fingerprints=fingerprints, model=config.model, audio=audio, keys=keys)
+    return Material(training_set, fingerprints, norms)
+
+
+def prepare(config: Config, lake: Lake, data: Material, fold: Fold | None = None) -> Prepared:
+    """Plan the batches of a run.
+
+    Args:
+        config: The jobs' configuration.
+        lake: Where everything is.
+        data: Of `material`; with the fold's splits already, if there is a fold.
+        fold: The fold whose train and dev parts the run sees; None: the corpus's own splits.
+
+    Raises:
+        TrainingError: Nothing to train on or to select by.
+    """
+    train, training_set = config.train, data.training_set
+    for split in ("train", "dev"):
+        if not training_set.ids(split):
+            raise TrainingError(
+                f"corpus {config.corpus.name!r} has no labelled utterances in split {split!r}"
+                + ("" if fold is None else f" of fold {fold.fold}"),
+                where=lake.root,
+                remedy="Training needs a train and a dev split with labels (or model.classes that name its emotions)",
+                kind="empty_split",
+            )
+    ids = training_set.ids("train")
+    epochs = 0 if config.model.name in WITHOUT_GRADIENT else train.epochs
+    seconds, crop_s = training_set.durations_s(ids), train.augment.crop_s
+    plan = make_plan(ids, seconds, train.plan, epochs=epochs, seed=train.seed, crop_s=crop_s)
+    plan_hash = plan_fingerprint(plan)
+    where = ("training_sets", training_set.set_hash, "plans", f"{plan_hash}.parquet")
+    if not lake.exists(*where):
+        lake.write_parquet(plan, *where)
+    assignment = Assignment(
+        lake=lake.config,
+        run=f"{config.model.name}-{_run_hash(config, training_set.set_hash, plan_hash, fold)}",
+        model=config.model,
+        train=train,
+        launch=config.launch,
+        training_set=training_set.set_hash,
+        plan="/".join(where),
+        fold=fold,
+    )
+    return Prepared(assignment, training_set, plan_hash, data.fingerprints, data.norms)
+
+
+def _annotations(config: Config, lake: Lake) -> tuple[dict[str, str], Norms]:
+    """Fingerprints and norms of the annotations. A model that reads no text does without where there are none."""
+    try:
+        state = annotate.state(config, lake)
+    except LakeError as error:
+        if error.kind != "not_annotated" or text_read(config.model):
+            raise
+        return pipeline.fingerprints(config.annotate, None), Norms.unfitted()
+    return state.fingerprints, state.norms
+
+
+def _assert_text(config: Config, keys: pl.DataFrame) -> None:
+    wanted = text_read(config.model)
+    bare = keys.filter(~pl.any_horizontal(pl.col(name).fill_null(False) for name in wanted)).height if wanted else 0
+    if wanted and bare == keys.height:
+        raise LakeError(
+            f"corpus {config.corpus.name!r} has no text vectors yet, and {config.model.name} reads {', '.join(wanted)}",
+            remedy="Finish the annotation: emoray annotate. Or train on sound alone: --set model.name=acoustic",
+            kind="not_annotated",
+        )
+    if bare:
+        log.warning(
+            "%d of %d utterances have no text vector; the model learns from their sound alone", bare, keys.height
+        )
+
+
+def _run_hash(config: Config, set_hash: str, plan: str, fold: Fold | None) -> str:
+    what = {
+        "training_set": set_hash,
+        "plan": plan,
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude=LAUNCH_ONLY),
+    }
+    if fold is not None:
+        what["fold"] = {"test": fold.test, "dev": fold.dev}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,242 @@
+"""protocol: a model measured by the corpus's own protocol, every fold and seed a trial, test predictions pooled.
+
+A trial is the same run as a training by `emoray train` with its seed (and fold), and lies beside those: protocols of
+other seeds, and train itself, go on with it or reuse it. Run it again after a kill and it goes on; run it again when it
+is done and it reads what there is. No version is registered: a protocol measures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from emoray.corpora import folds
+from emoray.errors import InputError
+from emoray.evaluation.pages import SYNTHETIC_NOTE
+from emoray.evaluation.summary import LEVELS
+from emoray.lake import Lake
+from emoray.registry.tracking import connect
+from emoray.schema import assert_speaker_disjoint
+from emoray.training.training_set import TrainingSet
+from emoray_jobs.evaluate import TITLES, SplitReport, cell, digest, test_splits
+from emoray_jobs.preparing import Material, material, prepare
+from emoray_jobs.protocol_report import write_reports
+from emoray_jobs.protocol_runs import FAILED, ProtocolRuns
+from emoray_jobs.protocol_trials import Planned, run_trials
+from emoray_jobs.release import levels_of
+from emoray_jobs.trial import Outcome, Trial, finished
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What one trial came to.
+
+    Attributes:
+        name: Its seed and fold.
+        seed: Its seed.
+        fold: Its fold; None where the corpus's own partitions are used.
+        run: Name of its run; `checkpoints/<run>/` in the lake.
+        outcome: None if it failed.
+        error: Why it failed.
+        reused: It was finished before.
+    """
+
+    name: str
+    seed: int
+    fold: int | None
+    run: str
+    outcome: Outcome | None
+    error: str | None
+    reused: bool
+
+
+@dataclass(frozen=True)
+class ProtocolResult:
+    """What a protocol found.
+
+    Attributes:
+        name: Its name.
+        run_id: The parent run in MLflow.
+        corpus: Name of the corpus.
+        kind: Name of the model.
+        trials: All of them, seed by seed.
+        reports: One per test split, over the seeds whose trials are all finished; empty where there is none.
+        left_out: Seeds that are not in the reports, since a trial of theirs failed.
+        synthetic: The corpus is synthetic.
+        seconds: How long this call took.
+    """
+
+    name: str
+    run_id: str
+    corpus: str
+    kind: str
+    trials: list[TrialResult]
+    reports: list[SplitReport]
+    left_out: list[int]
+    synthetic: bool
+    seconds: float
+
+    @property
+    def failed(self) -> list[TrialResult]:
+        """The trials that are not finished."""
+        return [trial for trial in self.trials if trial.outcome is None]
+
+
+def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
+    """Train and test the configured model on every fold with every seed, and report on the pooled predictions.
+
+    Args:
+        config: The jobs' configuration.
+        seeds: Seeds; those of the configuration if left out.
+
+    Raises:
+        LakeError: The corpus is not in the lake, or not annotated although the model reads text.
+        SchemaError: A known speaker of train is in dev or a test set.
+        TrainingError: A fold has nothing to train on or to select by.
+        InputError: There is no seed, or no labelled test clip.
+    """
+    started = time.monotonic()
+    chosen = tuple(dict.fromkeys(seeds or config.protocol.seeds))
+    if not chosen:
+        raise InputError("a protocol needs a seed", where="protocol.seeds", remedy="For example --seeds 0 1 2")
+    lake = Lake(config.lake)
+    tracking = connect(config.tracking, lake)
+    with contextlib.ExitStack() as stack:
+        planned = _plan(config, lake, stack, chosen)
+        trials = [one.trial for one in planned]
+        name = f"protocol-{config.model.name}-{digest({'runs': [trial.run for trial in trials]})[:12]}"
+        before = {trial.run for trial in trials if finished(lake, trial) is not None}
+        runs = ProtocolRuns(tracking, lake, name)
+        errors: dict[str, str] = {}
+        whole = planned
+        if runs.finished and len(before) == len(trials):
+            reports = write_reports(config, lake, whole, runs, tracking)
+        else:
+            runs.begin(config, planned[0].prepared, chosen)
+            with tracking.running(runs.parent_id), contextlib.closing(runs):
+                errors = run_trials(config, lake, stack, planned, runs)
+                broken = {one.trial.seed for one in planned if one.trial.run in errors}
+                whole = [one for one in planned if one.trial.seed not in broken]
+                reports = write_reports(config, lake, whole, runs, None if errors else tracking)
+            if errors:
+                tracking.end_run(runs.parent_id, FAILED)
+    return ProtocolResult(
+        name=name,
+        run_id=runs.parent_id,
+        corpus=config.corpus.name,
+        kind=config.model.name,
+        trials=[
+            TrialResult(
+                name=trial.name,
+                seed=trial.seed,
+                fold=trial.fold,
+                run=trial.run,
+                outcome=finished(lake, trial),
+                error=errors.get(trial.run),
+                reused=trial.run in before,
+            )
+            for trial in trials
+        ],
+        reports=reports,
+        left_out=[seed for seed in chosen if all(one.trial.seed != seed for one in whole)],
+        synthetic=config.corpus.kind == "synthetic",
+        seconds=time.monotonic() - started,
+    )
+
+
+def _plan(config: Config, lake: Lake, stack: contextlib.ExitStack, seeds: Sequence[int]) -> list[Planned]:
+    """The trials, seed by seed; all of them share one packed training set."""
+    data, corpus = material(config, lake, stack), config.corpus.name
+    parts: list[tuple[folds.Fold | None, TrainingSet]]
+    if folds.known(lake, corpus):
+        parts, tests = [(fold, data.training_set.of_fold(fold)) for fold in folds.read(lake, corpus)], ["test"]
+    else:
+        unknown = assert_speaker_disjoint(data.training_set.frame.to_arrow())
+        if unknown:
+            log.warning("%d utterances have no known speaker: their splits cannot be checked", unknown)
+        parts, tests = [(None, data.training_set)], test_splits(config, lake)
+    # A set whose labels are hidden is there for submissions.
+    labelled = tuple(name for name in tests if any(part.ids(name) for _, part in parts))
+    if not labelled:
+        raise InputError(
+            f"corpus {corpus!r} has no labelled utterances in {', '.join(tests)}",
+            remedy="A model is judged by clips with labels",
+            kind="empty_split",
+        )
+    planned = []
+    for seed in seeds:
+        own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        for fold, part in parts:
+            prepared = prepare(own, lake, Material(part, data.fingerprints, data.norms), fold)
+            trial = Trial(prepared.assignment, labelled, levels_of(config.model))
+            planned.append(Planned(trial, own, prepared))
+    return planned
+
+
+def render(result: ProtocolResult) -> RenderableType:
+    """The tables as they are printed."""
+    new = [trial for trial in result.trials if trial.outcome is not None and not trial.reused]
+    done = len(result.trials) - len(result.failed)
+    said = f"{done} of {len(result.trials)} trials are finished, {len(new)} of them by this call"
+    parts: list[RenderableType] = []
+    for report in result.reports:
+        parts += [_table(result, report), f"Report: {report.page}"]
+        if report.metrics["warning"]:
+            parts.append(report.metrics["warning"])
+    parts.append(f"{said} ({result.seconds:.0f} s). Parent run {result.run_id} in MLflow; no version was registered.")
+    parts += [f"Failed: {trial.name} (checkpoints/{trial.run}): {trial.error}" for trial in result.failed]
+    if result.left_out:
+        seeds = ", ".join(map(str, result.left_out))
+        parts.append(f"Not in the figures: seed {seeds}, of which a trial failed. The same command tries it again.")
+    return Group(*parts, *([SYNTHETIC_NOTE] if result.synthetic else []))
+
+
+def _table(result: ProtocolResult, report: SplitReport) -> Table:
+    """Pooled metrics per semantic level, then each fold's and each seed's at the fullest."""
+    m = report.metrics
+    names = [f"ccc_{d}" for d in m["dimensions"]] + (["ccc_mean"] if m["dimensions"] else [])
+    names += ["ua", "wa", "macro_f1"] if m["classes"] else []
+    heading = f"{result.kind} on {result.corpus}, {report.split}: {m['n_clips']:,} clips, {m['n_speakers']} speakers"
+    heading += f", {len(m['folds'])} folds" if m["folds"] else ""
+    seeds = f"{len(m['seeds'])} seeds (mean ± sd)" if len(m["seeds"]) > 1 else f"seed {m['seeds'][0]}"
+    interval = f"{100 * m['interval_level']:g} % intervals over {m['unit']}s"
+    shown = Table(title=f"{heading}, {seeds}; {interval}", title_justify="left")
+    shown.add_column("test clips")
+    for name in names:
+        shown.add_column(TITLES.get(name, "macro-F1"), justify="right")
+    for level, figures in m["levels"].items():
+        shown.add_row(LEVELS.get(level, level), *(_cell(figures["metrics"][name]) for name in names))
+    fullest = list(m["levels"].values())[-1]
+    shown.add_section()
+    for row in fullest["folds"]:
+        shown.add_row(f"fold {row['value']}, {row['n_clips']} clips", *(_short(row[name]) for name in names))
+    shown.add_section()
+    for seed, values in fullest["seeds"].items():
+        shown.add_row(f"seed {seed}", *(_short({"estimate": values[name]}) for name in names))
+    return shown
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    """The mean over the seeds with its deviation, over its interval."""
+    first, *interval = cell(entry).split("\n")
+    deviation = "" if entry["seed_sd"] is None else f" ± {entry['seed_sd']:.3f}"
+    return "\n".join([first + deviation, *interval])
+
+
+def _short(entry: dict[str, Any]) -> str:
+    if entry["estimate"] is None:
+        return "–"
+    deviation = entry.get("seed_sd")
+    return f"{entry['estimate']:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")

@@ -1,0 +1,124 @@
+"""The MLflow runs of a protocol: one parent, one child per trial, each found again by its tags.
+
+No file says which run is which: a run is there with its tags or not at all, so a killed call leaves no second one.
+Children get their metrics from the trials' journals, whoever trained them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from emoray.evaluation.summary import point_estimates
+from emoray.lake import Lake
+from emoray.registry.tracking import Tracking
+from emoray_jobs import run_journal
+from emoray_jobs.release import Prepared, begin_run, parameters
+from emoray_jobs.trial import Trial, test_predictions
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+PROTOCOL, RUN, SEED, FOLD, ERROR = "emoray.protocol", "emoray.run", "emoray.seed", "emoray.fold", "emoray.error"
+FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
+
+
+class ProtocolRuns:
+    """The runs of a protocol in the tracking store.
+
+    Args:
+        tracking: The store.
+        lake: Where the trials' folders are.
+        name: The protocol's name.
+    """
+
+    def __init__(self, tracking: Tracking, lake: Lake, name: str) -> None:
+        self.name = name
+        self._tracking, self._lake = tracking, lake
+        parent = self._find({PROTOCOL: name})
+        self._parent_id = None if parent is None else str(parent.info.run_id)
+        #: Nothing is left to log in it.
+        self.finished = parent is not None and parent.info.status == FINISHED
+        self._open: dict[str, tuple[str, run_journal.Follower]] = {}
+
+    @property
+    def parent_id(self) -> str:
+        """The parent's id, once it has begun."""
+        assert self._parent_id is not None, "begin comes first"
+        return self._parent_id
+
+    def begin(self, config: Config, prepared: Prepared, seeds: Sequence[int]) -> None:
+        """Make the parent, if it is not there.
+
+        Args:
+            config: The jobs' configuration.
+            prepared: Of any of the trials.
+            seeds: Of the protocol.
+        """
+        if self._parent_id is not None:
+            return
+        params = parameters(config) | {"protocol": {"seeds": list(seeds)}}
+        del params["train"]["seed"]
+        shared = {key: value for key, value in prepared.hashes.items() if key not in {RUN, SEED, "emoray.plan"}}
+        tags = {**shared, PROTOCOL: self.name}
+        self._parent_id = self._tracking.start_run(self.name, params=params, tags=tags)
+
+    def start(self, trial: Trial, config: Config, prepared: Prepared) -> None:
+        """Make a trial's child, or find it again, and log what the trial did before this call.
+
+        Args:
+            trial: The trial.
+            config: The jobs' configuration with the trial's seed.
+            prepared: What its training starts from.
+        """
+        child = self._find({MLFLOW_PARENT_RUN_ID: self.parent_id, RUN: trial.run})
+        if child is not None and child.info.status == FINISHED:
+            return
+        if child is None:
+            tags = {MLFLOW_PARENT_RUN_ID: self.parent_id}
+            if trial.fold is not None:
+                tags[FOLD] = str(trial.fold)
+            run_id = begin_run(self._tracking, config, prepared, name=trial.name, tags=tags)
+        else:
+            run_id = str(child.info.run_id)
+            self._tracking.client.update_run(run_id, status="RUNNING")
+            if ERROR in child.data.tags:
+                self._tracking.client.delete_tag(run_id, ERROR)
+        logger = run_journal.MetricLogger(self._tracking.client, run_id)
+        self._open[trial.run] = (run_id, run_journal.Follower(self._lake, trial.run, logger.log))
+        self.follow(trial)
+
+    def follow(self, trial: Trial) -> None:
+        """Log what a trial has done since."""
+        if trial.run in self._open:
+            self._open[trial.run][1].catch_up()
+
+    def end(self, trial: Trial, error: str | None = None) -> None:
+        """End a trial's child, with the metrics of its own test clips or with what stopped it."""
+        if trial.run not in self._open:
+            return
+        self.follow(trial)
+        run_id, _ = self._open.pop(trial.run)
+        if error is not None:
+            self._tracking.set_tags(run_id, {ERROR: error})
+            self._tracking.end_run(run_id, FAILED)
+            return
+        predictions = test_predictions(self._lake, trial)
+        for split in trial.tests:
+            found = point_estimates(predictions.filter(predictions["split"] == split), trial.assignment.model.classes)
+            self._tracking.log_once(run_id, {f"{split}/{name}": value for name, value in found.items()})
+        self._tracking.end_run(run_id)
+
+    def close(self) -> None:
+        """Mark the children of trials that were neither finished nor failed."""
+        for run_id, _ in self._open.values():
+            self._tracking.end_run(run_id, KILLED)
+        self._open.clear()
+
+    def _find(self, tags: Mapping[str, str]) -> Run | None:
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self._tracking.client.search_runs([self._tracking.experiment_id], wanted, max_results=1)
+        return found[0] if found else None

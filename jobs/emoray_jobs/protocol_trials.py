@@ -1,0 +1,134 @@
+"""The trials of a protocol, run: on Ray side by side, or in this process one after another."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from emoray.lake import Lake
+from emoray_jobs.cluster import session
+from emoray_jobs.progress import say
+from emoray_jobs.protocol_runs import ProtocolRuns
+from emoray_jobs.release import Prepared
+from emoray_jobs.trial import Trial, attempt, finished
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import Config
+
+#: Between two lines that say how far the trials are.
+LINE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial and what its MLflow run says of it.
+
+    Attributes:
+        trial: The trial.
+        config: The jobs' configuration with the trial's seed.
+        prepared: What its training starts from.
+    """
+
+    trial: Trial
+    config: Config
+    prepared: Prepared
+
+
+class Watcher(Protocol):
+    """Hears of trials by their place among those that were started; called in the driver."""
+
+    def start(self, number: int) -> None:
+        """A trial begins, or goes on."""
+
+    def see(self, number: int, step: int) -> None:
+        """A trial stored the checkpoint before a step."""
+
+    def end(self, number: int, error: str | None) -> None:
+        """A trial is finished, or failed with this error."""
+
+
+def run_trials(
+    config: Config, lake: Lake, stack: contextlib.ExitStack, planned: Sequence[Planned], runs: ProtocolRuns
+) -> dict[str, str]:
+    """Run the trials that are not finished; one that fails does not stop the others.
+
+    Args:
+        config: The jobs' configuration; `train.workers=0` keeps them in this process.
+        lake: Where everything is.
+        stack: Keeps Ray, where it has to be started, beyond this call.
+        planned: All trials.
+        runs: Their MLflow runs.
+
+    Returns:
+        Run → what stopped it, of those that failed.
+    """
+    pending = []
+    for one in planned:
+        if finished(lake, one.trial) is None:
+            pending.append(one)
+        else:  # by another protocol, by a call that was killed, or with another tracking store
+            runs.start(one.trial, one.config, one.prepared)
+            runs.end(one.trial)
+    if not pending:
+        return {}
+    watch = _Watch(lake, pending, runs, len(planned))
+    trials = [one.trial for one in pending]
+    if config.train.workers:
+        stack.enter_context(session(config.cluster, config.lake))
+        from emoray_jobs.protocol_tune import run_on_ray
+
+        run_on_ray(config, lake, trials, watch)
+    else:
+        _run_here(trials, watch)
+    return watch.errors
+
+
+def _run_here(trials: Sequence[Trial], watch: Watcher) -> None:
+    for number, trial in enumerate(trials):
+        watch.start(number)
+        watch.end(number, attempt(trial, functools.partial(watch.see, number)))
+
+
+class _Watch:
+    """Logs what trials do, and says it: a line when one ends, and every few seconds how far they are."""
+
+    def __init__(self, lake: Lake, pending: Sequence[Planned], runs: ProtocolRuns, total: int) -> None:
+        self.errors: dict[str, str] = {}
+        self._lake, self._pending, self._runs, self._total = lake, pending, runs, total
+        self._done = total - len(pending)
+        self._steps: dict[int, int] = {}
+        self._said = time.monotonic()
+        say(f"{total} trials" + (f", {self._done} of them finished before" if self._done else ""))
+
+    def start(self, number: int) -> None:
+        one = self._pending[number]
+        self._runs.start(one.trial, one.config, one.prepared)
+
+    def see(self, number: int, step: int) -> None:
+        self._runs.follow(self._pending[number].trial)
+        self._steps[number] = step
+        if time.monotonic() - self._said >= LINE_EVERY_S:
+            under_way = sorted(self._steps.items())
+            self._say("; ".join(f"{self._pending[number].trial.name} at step {at:,}" for number, at in under_way))
+
+    def end(self, number: int, error: str | None) -> None:
+        trial = self._pending[number].trial
+        self._steps.pop(number, None)
+        self._runs.end(trial, error)
+        if error is not None:
+            self.errors[trial.run] = error
+            self._say(f"{trial.name} failed: {error}")
+            return
+        self._done += 1
+        outcome = finished(self._lake, trial)
+        assert outcome is not None, "a trial that ends without an error is finished"
+        score = f"dev score {outcome.dev['score']:.3f} after epoch {outcome.best_epoch + 1}"
+        self._say(f"{trial.name}: {score}, {outcome.seconds:.0f} s")
+
+    def _say(self, news: str) -> None:
+        self._said = time.monotonic()
+        say(f"{self._done} of {self._total} trials done; {news}")

@@ -1,0 +1,144 @@
+"""A trial of a protocol: one training, by one seed on one fold, and what its best epoch predicts on the test clips.
+
+Its predictions lie beside its checkpoints and are the record that it is finished: a trial that was killed goes on from
+its checkpoint, one that is finished is read. Nothing is registered.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from emoray.errors import EmorayError
+from emoray.lake import Lake
+from emoray.models.build import build
+from emoray.training.checkpoint import Checkpoint, load_trained_weights, prune
+from emoray_jobs.train_worker import Assignment, open_training_set, predict_levels, train_here
+
+log = logging.getLogger(__name__)
+
+#: In a run's folder.
+PREDICTIONS, OUTCOME = "test.parquet", "test.json"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial is told.
+
+    Attributes:
+        assignment: The training, its seed and fold.
+        tests: Test splits to predict.
+        levels: Semantic levels to predict at.
+    """
+
+    assignment: Assignment
+    tests: tuple[str, ...]
+    levels: tuple[str, ...]
+
+    @property
+    def run(self) -> str:
+        """Name of the run; its folder is `checkpoints/<run>/`."""
+        return self.assignment.run
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.assignment.train.seed
+
+    @property
+    def fold(self) -> int | None:
+        """Number of its fold; None where the corpus's own partitions are used."""
+        return None if self.assignment.fold is None else self.assignment.fold.fold
+
+    @property
+    def name(self) -> str:
+        """What tables and messages call it."""
+        return f"seed {self.seed}" if self.fold is None else f"seed {self.seed}, fold {self.fold}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished trial came to.
+
+    Attributes:
+        steps: Steps of its training.
+        best_epoch: Epoch whose weights made the predictions, from 0; selected on dev.
+        dev: Dev metrics of that epoch.
+        seconds: How long the call took that finished it.
+    """
+
+    steps: int
+    best_epoch: int
+    dev: dict[str, float]
+    seconds: float
+
+
+def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None:
+    """Train in this process, as far as that is not done, predict the test clips and store what came of it.
+
+    Args:
+        trial: The trial.
+        on_checkpoint: Called with each checkpoint once it is stored.
+
+    Raises:
+        TrainingError: The training cannot go on, or its checkpoint is broken.
+    """
+    started = time.monotonic()
+    assignment = trial.assignment
+    lake = Lake(assignment.lake)
+    train_here(assignment, on_checkpoint)
+    checkpoint = Checkpoint.latest(lake, trial.run)
+    assert checkpoint is not None, "training ends with a checkpoint"
+    assert checkpoint.best is not None, "a finished run has a best epoch"
+    model = build(assignment.model)
+    load_trained_weights(model, checkpoint.best)
+    training_set = open_training_set(assignment)
+    ids = [name for split in trial.tests for name in training_set.ids(split)]
+    predicted = pl.concat(predict_levels(model, training_set, ids, trial.levels, assignment.train).values())
+    buffer = io.BytesIO()
+    predicted.write_parquet(buffer)
+    lake.write_bytes(buffer.getvalue(), "checkpoints", trial.run, PREDICTIONS)
+    outcome = {
+        "steps": checkpoint.step,
+        "best_epoch": checkpoint.best_epoch,
+        "dev": checkpoint.history[checkpoint.best_epoch],
+        "seconds": time.monotonic() - started,
+    }
+    lake.write_json(outcome, "checkpoints", trial.run, OUTCOME)
+    prune(lake, trial.run, 1)  # nobody goes back to an earlier one now, and a protocol has many trials
+
+
+def attempt(trial: Trial, see: Callable[[int], None]) -> str | None:
+    """Run a trial whose failure must not stop others.
+
+    Args:
+        trial: The trial.
+        see: Called with the step of each checkpoint once it is stored.
+
+    Returns:
+        What stopped it, on one line; None if it is finished.
+    """
+    try:
+        run_trial(trial, lambda checkpoint: see(checkpoint.step))
+    except Exception as error:
+        log.info("%s failed", trial.name, exc_info=True)
+        what = str(error) if isinstance(error, EmorayError) else f"{type(error).__name__}: {error}"
+        return " ".join(what.split())
+    return None
+
+
+def finished(lake: Lake, trial: Trial) -> Outcome | None:
+    """What a trial came to, if it is finished."""
+    where = ("checkpoints", trial.run, OUTCOME)
+    return Outcome(**lake.read_json(*where)) if lake.exists(*where) else None
+
+
+def test_predictions(lake: Lake, trial: Trial) -> pl.DataFrame:
+    """The predictions of a finished trial, with its seed; `fold` is null where the corpus's own partitions are used."""
+    frame = pl.read_parquet(io.BytesIO(lake.read_bytes("checkpoints", trial.run, PREDICTIONS)))
+    return frame.with_columns(seed=pl.lit(trial.seed, pl.Int64), fold=pl.lit(trial.fold, pl.Int32))
