@@ -24,13 +24,13 @@ from rich.text import Text
 
 from emoray.errors import LakeError, TrainingError
 from emoray.lake import Lake
-from emoray.models.build import WITHOUT_GRADIENT
+from emoray.models.build import MODELS, OVER_DIALOGUES
 from emoray.registry.tracking import Tracking, connect
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import text_read
 from emoray.stages import pipeline
 from emoray.stages.norms import Norms
-from emoray.training.batch_plan import make_plan
+from emoray.training.begin import plan_run
 from emoray.training.checkpoint import Checkpoint, plan_fingerprint
 from emoray_jobs import annotate, run_journal
 from emoray_jobs.cluster import session
@@ -145,11 +145,9 @@ def _prepare(config: Config, lake: Lake, stack: contextlib.ExitStack) -> Prepare
                 remedy="Training needs a train and a dev split with labels (or model.classes that name its emotions)",
                 kind="empty_split",
             )
-    ids = training_set.ids("train")
-    seconds = training_set.durations_s(ids)
-    crop_s = train.augment.crop_s
-    epochs = 0 if config.model.name in WITHOUT_GRADIENT else train.epochs
-    plan = make_plan(ids, seconds, train.plan, epochs=epochs, seed=train.seed, crop_s=crop_s)
+    if issubclass(MODELS[config.model.name], OVER_DIALOGUES) and keys["dialogue_id"].null_count() == keys.height:
+        log.warning("%s reads dialogues, and corpus %r has none: each clip is one by itself", config.model.name, corpus)
+    plan = plan_run(training_set, training_set.ids("train"), config.model, train)
     plan_hash = plan_fingerprint(plan)
     where = ("training_sets", training_set.set_hash, "plans", f"{plan_hash}.parquet")
     if not lake.exists(*where):

@@ -15,6 +15,7 @@ from emoray.models.late_fusion import LateFusion
 from emoray.models.mean import TrainMean
 from emoray.models.msf_ser import MsfSer
 from emoray.models.multistage import Multistage
+from emoray.models.perspective import Perspective
 from emoray.models.single_stage import SingleStage
 from emoray.models.text import TextOnly
 
@@ -24,6 +25,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "multistage": Multistage,
     "single_stage": SingleStage,
     "late_fusion": LateFusion,
+    "perspective": Perspective,
     "concat": Concat,
     "acoustic": Acoustic,
     "cnn14": Cnn14,
@@ -33,6 +35,9 @@ MODELS: dict[str, type[nn.Module]] = {
 
 #: Models that ignore text vectors.
 SOUND_ALONE = frozenset({"emosphere", "acoustic", "cnn14", "mean"})
+
+#: Models whose clips are turns: their batches, in training and in evaluation, are of whole dialogues.
+OVER_DIALOGUES: tuple[type[nn.Module], ...] = (Perspective,)
 
 #: Models that training fits to the labels in no step.
 WITHOUT_GRADIENT = frozenset({"mean"})

@@ -11,7 +11,7 @@ import torch
 from emoray.errors import TrainingError
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, plan_fingerprint, trained_weights
 from emoray.training.loader import Loader
-from emoray.training.predict import gather_predictions, predict, summarise
+from emoray.training.predict import gather_predictions, indivisible, predict, summarise
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
@@ -67,7 +67,9 @@ class _Progress:
 
 
 class DevEvaluation:
-    """Scores the dev split: workers share the clips, and each gets the metrics of all.
+    """Scores the dev split: workers share the clips (or dialogues), and each gets the metrics of all.
+
+    UAR selects where the objective has no CCC (`train.objective.ccc` 0): V, A and D are then not trained.
 
     Args:
         training_set: Where the clips are.
@@ -89,7 +91,8 @@ class DevEvaluation:
 
     def __call__(self, learner: Learner) -> Metrics:
         """Metrics of the learner's model; `score` selects."""
-        mine = self._ids[learner.rank :: learner.world]
+        units = indivisible(learner.model, self._training_set, self._ids)
+        mine = [self._ids[place] for unit in units[learner.rank :: learner.world] for place in unit]
         frame = predict(
             learner.model,
             self._training_set,
@@ -98,7 +101,8 @@ class DevEvaluation:
             batch_size=learner.config.eval_batch_size,
             device=learner.device,
         )
-        return summarise(gather_predictions(frame).sort("utterance_id"), self._training_set.classes)
+        whole = gather_predictions(frame).sort("utterance_id")
+        return summarise(whole, self._training_set.classes, by_class=not learner.config.objective.ccc)
 
 
 def fit(
