@@ -24,7 +24,7 @@ def converse(work: Work, seed: int, turns: int, carry_over: float, label_noise_s
 
     With o_t what turn t is spoken with (words and delivery), x_t what it is labelled with before label noise, c the
     carry-over: x_1 = o_1, x_t = ½ + sqrt(1 − c²) (o_t − ½) + c (x_{t−1} − ½), cut to the range of what is planted.
-    Labels so spread as widely as without it, and the class, which follows from V and A, carries over too.
+    Labels spread about as widely as without, and the class, which follows from V and A, carries over too.
 
     Args:
         work: Speakers with what they say, in order; the speakers of a split stand together.

@@ -98,6 +98,8 @@ def _cut(bucket: np.ndarray, seconds: np.ndarray, config: PlanConfig) -> list[np
 
 def together(numbers_N: np.ndarray) -> list[np.ndarray]:
     """Positions of equal numbers: each group ascending, groups by their first. Which number it is has no influence."""
+    if not len(numbers_N):
+        return []
     order = np.argsort(numbers_N, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(numbers_N[order])) + 1)
     return sorted(groups, key=lambda group: int(group[0]))

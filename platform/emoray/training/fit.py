@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from emoray.errors import TrainingError
+from emoray.models.build import OVER_DIALOGUES
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, plan_fingerprint, trained_weights
 from emoray.training.loader import Loader
 from emoray.training.predict import gather_predictions, indivisible, predict, summarise
@@ -120,15 +121,22 @@ def fit(
 
     Args:
         learner: Model and optimiser.
-        plan: Of `make_plan`.
+        plan: Of `plan_run`.
         loader: Gives this worker's shares.
         evaluate: Dev metrics after each epoch, with `score` (`DevEvaluation`).
         callbacks: Logging and storage.
         resume: Go on from here: same batches, same numbers as without the stop, with as many workers as there are now.
 
     Raises:
-        TrainingError: A loss is not finite, or the checkpoint belongs to another plan or model.
+        TrainingError: A loss is not finite, the checkpoint belongs to another plan or model, or the plan parts the
+            dialogues of a model that reads these.
     """
+    if isinstance(learner.model, OVER_DIALOGUES) and "dialogue_clips" not in plan.column_names:
+        raise TrainingError(
+            "the plan deals single clips, and the model reads whole dialogues",
+            remedy="Make it with emoray.training.begin.plan_run",
+            kind="mismatched_plan",
+        )
     callbacks = callbacks or Callbacks()
     config = learner.config
     fingerprint = plan_fingerprint(plan)

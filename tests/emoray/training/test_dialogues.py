@@ -25,16 +25,17 @@ from training_kit import (
 )
 
 from emoray.config import merge
+from emoray.errors import TrainingError
 from emoray.lake import Lake, LakeConfig
 from emoray.models.build import frontend
 from emoray.schema import utterances_table
 from emoray.training.batch_plan import DIALOGUE_PLAN, make_plan, units_of
-from emoray.training.begin import plan_run
-from emoray.training.checkpoint import Checkpoint
+from emoray.training.begin import begin, plan_run
+from emoray.training.checkpoint import Checkpoint, plan_fingerprint
 from emoray.training.config import PlanConfig
-from emoray.training.fit import Callbacks
+from emoray.training.fit import Callbacks, DevEvaluation, fit
 from emoray.training.gathered import Gathered
-from emoray.training.loader import make_share
+from emoray.training.loader import LocalLoader, make_share
 from emoray.training.objectives import Objective
 from emoray.training.pack import training_rows, training_set_hash
 from emoray.training.predict import predict, summarise
@@ -147,6 +148,13 @@ def test_other_models_are_dealt_single_clips_as_ever(packed):
     plan = plan_run(training_set, ids, model_config(name="concat"), train)
     assert plan.equals(make_plan(ids, training_set.durations_s(ids), train.plan, epochs=1, seed=0, crop_s=12.0))
     assert "dialogue_clips" not in plan.column_names
+    learner = begin(training_set, ids, config_of(), train, total_steps=plan.num_rows)
+    with pytest.raises(TrainingError, match="reads whole dialogues"):
+        fit(learner, plan, LocalLoader(training_set, train), DevEvaluation(training_set, training_set.ids("dev")))
+    alone = make_plan(ids, [1.0] * len(ids), train.plan, epochs=1, seed=0, dialogues=range(len(ids)))
+    apart = make_plan(ids, [1.0] * len(ids), train.plan, epochs=1, seed=0)
+    assert alone["utterance_ids"] == apart["utterance_ids"]
+    assert plan_fingerprint(alone) != plan_fingerprint(apart)  # stored under it: neither may pass for the other
 
 
 def test_a_corpus_without_dialogues_keeps_its_training_set(tmp_path):
@@ -271,6 +279,7 @@ def test_predictions_hear_whole_dialogues_whatever_the_batch_and_the_order(packe
     one, other = (np.array(frame["emotion_probabilities"].to_list()) for frame in (whole.sort("utterance_id"), small))
     np.testing.assert_allclose(one, other, atol=1e-5)
     some = predict(learner.model, training_set, ids[:3], batch_size=64)
+    assert predict(learner.model, training_set, [], batch_size=64).is_empty()  # more workers than dialogues of dev
     lone = np.array(some["emotion_probabilities"].to_list()) - one[:3]
     assert np.abs(lone).max() > 1e-4  # without the turns around them they sound different
 
