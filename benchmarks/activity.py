@@ -56,6 +56,7 @@ def synthesised(folder: str, voices: int) -> list[tuple[Samples, float, float]]:
     """(samples, begin of the first word, end of the last) of synthesised clips."""
     share = {"train": voices - 3, "dev": 1, "gate": 1, "test": 1}
     options: dict[str, Any] = {"seed": 11, "opposed_fraction": 0.45, "label_noise_sd": 0.07, "processes": 2}
+    options |= {"dialogue_turns": 0, "carry_over": 0.0}
     per_voice = dict.fromkeys(share, CLIPS_PER_VOICE)
     config = SyntheticConfig.model_validate({**options, "speakers": share, "utterances_per_speaker": per_voice})
     lake = Lake(LakeConfig(root=folder, storage_options={}))

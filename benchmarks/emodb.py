@@ -36,8 +36,7 @@ from emoray.lake import Lake, LakeConfig
 from emoray.models.build import WITHOUT_GRADIENT, frontend
 from emoray.models.config import ModelConfig
 from emoray.stages.config import AnnotateConfig
-from emoray.training.batch_plan import make_plan
-from emoray.training.begin import begin
+from emoray.training.begin import begin, plan_run
 from emoray.training.config import TrainConfig
 from emoray.training.fit import fit
 from emoray.training.loader import LocalLoader
@@ -82,14 +81,7 @@ def neural_fold(training_set: TrainingSet, model: ModelConfig, train: TrainConfi
     """Train without one speaker and predict its clips."""
     left_out = pl.col("fold") == fold
     train_ids = training_set.frame.filter(~left_out)["utterance_id"].to_list()
-    plan = make_plan(
-        train_ids,
-        training_set.durations_s(train_ids),
-        train.plan,
-        epochs=0 if model.name in WITHOUT_GRADIENT else train.epochs,
-        seed=train.seed,
-        crop_s=train.augment.crop_s,
-    )
+    plan = plan_run(training_set, train_ids, model, train)
     learner = begin(training_set, train_ids, model, train, total_steps=plan.num_rows)
     epochs = itertools.count()
     fit(learner, plan, LocalLoader(training_set, train), lambda _: {"score": next(epochs)})  # the last epoch is best

@@ -26,16 +26,13 @@ import yaml
 from emoray.config import merge, read_preset, validate
 from emoray.corpora import CorpusConfig
 from emoray.lake import Lake, LakeConfig
-from emoray.models.build import WITHOUT_GRADIENT
 from emoray.models.config import ModelConfig
 from emoray.stages.config import AnnotateConfig
-from emoray.training.batch_plan import make_plan
-from emoray.training.begin import begin
+from emoray.training.begin import begin, plan_run
 from emoray.training.config import TrainConfig
 from emoray.training.fit import DevEvaluation, fit
 from emoray.training.loader import LocalLoader
 from emoray.training.predict import predict
-from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
 #: Raised when the same configuration would give other predictions.
@@ -57,7 +54,6 @@ class Job:
         model: Its configuration.
         train: Training, with the seed.
         levels: Semantic levels to score the test split at.
-        selected_by: Dev metric that selects the epoch: `ccc_mean` or `uar`.
     """
 
     row: str
@@ -68,13 +64,12 @@ class Job:
     model: ModelConfig
     train: TrainConfig
     levels: tuple[str, ...] = ("full",)
-    selected_by: str = "ccc_mean"
 
     def place(self) -> tuple[str, ...]:
         """Where its test predictions lie in the lake."""
         sets = [self.set_hash, self.recognised_hash]
         options = [self.model.model_dump(mode="json"), self.train.model_dump(mode="json")]
-        content = [VERSION, sets, self.levels, self.selected_by, *options]
+        content = [VERSION, sets, self.levels, *options]
         digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=6).hexdigest()
         return ("quality", f"{self.model.name}-seed{self.seed}-{digest}.parquet")
 
@@ -135,17 +130,9 @@ def train_and_predict(job: Job) -> tuple[str, int, float]:
     lake, train, size = Lake(job.lake), job.train, job.train.eval_batch_size
     training_set = TrainingSet.open(lake, job.set_hash, train.cache_dir, job.model.classes)
     ids, test = training_set.ids("train"), training_set.ids("test")
-    seconds, crop_s = training_set.durations_s(ids), train.augment.crop_s
-    epochs = 0 if job.model.name in WITHOUT_GRADIENT else train.epochs
-    plan = make_plan(ids, seconds, train.plan, epochs=epochs, seed=train.seed, crop_s=crop_s)
+    plan = plan_run(training_set, ids, job.model, train)
     learner = begin(training_set, ids, job.model, train, total_steps=plan.num_rows)
-    dev = DevEvaluation(training_set, training_set.ids("dev"))
-
-    def evaluate(learner: Learner) -> dict[str, float]:
-        metrics = dev(learner)
-        return metrics | {"score": metrics[job.selected_by]}
-
-    fit(learner, plan, LocalLoader(training_set, train), evaluate)
+    fit(learner, plan, LocalLoader(training_set, train), DevEvaluation(training_set, training_set.ids("dev")))
     frames = [predict(learner.model, training_set, test, level, batch_size=size) for level in job.levels]
     if job.recognised_hash is not None:
         recognised = TrainingSet.open(lake, job.recognised_hash, train.cache_dir, job.model.classes)

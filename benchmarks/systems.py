@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from benchmarks.rows import Job, Reporter, Sections, configuration, parser, trai
 from benchmarks.systems_page import Scored, write_page
 
 from emoray.config import merge
-from emoray.corpora import build, ceiling
+from emoray.corpora import CorpusConfig, build, ceiling
 from emoray.lake import Lake
 from emoray.models.build import WITHOUT_GRADIENT, frontend
 from emoray.models.config import ModelConfig
@@ -46,6 +46,7 @@ class Row:
         train: What differs from the preset's training, and from `EPOCHS`.
         under: Name of the row that it is compared with, which is the same with one more or another part.
         classes: Trained on classes alone, and judged by UA and WA.
+        dialogues: On the corpus of dialogues, in which labels carry over from turn to turn.
     """
 
     name: str
@@ -53,8 +54,11 @@ class Row:
     train: Mapping[str, Any] = field(default_factory=dict)
     under: str | None = None
     classes: bool = False
+    dialogues: bool = False
 
 
+#: Turns of a dialogue, where there are any.
+TURNS = 10
 #: Half of the preset's.
 EPOCHS = {"epochs": 10}
 #: A clip of 3 s costs MSF-SER 7 ms of a core, forward and backward, CNN14 a hundred: few epochs, small batches for more
@@ -66,7 +70,15 @@ CNN14_TRAIN: dict[str, Any] = {
     "augment": {"crop_s": 1.5, "modality_dropout": 0.0},
 }
 CATEGORICAL = {"objective": {"ccc": 0.0, "category": 1.0, "region": 0.0}}
-MSF, EMOSPHERE, MULTISTAGE = "MSF-SER", "EmoSphere-SER", "multistage"
+#: As published but for fewer epochs, and 4 dialogues a batch instead of 20, for more steps in them.
+DIALOGUES_TRAIN: dict[str, Any] = {
+    "epochs": 20,
+    "plan": {"batch_size": 4, "buckets": 1},
+    "augment": {"crop_s": None, "modality_dropout": 0.0},
+    "objective": {"ccc": 0.0, "category": 1.0, "class_weights": False},
+    "optimizer": {"kind": "adam", "lr": 1.0e-3, "weight_decay": 1.0e-5},
+}
+MSF, EMOSPHERE, MULTISTAGE, PERSPECTIVE = "MSF-SER", "EmoSphere-SER", "multistage", "late fusion by addition"
 
 
 def msf(name: str, under: str | None = MSF, **model: Any) -> Row:
@@ -77,6 +89,13 @@ def msf(name: str, under: str | None = MSF, **model: Any) -> Row:
 def cnn14(name: str, model: str, under: str | None = MULTISTAGE) -> Row:
     """A row of the family of multistage conditioning, which reads the transcript."""
     return Row(name, {**CNN14, "name": model}, CNN14_TRAIN, under)
+
+
+def perspective(name: str, under: str | None = PERSPECTIVE, objective: Any = None, **options: Any) -> Row:
+    """A row of the perspective loss with changes."""
+    model = {"name": "perspective", "granularities": ["gs"], "width": 100, "hidden": 100, "classes": CLASSES}
+    train = merge(DIALOGUES_TRAIN, {"objective": objective or {}})
+    return Row(name, {**model, "perspective": options}, train, under, classes=True, dialogues=True)
 
 
 def by_classes(row: Row) -> Row:
@@ -99,8 +118,7 @@ STAGES = (
     cnn14("text: GS", "text"),
 )
 
-#: The systems and their rows, in the order of the page. A further system is a further entry: those of the perspective
-#: loss, with and without it, need no more than two rows where multistage's end.
+#: The systems and their rows, in the order of the page.
 SYSTEMS: dict[str, tuple[Row, ...]] = {
     "MSF-SER (arXiv 2510.05749) and its ablations": (
         msf(MSF, None),
@@ -118,6 +136,17 @@ SYSTEMS: dict[str, tuple[Row, ...]] = {
         Row("EmoSphere-SER without its region loss", SPHERE.model, {"objective": {"region": 0.0}}, EMOSPHERE),
     ),
     "Multistage conditioning (arXiv 2110.06650)": STAGES,
+    "Perspective loss (arXiv 2304.03899), on dialogues": (
+        perspective(PERSPECTIVE, None, fusion="late", operator="add"),
+        perspective("without the modalities' own losses", objective={"modalities": 0.0}),
+        perspective("the loss as released", objective={"as_released": True}),
+        *(
+            perspective(f"{fusion} fusion by {name}", fusion=fusion, operator=operator)
+            for fusion in ("late", "hidden", "early")
+            for operator, name in (("add", "addition"), ("concat", "concatenation"), ("attention", "attention"))
+            if (fusion, operator) != ("late", "add")
+        ),
+    ),
     "Classes": tuple(map(by_classes, (msf(MSF, None), ACOUSTIC, CONCAT, TEXT, SPHERE, *STAGES, MEAN))),
 }
 ROWS = {row.name: row for rows in SYSTEMS.values() for row in rows}
@@ -129,30 +158,38 @@ def chosen(names: Sequence[str] | None) -> dict[str, tuple[Row, ...]]:
     return {system: rows for system, rows in picked.items() if rows}
 
 
-def job_of(row: Row, seed: int, sections: Sections, set_hash: Mapping[str, str]) -> Job:
+#: Which training set a row needs: whether of dialogues, and the kind of encoder.
+Needed = tuple[bool, str]
+
+
+def needed(row: Row, sections: Sections) -> Needed:
+    """The training set that a row needs."""
+    return row.dialogues, str(row.model.get("encoder", {}).get("kind", sections.model.encoder.kind))
+
+
+def job_of(row: Row, seed: int, sections: Sections, set_hash: Mapping[Needed, str]) -> Job:
     """The job that trains a row.
 
     Args:
         row: The row.
         seed: Of its training.
         sections: What the row's changes are made to.
-        set_hash: Training set by the kind of encoder.
+        set_hash: The training sets.
     """
     model, train = sections.changed(row.model, {**EPOCHS, **row.train, "seed": seed})
     return Job(
         row=row.name,
         seed=seed,
         lake=sections.lake,
-        set_hash=set_hash[model.encoder.kind],
+        set_hash=set_hash[needed(row, sections)],
         recognised_hash=None,
         model=model,
         train=train,
-        selected_by="uar" if row.classes else "ccc_mean",
     )
 
 
 def jobs_of(
-    systems: Mapping[str, Sequence[Row]], seeds: int, sections: Sections, set_hash: Mapping[str, str]
+    systems: Mapping[str, Sequence[Row]], seeds: int, sections: Sections, set_hash: Mapping[Needed, str]
 ) -> list[Job]:
     """All jobs, seed by seed, so that a run cut short has whole tables of fewer seeds; what no seed changes, once."""
     rows = [row for part in systems.values() for row in part]
@@ -164,15 +201,27 @@ def jobs_of(
     ]
 
 
-def packed(sections: Sections, kinds: Sequence[str], prints: Mapping[str, str], report: Reporter) -> dict[str, str]:
-    """Hash of the training set for each kind of encoder."""
-    lake, hashes = Lake(sections.lake), {}
-    for kind in sorted(set(kinds)):
+def spoken(sections: Sections, dialogues: bool) -> CorpusConfig:
+    """The corpus, or its like in which two voices speak in turn."""
+    if not dialogues:
+        return sections.corpus
+    synthetic = sections.corpus.synthetic.model_copy(update={"dialogue_turns": TURNS})
+    return sections.corpus.model_copy(update={"name": f"{sections.corpus.name}-dialogues", "synthetic": synthetic})
+
+
+def packed(sections: Sections, wanted: Iterable[Needed], processes: int, report: Reporter) -> dict[Needed, str]:
+    """Hash of each training set; corpora and annotations are made as far as they are not there."""
+    lake, hashes, prints = Lake(sections.lake), {}, {}
+    for dialogues, kind in sorted(set(wanted)):
+        corpus = spoken(sections, dialogues)
+        if dialogues not in prints:
+            build(corpus, lake, lambda done, total: report("corpus", done, total))
+            prints[dialogues], _ = annotate(sections.lake, corpus.name, sections.annotate, processes, report)
         model: ModelConfig = sections.changed({"encoder": {"kind": kind}}, {})[0]
-        hashes[kind] = pack(
+        hashes[dialogues, kind] = pack(
             lake,
-            sections.corpus.name,
-            prints,
+            corpus.name,
+            prints[dialogues],
             frontend=frontend(model.encoder),
             audio=sections.annotate.audio,
             text_width=model.text_width,
@@ -188,12 +237,8 @@ def main(arguments: list[str] | None = None) -> int:
     summary = (__doc__ or "").splitlines()[0]
     options = parser("python -m benchmarks.systems", summary, list(ROWS), "systems", str(RESULTS)).parse_args(arguments)
     report, sections, systems = Reporter(), configuration(options), chosen(options.rows)
-    lake, name = Lake(sections.lake), sections.corpus.name
-    build(sections.corpus, lake, lambda done, total: report("corpus", done, total))
-    prints, _ = annotate(sections.lake, name, sections.annotate, options.processes, report)
-    default = sections.model.encoder.kind
-    kinds = [row.model.get("encoder", {}).get("kind", default) for rows in systems.values() for row in rows]
-    jobs = jobs_of(systems, options.seeds, sections, packed(sections, kinds, prints, report))
+    wanted = [needed(row, sections) for rows in systems.values() for row in rows]
+    jobs = jobs_of(systems, options.seeds, sections, packed(sections, wanted, options.processes, report))
     train_missing(jobs, options.processes, report)
     scored = {
         system: [Scored.of(row.name, [job for job in jobs if job.row == row.name], row.under) for row in rows]
@@ -203,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
         Path(options.out),
         scored,
         classes=CLASSES,
-        ceiling=ceiling(lake, name),
+        ceiling=ceiling(Lake(sections.lake), sections.corpus.name),
         seconds=time.monotonic() - report.began,
         processes=options.processes,
     )

@@ -27,7 +27,8 @@ evidence about people, nor for or against what a paper claims of them**, and dif
 
 Unseen speakers of the test split, whole clips, everything that the model reads. Brackets hold 95 % bootstrap intervals
 over speakers, of the mean over seeds; ± is the standard deviation over seeds. Epochs are few, those of CNN14 (a quarter
-of the published width) fewest, so rows are compared within their system and not across systems."""
+of the published width) fewest, so rows are compared within their system and not across systems. The perspective loss
+has a corpus of its own: two voices of a split in turn, labels that carry over from one turn to the next."""
 
 
 @dataclass(frozen=True)

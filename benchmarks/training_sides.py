@@ -18,8 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from emoray.config import load
 from emoray.lake import Lake
-from emoray.training.batch_plan import make_plan
-from emoray.training.begin import begin
+from emoray.training.begin import begin, plan_run
 from emoray.training.loader import Share, make_share
 from emoray.training.objectives import ccc_loss
 from emoray.training.optimizer import build_optimizer, lr_factor
@@ -51,12 +50,7 @@ class Material:
         self.config = load(Config, overrides=given["overrides"], environ={})
         self.training_set = TrainingSet.open(Lake(self.config.lake), given["set"])
         self.ids = self.training_set.ids("train")
-        train = self.config.train
-        seconds = self.training_set.durations_s(self.ids)
-        crop_s = train.augment.crop_s
-        self.plan: pa.Table = make_plan(
-            self.ids, seconds, train.plan, epochs=train.epochs, seed=train.seed, crop_s=crop_s
-        )
+        self.plan: pa.Table = plan_run(self.training_set, self.ids, self.config.model, self.config.train)
 
     def begin(self) -> Learner:
         """Fresh weights, the same each time."""

@@ -11,10 +11,9 @@ from emoray.audio.io import AudioConfig
 from emoray.config import merge, read_preset, validate
 from emoray.lake import Lake, LakeConfig
 from emoray.models.batch import Batch
-from emoray.models.build import WITHOUT_GRADIENT, frontend
+from emoray.models.build import frontend
 from emoray.models.config import ModelConfig
-from emoray.training.batch_plan import make_plan
-from emoray.training.begin import begin
+from emoray.training.begin import begin, plan_run
 from emoray.training.config import TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import LocalLoader
@@ -36,6 +35,7 @@ TINY_MODEL: dict[str, Any] = {
         "cnn14": {"mels": CNN14_MELS, "width": 1 / 64},
     },
     "fusion": {"moe": {"experts": 3, "inner": 8}, "heads": 2},
+    "perspective": {"gru": 8},
 }
 NO_DROPOUT = {
     "dropout": 0.0,
@@ -128,14 +128,7 @@ def run_fit(
     """Train in this process, as one worker of however many the process group has."""
     training_set = TrainingSet.open(lake, set_hash, classes=model.classes)
     ids = training_set.ids("train")
-    plan = make_plan(
-        ids,
-        training_set.durations_s(ids),
-        train.plan,
-        epochs=0 if model.name in WITHOUT_GRADIENT else train.epochs,
-        seed=train.seed,
-        crop_s=train.augment.crop_s,
-    )
+    plan = plan_run(training_set, ids, model, train)
     learner = begin(training_set, ids, model, train, total_steps=plan.num_rows)
     loader = LocalLoader(training_set, train, learner.rank, learner.world)
     evaluate = DevEvaluation(training_set, training_set.ids("dev"))

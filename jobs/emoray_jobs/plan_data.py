@@ -17,7 +17,6 @@ from emoray.errors import TransientError
 from emoray.lake import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.frontend import Frontend
-from emoray.training.batch_plan import worker_slice
 from emoray.training.loader import Share, make_share
 from emoray.training.pack import pack_shard, seal, training_rows, write_shard
 from emoray.training.training_set import TrainingSet
@@ -26,9 +25,9 @@ from emoray_jobs.train_worker import Assignment
 
 #: Shards that one task packs at most: it scans the stage tables once for all of them, and holds their text vectors.
 SHARDS_PER_TASK = 32
-TENSORS = ("features_BTF", "lengths_B", "text_BKE", "present_BK", "target_B3", "label_B")
-#: What a task gives per step: epoch, step, and the tensors of each micro-batch as safetensors.
-Payload = tuple[int, int, list[bytes]]
+TENSORS = ("features_BTF", "lengths_B", "text_BKE", "present_BK", "target_B3", "label_B", "dialogue_B", "turn_B")
+#: What a task gives per step: epoch, step, clips, start; of each micro-batch ids, and its tensors as safetensors.
+Payload = tuple[int, int, int, int, list[tuple[tuple[str, ...], bytes]]]
 
 
 def pack_with_ray(
@@ -136,8 +135,7 @@ class TaskLoader:
 
     def __call__(self, plan: pa.Table, first: int) -> Iterator[Share]:
         """Shares from row `first` of the plan on."""
-        rows = plan.slice(first).select(["epoch", "step", "utterance_ids"])
-        launch, ids, index = self._assignment.launch, rows["utterance_ids"], 0
+        rows, launch = plan.slice(first).drop_columns(["seconds"]), self._assignment.launch
         # SPREAD: also outside the worker's own placement group. A task whose node dies is run again.
         collate = ray.remote(_collate).options(
             num_cpus=launch.cpus_per_data_task, scheduling_strategy="SPREAD", max_retries=3
@@ -151,9 +149,7 @@ class TaskLoader:
         while ahead:
             payloads = ray.get(ahead.popleft())
             ahead.extend(itertools.islice(tasks, 1))
-            for payload in payloads:
-                yield _to_share(payload, ids[index].as_py(), self._rank, self._world)
-                index += 1
+            yield from map(_to_share, payloads)
 
 
 def _collate(assignment: Assignment, rows: pa.Table, rank: int, world: int) -> list[Payload]:
@@ -161,7 +157,7 @@ def _collate(assignment: Assignment, rows: pa.Table, rank: int, world: int) -> l
     config, classes = assignment.train, tuple(assignment.model.classes)
     training_set = _open(assignment.lake.model_dump_json(), assignment.training_set, config.cache_dir, classes)
     shares = (make_share(training_set, row, config, rank, world) for row in rows.to_pylist())
-    return [(share.epoch, share.step, [_to_bytes(batch) for batch in share.batches]) for share in shares]
+    return [_to_payload(share) for share in shares]
 
 
 @functools.lru_cache(maxsize=2)
@@ -170,17 +166,17 @@ def _open(lake: str, set_hash: str, cache_dir: str | None, classes: tuple[str, .
     return TrainingSet.open(Lake(LakeConfig.model_validate_json(lake)), set_hash, cache_dir, classes)
 
 
+def _to_payload(share: Share) -> Payload:
+    batches = [(batch.utterance_ids, _to_bytes(batch)) for batch in share.batches]
+    return share.epoch, share.step, share.clips, share.start, batches
+
+
 def _to_bytes(batch: Batch) -> bytes:
     return safetensors.torch.save({name: getattr(batch, name).contiguous() for name in TENSORS})
 
 
-def _to_share(payload: Payload, clips: Sequence[str], rank: int, world: int) -> Share:
-    epoch, step, data = payload
-    start, mine = worker_slice(clips, rank, world)
-    batches, at = [], 0
-    for one in data:
-        tensors: dict[str, torch.Tensor] = safetensors.torch.load(one)
-        size = len(tensors["lengths_B"])
-        batches.append(Batch(**tensors, utterance_ids=tuple(mine[at : at + size])))
-        at += size
-    return Share(epoch, step, len(clips), start, tuple(batches))
+def _to_share(payload: Payload) -> Share:
+    epoch, step, clips, start, batches = payload
+    tensors: list[dict[str, torch.Tensor]] = [safetensors.torch.load(data) for _, data in batches]
+    named = zip(tensors, batches, strict=True)
+    return Share(epoch, step, clips, start, tuple(Batch(**one, utterance_ids=ids) for one, (ids, _) in named))

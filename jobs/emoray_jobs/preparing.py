@@ -18,11 +18,11 @@ import polars as pl
 from emoray.corpora.folds import Fold
 from emoray.errors import LakeError, TrainingError
 from emoray.lake import Lake
-from emoray.models.build import WITHOUT_GRADIENT
+from emoray.models.build import MODELS, OVER_DIALOGUES
 from emoray.scoring.bundle import text_read
 from emoray.stages import pipeline
 from emoray.stages.norms import Norms
-from emoray.training.batch_plan import make_plan
+from emoray.training.begin import plan_run
 from emoray.training.checkpoint import plan_fingerprint
 from emoray.training.training_set import TrainingSet
 from emoray_jobs import annotate
@@ -69,6 +69,9 @@ def material(config: Config, lake: Lake, stack: contextlib.ExitStack) -> Materia
     fingerprints, norms = _annotations(config, lake)
     keys = training_keys(config, lake, fingerprints)
     _assert_text(config, keys)
+    if issubclass(MODELS[config.model.name], OVER_DIALOGUES) and keys["dialogue_id"].null_count() == keys.height:
+        name = config.corpus.name
+        log.warning("%s reads dialogues, and corpus %r has none: each clip is one by itself", config.model.name, name)
     audio = config.annotate.audio
     training_set = packed(config, lake, stack, fingerprints=fingerprints, model=config.model, audio=audio, keys=keys)
     return Material(training_set, fingerprints, norms)
@@ -96,10 +99,7 @@ def prepare(config: Config, lake: Lake, data: Material, fold: Fold | None = None
                 remedy="Training needs a train and a dev split with labels (or model.classes that name its emotions)",
                 kind="empty_split",
             )
-    ids = training_set.ids("train")
-    epochs = 0 if config.model.name in WITHOUT_GRADIENT else train.epochs
-    seconds, crop_s = training_set.durations_s(ids), train.augment.crop_s
-    plan = make_plan(ids, seconds, train.plan, epochs=epochs, seed=train.seed, crop_s=crop_s)
+    plan = plan_run(training_set, training_set.ids("train"), config.model, train)
     plan_hash = plan_fingerprint(plan)
     where = ("training_sets", training_set.set_hash, "plans", f"{plan_hash}.parquet")
     if not lake.exists(*where):

@@ -33,10 +33,9 @@ def test_a_rows_place_is_all_that_its_predictions_depend_on(tmp_path: Path) -> N
         job(tmp_path, seed=1),
         job(tmp_path, classes=["low", "high"]),
         Job(**{**first.__dict__, "set_hash": "other"}),
-        Job(**{**first.__dict__, "selected_by": "uar"}),
         Job(**{**first.__dict__, "levels": ("audio", "full")}),
     ]
-    assert len({one.place() for one in [first, *others]}) == 6
+    assert len({one.place() for one in [first, *others]}) == 5
 
 
 def test_what_is_there_is_not_trained_again(tmp_path: Path) -> None:

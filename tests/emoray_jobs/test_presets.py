@@ -22,7 +22,7 @@ def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
 
 
 def test_the_documented_presets_are_there():
-    assert set(preset_names()) == {"laptop", "gpu", "paper", "emosphere", "multistage", "challenge"}
+    assert set(preset_names()) == {"laptop", "gpu", "paper", "emosphere", "multistage", "perspective", "challenge"}
 
 
 @pytest.mark.parametrize("name", preset_names())

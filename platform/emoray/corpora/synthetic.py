@@ -1,7 +1,8 @@
 """The synthetic corpus: planted valence, arousal, dominance and emphasis in synthesised English.
 
 Valence is in the words and in which word is emphasised, arousal in rate, loudness and pitch range, dominance in pitch
-relative to the speaker's own habit. It tests machinery; it is no evidence about people.
+relative to the speaker's own habit. In dialogues, an option, labels also carry over from turn to turn. It tests
+machinery; it is no evidence about people.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import soundfile
+from pydantic import Field, NonNegativeInt
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import Section
+from emoray.corpora.synthetic_dialogues import converse
 from emoray.corpora.synthetic_plan import Plan, Speaker, draw_plans, draw_speakers
 from emoray.corpora.synthetic_speech import Speech, Synthesiser
 from emoray.errors import ConfigError, LakeError
@@ -52,6 +55,8 @@ class SyntheticConfig(Section):
         utterances_per_speaker: Clips per voice.
         opposed_fraction: Share of sentences with two opposed affect words, where emphasis decides the valence.
         label_noise_sd: Standard deviation of the raters' noise, on [0, 1].
+        dialogue_turns: Turns of two-speaker dialogues (`emoray.corpora.synthetic_dialogues`); 0 for single clips.
+        carry_over: How much of a turn's labels goes over into the next turn's, from 0 to 1; without dialogues nothing.
         processes: Synthesisers side by side; has no influence on the result.
     """
 
@@ -60,12 +65,19 @@ class SyntheticConfig(Section):
     utterances_per_speaker: SplitCounts
     opposed_fraction: float
     label_noise_sd: float
+    dialogue_turns: NonNegativeInt
+    carry_over: float = Field(ge=0, le=1)
     processes: int
+
+    @property
+    def unused(self) -> set[str]:
+        """Options without a say: a corpus without dialogues is, to the byte, the one it was before there were any."""
+        return set() if self.dialogue_turns else {"dialogue_turns", "carry_over"}
 
     @property
     def hash(self) -> str:
         """12 hex digits of all that the corpus depends on."""
-        content = self.model_dump(mode="json", exclude={"processes"}) | {"version": VERSION}
+        content = self.model_dump(mode="json", exclude={"processes"} | self.unused) | {"version": VERSION}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -80,12 +92,12 @@ def build(name: str, config: SyntheticConfig, lake: Lake, progress: Callable[[in
 
     Raises:
         MissingExtraError: `espeakng-loader` is not installed.
-        ConfigError: More speakers than voices.
+        ConfigError: More speakers than voices, or dialogues and an odd number of speakers in a split.
     """
     meta = ("utterances_meta", f"{name}.json")
     if lake.exists(*meta) and lake.read_json(*meta).get("config_hash") == config.hash:
         return lake.utterances(name)
-    work = _draw(config)
+    work = draw(config)
     total = sum(len(plans) for _, plans in work)
     rows: list[list[dict[str, object]]] = [[] for _ in work]
     done = 0
@@ -112,7 +124,7 @@ def build(name: str, config: SyntheticConfig, lake: Lake, progress: Callable[[in
     lake.write_json(
         {
             "config_hash": config.hash,
-            "config": config.model_dump(mode="json"),
+            "config": config.model_dump(mode="json", exclude=config.unused),
             "ceiling": _ceiling(table, plant),
             "utterances": table.num_rows,
             "speakers": len(work),
@@ -146,7 +158,7 @@ def planted(lake: Lake, name: str) -> pl.DataFrame:
     return pl.read_parquet(lake.read_bytes("utterances_meta", f"{name}-plant.parquet"))
 
 
-def _draw(config: SyntheticConfig) -> list[tuple[Speaker, list[Plan]]]:
+def draw(config: SyntheticConfig) -> list[tuple[Speaker, list[Plan]]]:
     """Speakers with their utterances; each speaker draws from a stream of its own, so that counts disturb no other."""
     counts = config.speakers.model_dump()
     try:
@@ -159,7 +171,13 @@ def _draw(config: SyntheticConfig) -> list[tuple[Speaker, list[Plan]]]:
         rng = np.random.default_rng([config.seed, 1, number])
         plans = draw_plans(rng, speaker, clips[speaker.split], config.opposed_fraction, config.label_noise_sd)
         work.append((speaker, plans))
-    return work
+    if not config.dialogue_turns:
+        return work
+    try:
+        return converse(work, config.seed, config.dialogue_turns, config.carry_over, config.label_noise_sd)
+    except ValueError as error:
+        remedy = "Give each split an even number, or set corpus.synthetic.dialogue_turns=0"
+        raise ConfigError(str(error), where="corpus.synthetic.speakers", remedy=remedy) from None
 
 
 def _synthesise(
@@ -209,6 +227,8 @@ def _row(name: str, utterance_id: str, uri: str, speaker: Speaker, plan: Plan, s
         "emotion": emotion(plan.label[0], plan.label[1]),
         "transcript": " ".join(plan.sentence.words),
         "words": words,
+        "dialogue_id": plan.dialogue_id,
+        "turn": plan.turn,
     }
 
 

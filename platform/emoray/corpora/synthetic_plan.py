@@ -111,6 +111,7 @@ class Plan:
         level_dbfs: Loudness.
         markups: The sentence with its emphasis marked up for espeak-ng; where that loses words, the next one serves.
         noise_seed: Seed of the background noise.
+        dialogue_id, turn: Its dialogue and its place in it, from 0; None outside of dialogues.
     """
 
     sentence: Sentence
@@ -122,6 +123,8 @@ class Plan:
     level_dbfs: float
     markups: tuple[Markup, ...]
     noise_seed: int
+    dialogue_id: str | None = None
+    turn: int | None = None
 
 
 def draw_speakers(rng: np.random.Generator, counts: dict[str, int]) -> list[Speaker]:

@@ -1,7 +1,7 @@
 """What goes into a model and what comes out.
 
 Shapes: B batch, T frames, F features, K granularities in the order of `emoray.schema.GRANULARITIES` (LES, GS, ES),
-E text width or experts, C classes, R regions, M branches, 3 = (valence, arousal, dominance).
+E text width or experts, C classes, R regions, M branches or modalities, 3 = (valence, arousal, dominance).
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ class Batch:
         target_B3: Labels in [0, 1]; NaN where unlabelled.
         label_B: Class index; -1 where unlabelled.
         utterance_ids: One id per clip.
+        dialogue_B: Which dialogue each clip is of: clips with the same number are turns of one. None: each clip is a
+            dialogue by itself.
+        turn_B: What orders the clips of a dialogue, ascending; None where `dialogue_B` is.
     """
 
     features_BTF: Tensor
@@ -35,6 +38,8 @@ class Batch:
     target_B3: Tensor
     label_B: Tensor
     utterance_ids: tuple[str, ...]
+    dialogue_B: Tensor | None = None
+    turn_B: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.utterance_ids)
@@ -94,6 +99,8 @@ class Output:
         branches_BM3: Predictions of branches that are trained each by its own loss, or None; the loss then has these
             in the place of `prediction_B3`, which is made of them.
         branch_logits_BMC: Their class logits, or None.
+        modality_logits_BMC: Class logits of each modality by itself, which have a loss beside that of `logits_BC`
+            (`train.objective.modalities`), or None.
     """
 
     prediction_B3: Tensor
@@ -104,6 +111,7 @@ class Output:
     regions_BR: Tensor | None = None
     branches_BM3: Tensor | None = None
     branch_logits_BMC: Tensor | None = None
+    modality_logits_BMC: Tensor | None = None
 
 
 def frame_mask(lengths_B: Tensor, frames: int) -> Tensor:

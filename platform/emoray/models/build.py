@@ -16,6 +16,7 @@ from emoray.models.late_fusion import LateFusion
 from emoray.models.mean import TrainMean
 from emoray.models.msf_ser import MsfSer
 from emoray.models.multistage import Multistage
+from emoray.models.perspective import Perspective
 from emoray.models.single_stage import SingleStage
 from emoray.models.text import TextOnly
 from emoray.models.wav2vec2_dim import Wav2Vec2Dim
@@ -26,6 +27,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "multistage": Multistage,
     "single_stage": SingleStage,
     "late_fusion": LateFusion,
+    "perspective": Perspective,
     "concat": Concat,
     "acoustic": Acoustic,
     "challenge": ChallengeBaseline,
@@ -37,6 +39,9 @@ MODELS: dict[str, type[nn.Module]] = {
 
 #: Models that ignore text vectors.
 SOUND_ALONE = frozenset({"emosphere", "acoustic", "challenge", "wav2vec2_dim", "cnn14", "mean"})
+
+#: Models whose clips are turns: their batches, in training and in evaluation, are of whole dialogues.
+OVER_DIALOGUES: tuple[type[nn.Module], ...] = (Perspective,)
 
 #: Models that training fits to the labels in no step.
 WITHOUT_GRADIENT = frozenset({"mean"})

@@ -164,13 +164,32 @@ class EmoSphereConfig(Section):
     dropout: float
 
 
+class PerspectiveConfig(Section):
+    """What the model of the perspective loss has of its own.
+
+    Attributes:
+        sound: The sound's vector of an utterance: `statistics` (mean and standard deviation of its log-mels over time)
+            or `encoder` (the acoustic encoder and attentive statistics).
+        fusion: Where sound and text meet: `late` (logits), `hidden` (last hidden vectors) or `early` (before the GRU).
+        operator: How: `add`, `concat` or `attention` (AT-fusion).
+        gru: Width of the GRU in each direction.
+        heads: Heads of the self-attention over the dialogue; they share 2 · gru.
+    """
+
+    sound: Literal["statistics", "encoder"]
+    fusion: Literal["late", "hidden", "early"]
+    operator: Literal["add", "concat", "attention"]
+    gru: PositiveInt
+    heads: PositiveInt
+
+
 class ModelConfig(Section):
     """A model.
 
     Attributes:
         name: Key of `emoray.models.build.MODELS`.
         width: Width D of the vectors that are fused; of style pooling in `emosphere`.
-        hidden: Hidden width of the MLP heads (`acoustic`, `concat`, `text`, `emosphere`, `challenge`,
+        hidden: Hidden width of the MLP heads (`acoustic`, `concat`, `text`, `emosphere`, `perspective`, `challenge`,
             `wav2vec2_dim`, `fusion.kind: concat_mlp`).
         dropout: Dropout before the outputs; in `emosphere`, `challenge` and `wav2vec2_dim` also before the heads.
         attention: Hidden width of attentive statistics pooling.
@@ -180,6 +199,7 @@ class ModelConfig(Section):
         encoder: The acoustic encoder.
         fusion: The fusion of MSF-SER.
         emosphere: What EmoSphere-SER has of its own.
+        perspective: What the model of the perspective loss has of its own.
     """
 
     name: Literal[
@@ -188,6 +208,7 @@ class ModelConfig(Section):
         "multistage",
         "single_stage",
         "late_fusion",
+        "perspective",
         "concat",
         "acoustic",
         "challenge",
@@ -206,6 +227,7 @@ class ModelConfig(Section):
     encoder: EncoderConfig
     fusion: FusionConfig
     emosphere: EmoSphereConfig
+    perspective: PerspectiveConfig
 
     @field_validator("granularities")
     @classmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,11 @@ PLAN = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),
     ]
 )
+#: Of batches of whole dialogues: also how many clips each dialogue has, in the order of the clips.
+DIALOGUE_PLAN = PLAN.append(pa.field("dialogue_clips", pa.list_(pa.int32()), nullable=False))
+
+Sized = TypeVar("Sized", bound=Sequence[Any] | np.ndarray)
+Unit = TypeVar("Unit")
 
 
 def make_plan(
@@ -29,6 +35,7 @@ def make_plan(
     epochs: int,
     seed: int,
     crop_s: float | None = None,
+    dialogues: Sequence[int] | np.ndarray | None = None,
 ) -> pa.Table:
     """Plan the global batches of a run.
 
@@ -43,9 +50,12 @@ def make_plan(
         epochs: How many epochs to plan.
         seed: Seed of the shuffles.
         crop_s: Longest stretch that training hears of a clip.
+        dialogues: Number of each clip's dialogue, for models that read dialogues: the plan then deals whole dialogues
+            as it else deals clips, and the caps and buckets are about dialogues and their durations.
 
     Returns:
-        A table with schema `PLAN`; steps count through all epochs from 0; `seconds` leaves padding out.
+        A table with schema `PLAN`, or `DIALOGUE_PLAN`; steps count through all epochs from 0; `seconds` leaves padding
+        out.
 
     Raises:
         TrainingError: There is nothing to train on.
@@ -59,23 +69,25 @@ def make_plan(
     seconds = np.asarray(durations_s, dtype=np.float64)[order]
     if crop_s is not None:
         seconds = np.minimum(seconds, crop_s)
+    members = None if dialogues is None else together(np.asarray(dialogues)[order])
+    if members is not None:
+        seconds = np.array([seconds[clips].sum() for clips in members])
     by_length = np.argsort(seconds, kind="stable")
-    buckets = np.array_split(by_length, min(config.buckets, len(ids)))
+    buckets = np.array_split(by_length, min(config.buckets, len(by_length)))
     rows: list[dict[str, object]] = []
     for epoch in range(epochs):
         random = generator(seed, "plan", epoch)
         batches = [batch for bucket in buckets for batch in _cut(random.permutation(bucket), seconds, config)]
         for index in random.permutation(len(batches)):
             batch = batches[index]
-            rows.append(
-                {
-                    "epoch": epoch,
-                    "step": len(rows),
-                    "utterance_ids": ids[batch].tolist(),
-                    "seconds": float(seconds[batch].sum()),
-                }
-            )
-    return pa.Table.from_pylist(rows, schema=PLAN)
+            row: dict[str, object] = {"epoch": epoch, "step": len(rows), "seconds": float(seconds[batch].sum())}
+            if members is None:
+                row["utterance_ids"] = ids[batch].tolist()
+            else:
+                clips = [members[unit] for unit in batch]
+                row |= {"utterance_ids": ids[np.concatenate(clips)].tolist(), "dialogue_clips": list(map(len, clips))}
+            rows.append(row)
+    return pa.Table.from_pylist(rows, schema=PLAN if members is None else DIALOGUE_PLAN)
 
 
 def _cut(bucket: np.ndarray, seconds: np.ndarray, config: PlanConfig) -> list[np.ndarray]:
@@ -84,12 +96,42 @@ def _cut(bucket: np.ndarray, seconds: np.ndarray, config: PlanConfig) -> list[np
     return np.array_split(bucket, -(-len(bucket) // most))
 
 
-def worker_slice(utterance_ids: Sequence[str], rank: int, world: int) -> tuple[int, list[str]]:
-    """A worker's contiguous share of a global batch.
+def together(numbers_N: np.ndarray) -> list[np.ndarray]:
+    """Positions of equal numbers: each group ascending, groups by their first. Which number it is has no influence."""
+    if not len(numbers_N):
+        return []
+    order = np.argsort(numbers_N, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(numbers_N[order])) + 1)
+    return sorted(groups, key=lambda group: int(group[0]))
+
+
+def units_of(row: Mapping[str, Any]) -> list[list[str]]:
+    """What no forward pass may part of a row of a plan: the clips of each dialogue, or each clip by itself."""
+    ids, sizes = row["utterance_ids"], row.get("dialogue_clips")
+    if sizes is None:
+        return [[name] for name in ids]
+    ends = np.cumsum(sizes)
+    return [ids[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def passes(units: Iterable[Sized], clips: int) -> Iterator[list[Sized]]:
+    """Neighbouring units together, up to so many clips of one forward pass; a larger unit goes alone."""
+    waiting: list[Sized] = []
+    for unit in units:
+        if waiting and sum(map(len, waiting)) + len(unit) > clips:
+            yield waiting
+            waiting = []
+        waiting.append(unit)
+    if waiting:
+        yield waiting
+
+
+def worker_slice(units: Sequence[Unit], rank: int, world: int) -> tuple[int, list[Unit]]:
+    """A worker's contiguous share of the units (clips or dialogues) of a global batch.
 
     Returns:
-        The share's position in the batch and its ids; empty where there are more workers than clips.
+        The share's position among them and the units; empty where there are more workers than units.
     """
-    share, extra = divmod(len(utterance_ids), world)
+    share, extra = divmod(len(units), world)
     start = rank * share + min(rank, extra)
-    return start, list(utterance_ids[start : start + share + (rank < extra)])
+    return start, list(units[start : start + share + (rank < extra)])

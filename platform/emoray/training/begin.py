@@ -4,16 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyarrow as pa
 import torch
 
-from emoray.models.build import build
+from emoray.models.build import MODELS, OVER_DIALOGUES, WITHOUT_GRADIENT, build
 from emoray.models.config import ModelConfig
 from emoray.models.mean import TrainMean
+from emoray.training.batch_plan import make_plan
 from emoray.training.config import TrainConfig
 from emoray.training.objectives import RegionTargets, class_weights
 from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
+
+
+def plan_run(training_set: TrainingSet, ids: Sequence[str], model: ModelConfig, config: TrainConfig) -> pa.Table:
+    """The batch plan of a run: of whole dialogues for models that read these, without a step for one without gradient.
+
+    Args:
+        training_set: Where the clips are.
+        ids: Clips to train on.
+        model: The model.
+        config: Seed, epochs, batches and crop.
+
+    Raises:
+        TrainingError: There is nothing to train on.
+    """
+    return make_plan(
+        ids,
+        training_set.durations_s(ids),
+        config.plan,
+        epochs=0 if model.name in WITHOUT_GRADIENT else config.epochs,
+        seed=config.seed,
+        crop_s=config.augment.crop_s,
+        dialogues=training_set.dialogues(ids) if issubclass(MODELS[model.name], OVER_DIALOGUES) else None,
+    )
 
 
 def begin(
@@ -39,11 +64,12 @@ def begin(
     built, target_N3, label_N = build(model), training_set.targets(ids), training_set.labels(ids)
     if isinstance(built, TrainMean):
         built.fit(target_N3, label_N)
+    weighted = model.classes and config.objective.class_weights
     return Learner(
         built,
         config,
         total_steps=total_steps,
         device=device,
-        class_weight_C=class_weights(label_N, len(model.classes)) if model.classes else None,
+        class_weight_C=class_weights(label_N, len(model.classes)) if weighted else None,
         regions=RegionTargets.fit(target_N3, model.emosphere.regions) if model.name == "emosphere" else None,
     )

@@ -199,6 +199,8 @@ def load_trained_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 def plan_fingerprint(plan: pa.Table) -> str:
     """Fingerprint of a batch plan."""
     digest = hashlib.blake2b(digest_size=8)
-    for row in plan.select(["epoch", "step", "utterance_ids"]).to_pylist():
+    for row in plan.drop_columns(["seconds"]).to_pylist():
         digest.update(f"{row['epoch']}\x1f{row['step']}\x1f{chr(31).join(row['utterance_ids'])}\n".encode())
+        if "dialogue_clips" in row:
+            digest.update(f"{row['dialogue_clips']}\n".encode())
     return digest.hexdigest()

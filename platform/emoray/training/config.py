@@ -10,10 +10,10 @@ from emoray.config import Section
 
 
 class PlanConfig(Section):
-    """How utterances become global batches.
+    """How utterances become global batches. For models that read dialogues all of it is about dialogues, not clips.
 
     Attributes:
-        batch_size: Clips of a global batch at most.
+        batch_size: Clips (dialogues) of a global batch at most.
         batch_seconds: Padded seconds (clips × longest, after the crop) of a global batch at most.
         buckets: Length buckets: clips of one batch come from one bucket.
     """
@@ -49,7 +49,12 @@ class ObjectiveConfig(Section):
     Attributes:
         ccc: Weight of Σ_d (1 − CCC_d); with 0 a model is selected by the UAR of its classes.
         ccc_scope: `global` (over workers × accumulation) or `local` (per micro-batch, as papers with accumulation do).
-        category: Weight of the class-weighted cross-entropy (needs model.classes).
+        category: Weight of the cross-entropy (needs model.classes).
+        class_weights: Weigh each class by N / (C · n_c) of the train split in it; else all clips count the same.
+        modalities: δ of the perspective loss: weight of each modality's own cross-entropy beside that of the fused
+            classes, times `category` (only `perspective` has them).
+        as_released: The cross-entropy as the perspective loss was released: applied to softmaxed values, and summed
+            over the clips instead of their mean.
         load_balance: Weight of the router's load balance.
         region: Weight of the class-weighted cross-entropy of regions, times λ(epoch) (only `emosphere` has regions).
         region_epochs: Epochs E in which λ falls: λ(e) = 1 − .99 e / E.
@@ -59,6 +64,9 @@ class ObjectiveConfig(Section):
     ccc: NonNegativeFloat
     ccc_scope: Literal["global", "local"]
     category: NonNegativeFloat
+    class_weights: bool
+    modalities: NonNegativeFloat
+    as_released: bool
     load_balance: NonNegativeFloat
     region: NonNegativeFloat
     region_epochs: PositiveInt
@@ -69,11 +77,11 @@ class OptimizerConfig(Section):
     """The optimiser and its schedule.
 
     Attributes:
-        kind: `adamw`, or `sgd` with momentum.
+        kind: `adamw`, `adam` (the decay is part of the gradient), or `sgd` with momentum.
         encoder_lr: Learning rate of pre-trained encoder weights.
         lr: Learning rate of everything else.
         weight_decay: Of matrices; vectors (biases, norms, gates) have none.
-        betas: AdamW's.
+        betas: AdamW's and Adam's.
         momentum: SGD's.
         schedule: After the warm-up: `cosine` (to zero), `constant`, or `plateau` (falls when the dev score stays).
         warmup_fraction: Share of all steps with a linear warm-up.
@@ -82,7 +90,7 @@ class OptimizerConfig(Section):
         clip_norm: Largest norm of the gradient; null for any.
     """
 
-    kind: Literal["adamw", "sgd"]
+    kind: Literal["adamw", "adam", "sgd"]
     encoder_lr: NonNegativeFloat
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
@@ -103,8 +111,9 @@ class TrainConfig(Section):
         epochs: Passes over the train split.
         patience: Epochs without a better dev score before the run stops; null to run all.
         precision: `fp32` or `bf16` (autocast; slower on CPUs).
-        micro_batch_size: Clips of one forward pass on a worker; a larger share of the global batch is accumulated.
-        eval_batch_size: Clips of one forward pass in evaluation.
+        micro_batch_size: Clips of one forward pass on a worker; a larger share of the global batch is accumulated. A
+            dialogue that has more goes alone.
+        eval_batch_size: Clips of one forward pass in evaluation; likewise.
         checkpoint_steps: Steps between checkpoints inside an epoch; one is also made after every epoch.
         workers: Training workers; 0 trains in the caller's own process, without Ray.
         gpu: Give each worker a GPU.

@@ -9,9 +9,10 @@ import pyarrow as pa
 import torch
 
 from emoray.errors import TrainingError
+from emoray.models.build import OVER_DIALOGUES
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, plan_fingerprint, trained_weights
 from emoray.training.loader import Loader
-from emoray.training.predict import gather_predictions, predict, summarise
+from emoray.training.predict import gather_predictions, indivisible, predict, summarise
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
@@ -67,7 +68,9 @@ class _Progress:
 
 
 class DevEvaluation:
-    """Scores the dev split: workers share the clips, and each gets the metrics of all.
+    """Scores the dev split: workers share the clips (or dialogues), and each gets the metrics of all.
+
+    UAR selects where the objective has no CCC (`train.objective.ccc` 0): V, A and D are then not trained.
 
     Args:
         training_set: Where the clips are.
@@ -89,7 +92,8 @@ class DevEvaluation:
 
     def __call__(self, learner: Learner) -> Metrics:
         """Metrics of the learner's model; `score` selects."""
-        mine = self._ids[learner.rank :: learner.world]
+        units = indivisible(learner.model, self._training_set, self._ids)
+        mine = [self._ids[place] for unit in units[learner.rank :: learner.world] for place in unit]
         frame = predict(
             learner.model,
             self._training_set,
@@ -119,15 +123,22 @@ def fit(
 
     Args:
         learner: Model and optimiser.
-        plan: Of `make_plan`.
+        plan: Of `plan_run`.
         loader: Gives this worker's shares.
         evaluate: Dev metrics after each epoch, with `score` (`DevEvaluation`).
         callbacks: Logging and storage.
         resume: Go on from here: same batches, same numbers as without the stop, with as many workers as there are now.
 
     Raises:
-        TrainingError: A loss is not finite, or the checkpoint belongs to another plan or model.
+        TrainingError: A loss is not finite, the checkpoint belongs to another plan or model, or the plan parts the
+            dialogues of a model that reads these.
     """
+    if isinstance(learner.model, OVER_DIALOGUES) and "dialogue_clips" not in plan.column_names:
+        raise TrainingError(
+            "the plan deals single clips, and the model reads whole dialogues",
+            remedy="Make it with emoray.training.begin.plan_run",
+            kind="mismatched_plan",
+        )
     callbacks = callbacks or Callbacks()
     config = learner.config
     fingerprint = plan_fingerprint(plan)

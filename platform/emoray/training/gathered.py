@@ -1,6 +1,7 @@
 """A batch as the objective sees it: what the model says of all clips, and their labels.
 
-Shapes: N clips, L columns, C classes, E experts, R regions, M branches, 3 = (valence, arousal, dominance).
+Shapes: N clips, L columns, C classes, E experts, R regions, M branches or modalities, 3 = (valence,
+arousal, dominance).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Gathered:
         regions_NR: Region logits, or None.
         branches_NM3: Predictions of branches with losses of their own, or None.
         branch_logits_NMC: Their class logits, or None.
+        modality_logits_NMC: Class logits of each modality, with losses beside that of `logits_NC`, or None.
     """
 
     prediction_N3: Tensor
@@ -39,6 +41,7 @@ class Gathered:
     regions_NR: Tensor | None = None
     branches_NM3: Tensor | None = None
     branch_logits_NMC: Tensor | None = None
+    modality_logits_NMC: Tensor | None = None
 
     @property
     def judged(self) -> list[tuple[Tensor, Tensor | None]]:
@@ -60,6 +63,7 @@ def inputs(gathered: Gathered) -> list[Tensor]:
         gathered.regions_NR,
         gathered.branches_NM3,
         gathered.branch_logits_NMC,
+        gathered.modality_logits_NMC,
     )
     return [tensor for tensor in outputs if tensor is not None]
 
@@ -80,17 +84,25 @@ def as_gathered(output: Output, batch: Batch) -> Gathered:
         regions_NR=single(output.regions_BR),
         branches_NM3=single(output.branches_BM3),
         branch_logits_NMC=single(output.branch_logits_BMC),
+        modality_logits_NMC=single(output.modality_logits_BMC),
     )
 
 
-def sizes_of(part: Gathered) -> list[int]:
-    """Classes C, experts E, regions R and branches M; 0 where the model has none."""
+def sizes_of(part: Gathered | None) -> list[int]:
+    """Classes C, experts E, regions R, branches M and modalities M; 0 where the model has none, or nothing is known."""
+    if part is None:
+        return [0] * 5
     last = (part.logits_NC, part.router_N3E, part.regions_NR)
-    branches = 0 if part.branches_NM3 is None else part.branches_NM3.shape[1]
-    return [*(0 if tensor is None else tensor.shape[-1] for tensor in last), branches]
+    middle = (part.branches_NM3, part.modality_logits_NMC)
+    return [
+        *(0 if tensor is None else tensor.shape[-1] for tensor in last),
+        *(0 if tensor is None else tensor.shape[1] for tensor in middle),
+    ]
 
 
-def clip_shapes(classes: int, experts: int, regions: int, branches: int) -> dict[str, tuple[int, ...]]:
+def clip_shapes(
+    classes: int = 0, experts: int = 0, regions: int = 0, branches: int = 0, modalities: int = 0
+) -> dict[str, tuple[int, ...]]:
     """Shape of one clip in each tensor of `Gathered`, in the order of its columns."""
     return {
         "prediction_N3": (3,),
@@ -102,13 +114,14 @@ def clip_shapes(classes: int, experts: int, regions: int, branches: int) -> dict
         "regions_NR": (regions,),
         "branches_NM3": (branches, 3),
         "branch_logits_NMC": (branches, classes),
+        "modality_logits_NMC": (modalities, classes),
     }
 
 
 def to_matrix(part: Gathered) -> Tensor:
     """One row (L) per clip with all that is there, without gradient: what workers send each other."""
     clips = len(part.prediction_N3)
-    columns = [value for name in clip_shapes(0, 0, 0, 0) if (value := getattr(part, name)) is not None]
+    columns = [value for name in clip_shapes() if (value := getattr(part, name)) is not None]
     return torch.cat([column.detach().reshape(clips, -1).float() for column in columns], dim=1)
 
 

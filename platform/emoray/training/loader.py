@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from emoray.models.batch import Batch
-from emoray.training.batch_plan import worker_slice
+from emoray.training.batch_plan import passes, units_of, worker_slice
 from emoray.training.config import TrainConfig
 from emoray.training.training_set import TrainingSet
 
@@ -39,18 +40,18 @@ Loader = Callable[[pa.Table, int], Iterator[Share]]
 
 
 def make_share(training_set: TrainingSet, row: Mapping[str, Any], config: TrainConfig, rank: int, world: int) -> Share:
-    """Collate a worker's share of one row of the plan.
+    """Collate a worker's share of one row of the plan, in micro-batches that part no dialogue of a plan of dialogues.
 
     Crops, masks and dropped text vectors are drawn from (seed, step, utterance): they do not depend on the worker.
     """
-    ids = row["utterance_ids"]
-    start, mine = worker_slice(ids, rank, world)
-    size = config.micro_batch_size
+    units = units_of(row)
+    first, mine = worker_slice(units, rank, world)
     seed = (config.seed, "augment", row["step"])
     batches = tuple(
-        training_set.collate(mine[at : at + size], config.augment, seed) for at in range(0, len(mine), size)
+        training_set.collate(list(itertools.chain(*part)), config.augment, seed)
+        for part in passes(mine, config.micro_batch_size)
     )
-    return Share(row["epoch"], row["step"], len(ids), start, batches)
+    return Share(row["epoch"], row["step"], len(row["utterance_ids"]), sum(map(len, units[:first])), batches)
 
 
 class LocalLoader:

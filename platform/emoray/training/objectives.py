@@ -6,6 +6,7 @@ the whole. Shapes: N clips, C classes, E experts, R regions, 3 = (valence, arous
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,11 +54,22 @@ def ccc_loss(prediction_N3: Tensor, target_N3: Tensor) -> Tensor:
     return loss
 
 
-def category_loss(logits_NC: Tensor, label_N: Tensor, class_weight_C: Tensor) -> Tensor:
-    """Class-weighted cross-entropy over the labelled clips (−1 = unlabelled); 0 if there are none."""
+def category_loss(logits_NC: Tensor, label_N: Tensor, class_weight_C: Tensor, *, as_released: bool = False) -> Tensor:
+    """Class-weighted cross-entropy over the labelled clips (−1 = unlabelled); 0 if there are none.
+
+    Args:
+        logits_NC: Logits.
+        label_N: Class indices.
+        class_weight_C: Weight of each class; the mean is over the clips' weights.
+        as_released: As the perspective loss (arXiv 2304.03899) was released [code]: the sum of
+            −w_y log softmax(softmax(l))_y, the softmax being taken twice.
+    """
     labelled = label_N >= 0
     if not bool(labelled.any()):
         return logits_NC.sum() * 0
+    if as_released:
+        probability_NC = logits_NC[labelled].float().softmax(-1)
+        return nn.functional.cross_entropy(probability_NC, label_N[labelled], weight=class_weight_C, reduction="sum")
     return nn.functional.cross_entropy(logits_NC[labelled].float(), label_N[labelled], weight=class_weight_C)
 
 
@@ -112,6 +124,8 @@ class RegionTargets:
 class Objective:
     """The loss of a batch as a whole; of branches with losses of their own, the sum over them.
 
+    Perspective loss (arXiv 2304.03899): CE(l_f) + δ Σ_m CE(l_m) of the fused logits and of each modality's.
+
     Args:
         config: Weights of the terms.
         class_weight_C: Class weights of the train split, for a categorical head.
@@ -140,9 +154,12 @@ class Objective:
         if config.category and logits:
             weight_C = self._class_weight_C
             weight_C = logits[0].new_ones(logits[0].shape[1]) if weight_C is None else weight_C.to(logits[0].device)
-            parts = [category_loss(logits_NC, gathered.label_N, weight_C) for logits_NC in logits]
-            terms["loss_category"] = torch.stack(parts).sum()
+            terms["loss_category"] = self._category_loss(logits, gathered.label_N, weight_C)
             loss = loss + config.category * terms["loss_category"]
+            if config.modalities and gathered.modality_logits_NMC is not None:
+                own = gathered.modality_logits_NMC.unbind(1)
+                terms["loss_modalities"] = self._category_loss(own, gathered.label_N, weight_C)
+                loss = loss + config.category * config.modalities * terms["loss_modalities"]
         if config.load_balance and gathered.router_N3E is not None and gathered.experts_N3E is not None:
             # Clips without a label stand in for missing work of a worker: they must not count.
             counted = ~gathered.target_N3.isnan().all(1) | (gathered.label_N >= 0)
@@ -154,6 +171,10 @@ class Objective:
             loss = loss + share * terms["loss_region"]
         terms["loss"] = loss
         return terms
+
+    def _category_loss(self, logits: Sequence[Tensor], label_N: Tensor, weight_C: Tensor) -> Tensor:
+        as_released = self.config.as_released
+        return torch.stack([category_loss(one, label_N, weight_C, as_released=as_released) for one in logits]).sum()
 
     def _region_loss(self, regions_NR: Tensor, target_N3: Tensor) -> Tensor:
         if self._regions is None:

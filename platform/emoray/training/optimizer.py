@@ -31,7 +31,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     options = options or [{"params": []}]  # a model without weights
     if config.kind == "sgd":
         return torch.optim.SGD(options, lr=config.lr, momentum=config.momentum, fused=True)
-    return torch.optim.AdamW(options, lr=config.lr, betas=config.betas, fused=True)
+    kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
+    return kind(options, lr=config.lr, betas=config.betas, fused=True)
 
 
 def lr_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:

@@ -27,8 +27,11 @@ log = logging.getLogger(__name__)
 #: Raised when packed shards of the same inputs would hold something else.
 PACK_VERSION = 1
 
+#: Where an utterance stands in its dialogue.
+DIALOGUE = ("dialogue_id", "turn")
+
 #: Columns of the utterances table that a training set keeps.
-KEPT = ("split", "fold", "speaker_id", "gender", "scale_min", "scale_max", *DIMENSIONS, "emotion")
+KEPT = ("split", "fold", "speaker_id", "gender", "scale_min", "scale_max", *DIMENSIONS, "emotion", *DIALOGUE)
 
 SHARD = pa.schema(
     [
@@ -41,6 +44,8 @@ SHARD = pa.schema(
         ("scale_max", pa.float64()),
         *[(name, pa.float64()) for name in DIMENSIONS],
         ("emotion", pa.string()),
+        ("dialogue_id", pa.string()),
+        ("turn", pa.int32()),
         pa.field("duration_s", pa.float64(), nullable=False),
         pa.field("features", pa.large_binary(), nullable=False),
         *[(name, pa.binary()) for name in GRANULARITIES],
@@ -89,7 +94,7 @@ def training_rows(
 def training_set_hash(
     keys: pl.DataFrame, fingerprints: Mapping[str, str], frontend: Frontend, audio: AudioConfig, text_width: int
 ) -> str:
-    """Hash of all that a training set is made from.
+    """Hash of all that a training set is made from; a corpus without dialogues has the one it had before they came.
 
     Args:
         keys: `training_rows(…, vectors=False)`.
@@ -107,6 +112,8 @@ def training_set_hash(
         "text_width": text_width,
     }
     digest.update(json.dumps(inputs, sort_keys=True).encode())
+    if keys["dialogue_id"].null_count() == keys.height:
+        keys = keys.drop(DIALOGUE)
     digest.update(keys.sort("utterance_id").write_csv().encode())
     return digest.hexdigest()
 

@@ -10,9 +10,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from emoray.models.build import OVER_DIALOGUES
 from emoray.schema import DIMENSIONS
+from emoray.training.batch_plan import passes, together
 from emoray.training.objectives import ccc
 from emoray.training.training_set import TrainingSet
+
+
+def indivisible(model: nn.Module, training_set: TrainingSet, ids: Sequence[str]) -> list[np.ndarray]:
+    """Positions of the clips that a model has to hear together: those of a dialogue, or each clip by itself."""
+    apart = isinstance(model, OVER_DIALOGUES)
+    return together(training_set.dialogues(ids) if apart else np.arange(len(ids)))
 
 
 def predict(
@@ -24,29 +32,30 @@ def predict(
     batch_size: int,
     device: torch.device | str = "cpu",
 ) -> pl.DataFrame:
-    """Score clips in evaluation mode, fp32, whole clips.
+    """Score clips in evaluation mode, fp32, whole clips; for a model of dialogues all turns of one that are given.
 
     Args:
         model: The model; its training mode is restored.
         training_set: Where the clips are.
         ids: Which clips.
         level: `audio`, `transcript` or `full`: the text vectors that the model may see.
-        batch_size: Clips of one forward pass.
+        batch_size: Clips of one forward pass; a longer dialogue goes alone.
         device: Where the model is.
 
     Returns:
-        One row per clip in the order of `ids`: utterance_id, speaker_id, gender, split, fold, duration_s, scale_min,
-        scale_max, level, {valence,arousal,dominance}_true and _pred in [0, 1], emotion_true, emotion_pred (null without
-        a categorical head), emotion_probabilities, gates and experts (lists; null where the model has none).
+        One row per clip in the order of `ids`: utterance_id, speaker_id, dialogue_id, turn, gender, split, fold,
+        duration_s, scale_min, scale_max, level, {valence,arousal,dominance}_true and _pred in [0, 1], emotion_true,
+        emotion_pred (null without a categorical head), emotion_probabilities, gates and experts (lists; null where the
+        model has none).
     """
     was_training = model.training
     model.eval()
     lengths_s = np.asarray(training_set.durations_s(ids))
     columns: dict[str, list[object]] = {name: [None] * len(ids) for name in _MODEL_COLUMNS}
     with torch.inference_mode():
-        by_length = np.argsort(lengths_s, kind="stable")
-        for start in range(0, len(ids), batch_size):
-            places = by_length[start : start + batch_size]
+        units = sorted(indivisible(model, training_set, ids), key=lambda clips: float(lengths_s[clips].max()))
+        for part in passes(units, batch_size):
+            places = np.concatenate(part)
             batch = training_set.collate([ids[place] for place in places]).at_level(level).to(device)
             output = model(batch)
             probability = None if output.logits_BC is None else output.logits_BC.softmax(-1).tolist()

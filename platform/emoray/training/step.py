@@ -126,7 +126,7 @@ class Learner:
         single = len(batches) == 1
         with torch.set_grad_enabled(single):
             outputs = [self._forward(batch, share.step, start) for batch, start in zip(batches, starts, strict=True)]
-        whole = self._gather(batches, outputs, share)
+        whole = self._gather(batches, outputs)
         leaves = [tensor.requires_grad_() for tensor in inputs(whole)]
         terms = self._checked_terms(whole, share)
         slopes = torch.autograd.grad(terms["loss"], leaves, allow_unused=True)
@@ -151,7 +151,7 @@ class Learner:
             loss = self._objective(as_gathered(output, batch), share.epoch)["loss"]
             (loss * (len(batch) / share.clips)).backward()
             outputs.append(output)
-        whole = self._gather(batches, outputs, share)
+        whole = self._gather(batches, outputs)
         return self._checked_terms(whole, share), whole
 
     def _forward(self, batch: Batch, step: int, start: int) -> Output:
@@ -160,27 +160,27 @@ class Learner:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self.model(batch)
 
-    def _gather(self, batches: list[Batch], outputs: list[Output], share: Share) -> Gathered:
+    def _gather(self, batches: list[Batch], outputs: list[Output]) -> Gathered:
         """The global batch on every worker, without gradient, in the order of the plan."""
         parts = [as_gathered(output, batch) for output, batch in zip(outputs, batches, strict=True)]
-        sizes = sizes_of(parts[0]) if parts else [0] * 4
+        clips, sizes = [sum(map(len, batches))], sizes_of(parts[0] if parts else None)
         if self.world > 1:
-            # A worker without clips learns from the others what the model gives.
-            shape = torch.tensor(sizes, device=self.device)
-            dist.all_reduce(shape, op=dist.ReduceOp.MAX)
-            sizes = shape.tolist()
+            # How many clips each worker has, and what the model gives, which a worker without clips learns from others.
+            mine = torch.tensor([clips[0], *sizes], device=self.device)
+            told = [torch.empty_like(mine) for _ in range(self.world)]
+            dist.all_gather(told, mine)
+            clips = [int(one[0]) for one in told]
+            sizes = torch.stack(told)[:, 1:].amax(0).tolist()
         shapes = clip_shapes(*sizes)
         columns = sum(math.prod(shape) for shape in shapes.values())
         rows = [to_matrix(part) for part in parts]
         matrix_NL = torch.cat(rows) if rows else torch.zeros(0, columns, device=self.device)
         if self.world > 1:
-            most = -(-share.clips // self.world)
-            padded = matrix_NL.new_zeros(most, columns)
+            padded = matrix_NL.new_zeros(max(clips), columns)
             padded[: len(matrix_NL)] = matrix_NL
             received = [torch.empty_like(padded) for _ in range(self.world)]
             dist.all_gather(received, padded)
-            share_size, extra = divmod(share.clips, self.world)
-            matrix_NL = torch.cat([part[: share_size + (rank < extra)] for rank, part in enumerate(received)])
+            matrix_NL = torch.cat([part[:count] for part, count in zip(received, clips, strict=True)])
         return from_matrix(matrix_NL, shapes)
 
     def _checked_terms(self, whole: Gathered, share: Share) -> dict[str, Tensor]:

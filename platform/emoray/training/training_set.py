@@ -35,7 +35,8 @@ class TrainingSet:
 
     Attributes:
         set_hash: Its hash.
-        frame: Keys and labels: utterance_id, split, fold, speaker_id, gender, scale, V, A, D, emotion, duration_s.
+        frame: Keys and labels: utterance_id, split, fold, speaker_id, gender, scale, V, A, D, emotion, dialogue_id,
+            turn, duration_s.
         frame_hz: Frames per second of the features.
         text_width: Width E of the text vectors.
         left_out: How many utterances could not be decoded.
@@ -54,6 +55,10 @@ class TrainingSet:
         table = pa.concat_tables(tables)
         frame = pl.from_arrow(table.drop_columns(["features", *GRANULARITIES]))
         assert isinstance(frame, pl.DataFrame)
+        if "dialogue_id" not in frame.columns:  # packed before training knew dialogues
+            frame = frame.with_columns(
+                pl.lit(None, pl.String).alias("dialogue_id"), pl.lit(None, pl.Int32).alias("turn")
+            )
         self.frame = frame
         self._row = {name: row for row, name in enumerate(frame["utterance_id"])}
         self._features = [scalar.as_buffer() for scalar in table["features"]]
@@ -61,6 +66,7 @@ class TrainingSet:
         self._target_N3 = frame.select(pl.col(DIMENSIONS).cast(pl.Float32).fill_null(float("nan"))).to_numpy()
         number = {name: index for index, name in enumerate(classes)}
         self._label_N = np.array([number.get(emotion, -1) for emotion in frame["emotion"]], dtype=np.int64)
+        self._dialogue_N, self._turn_N = _dialogues(frame)
 
     @classmethod
     def open(cls, lake: Lake, set_hash: str, cache_dir: str | None = None, classes: Sequence[str] = ()) -> TrainingSet:
@@ -127,6 +133,10 @@ class TrainingSet:
         """Labels (N, 3) of clips, NaN where unlabelled."""
         return torch.from_numpy(self._target_N3[[self._row[name] for name in ids]])
 
+    def dialogues(self, ids: Sequence[str]) -> np.ndarray:
+        """Number (N,) of each clip's dialogue; a clip without one is a dialogue by itself."""
+        return self._dialogue_N[[self._row[name] for name in ids]]
+
     def collate(
         self, ids: Sequence[str], augment: AugmentConfig | None = None, seed: Sequence[int | str] = ()
     ) -> Batch:
@@ -162,7 +172,22 @@ class TrainingSet:
             target_B3=torch.from_numpy(self._target_N3[rows]),
             label_B=torch.from_numpy(self._label_N[rows]),
             utterance_ids=tuple(ids),
+            dialogue_B=torch.from_numpy(self._dialogue_N[rows]),
+            turn_B=torch.from_numpy(self._turn_N[rows]),
         )
+
+
+def _dialogues(frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Each clip's dialogue, as a number, and its place in it: by turn, then by id where turns are missing or equal."""
+    found: dict[str, int] = {}
+    numbers = [
+        row if name is None else found.setdefault(name, row) for row, name in enumerate(frame["dialogue_id"].to_list())
+    ]
+    dialogue_N = np.array(numbers, dtype=np.int64)
+    order = frame.with_row_index("_row").sort("turn", "utterance_id", nulls_last=True)["_row"].to_numpy()
+    turn_N = np.empty(len(order), dtype=np.int64)
+    turn_N[order] = np.arange(len(order))
+    return dialogue_N, turn_N
 
 
 def _fetch(lake: Lake, set_hash: str, shards: Sequence[str], cache_dir: str | None) -> str:

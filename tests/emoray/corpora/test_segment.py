@@ -28,7 +28,14 @@ def clips(tmp_path_factory):
     """Synthesised clips of four voices with their words: (samples, words)."""
     lake = Lake(LakeConfig(root=str(tmp_path_factory.mktemp("voices")), storage_options={}))
     each = {"train": 1, "dev": 1, "gate": 1, "test": 1}
-    options = {"seed": 3, "opposed_fraction": 0.5, "label_noise_sd": 0.05, "processes": 2}
+    options = {
+        "seed": 3,
+        "opposed_fraction": 0.5,
+        "label_noise_sd": 0.05,
+        "processes": 2,
+        "dialogue_turns": 0,
+        "carry_over": 0.0,
+    }
     config = SyntheticConfig.model_validate({**options, "speakers": each, "utterances_per_speaker": each})
     table = corpora.synthetic.build("voices", config, lake, lambda done, total: None)
     return [(soundfile.read(row["audio_uri"], dtype="float32")[0], row["words"]) for row in table.to_pylist()]

@@ -11,7 +11,7 @@ from emoray import corpora
 from emoray.audio import AudioConfig, ProsodyConfig, decode, measure
 from emoray.config import read_preset, validate
 from emoray.corpora import CorpusConfig, SyntheticConfig, ceiling, planted
-from emoray.corpora.synthetic import emotion
+from emoray.corpora.synthetic import draw, emotion
 from emoray.corpora.synthetic_plan import draw_plans, draw_speakers
 from emoray.corpora.synthetic_text import LEXICON, draw_sentence
 from emoray.errors import ConfigError, InputError, LakeError, MissingExtraError
@@ -29,6 +29,8 @@ def config(**changes):
         "utterances_per_speaker": {"train": 12, "dev": 4, "gate": 4, "test": 12},
         "opposed_fraction": 0.5,
         "label_noise_sd": 0.05,
+        "dialogue_turns": 0,
+        "carry_over": 0.8,
         "processes": 2,
     }
     tree = read_preset("laptop")["corpus"]
@@ -143,6 +145,87 @@ def test_the_same_configuration_gives_the_same_samples(tiny, tmp_path):
     changed = corpora.build(config(seed=4), lake_at(tmp_path / "b"), nothing)
     assert not set(changed["utterance_id"].to_pylist()) & set(table["utterance_id"].to_pylist())
     assert not set(digests(other, changed)) & set(digests(lake, table))
+
+
+# --- dialogues
+
+
+def test_a_corpus_without_dialogues_is_the_one_it_was_before_there_were_any():
+    """The hash that the demo's corpus has had all along: its audio, ids and stage tables stay good."""
+    preset = read_preset("laptop")["corpus"]["synthetic"]
+    assert SyntheticConfig.model_validate(preset).hash.startswith("a29acc")
+    assert SyntheticConfig.model_validate({**preset, "carry_over": 0.1}).hash.startswith("a29acc")
+    hashes = {
+        SyntheticConfig.model_validate({**preset, "dialogue_turns": turns, "carry_over": carry}).hash
+        for turns, carry in ((0, 0.7), (4, 0.7), (6, 0.7), (6, 0.2))
+    }
+    assert len(hashes) == 4
+
+
+def test_turns_are_spoken_as_without_dialogues_and_labelled_by_what_carried_over():
+    """x_t = ½ + sqrt(1 − c²) (o_t − ½) + c (x_{t−1} − ½), cut to the planted range; o_t is what is spoken."""
+    counts = {"train": 4, "dev": 2, "gate": 2, "test": 2}
+    apart = draw(config(speakers=counts).synthetic)
+    spoken = draw(config(speakers=counts, dialogue_turns=5).synthetic)
+    rows = defaultdict(dict)
+    for (one, plans), (speaker, turns) in zip(apart, spoken, strict=True):
+        assert one == speaker
+        for before, after in zip(plans, turns, strict=True):
+            assert (before.sentence, before.markups, before.level_dbfs) == (
+                after.sentence,
+                after.markups,
+                after.level_dbfs,
+            )
+            rows[after.dialogue_id][after.turn] = (speaker.speaker_id, np.array(before.planted), after)
+    assert sum(map(len, rows.values())) == 4 * 12 + 4 * 4 + 2 * 12
+    assert {name[:17]: len([n for n in rows if n.startswith(name[:17])]) for name in rows} == {
+        "voice000-voice001": 5, "voice002-voice003": 5, "voice004-voice005": 2, "voice006-voice007": 2,
+        "voice008-voice009": 5,
+    }  # fmt: skip
+    noise = []
+    for turns in rows.values():
+        assert sorted(turns) == list(range(len(turns)))
+        assert all(turns[turn][0] != turns[turn + 1][0] for turn in range(len(turns) - 1))
+        for turn, (_, own, plan) in turns.items():
+            expected = (
+                own if turn == 0 else 0.5 + 0.6 * (own - 0.5) + 0.8 * (np.array(turns[turn - 1][2].planted) - 0.5)
+            )
+            np.testing.assert_allclose(plan.planted, np.clip(expected, 0.08, 0.92), atol=1e-12)
+            noise.append(np.array(plan.label) - plan.planted)
+    assert np.std(noise) == pytest.approx(0.05, abs=0.01)
+
+
+def test_classes_carry_over_and_labels_keep_their_spread():
+    many = {"speakers": {"train": 40, "dev": 2, "gate": 2, "test": 2}, "dialogue_turns": 10}
+    spoken = draw(config(**many, utterances_per_speaker=dict.fromkeys(("train", "dev", "gate", "test"), 20)).synthetic)
+    turns = {(plan.dialogue_id, plan.turn): plan for _, plans in spoken for plan in plans}
+    labels = np.array([plan.label for plan in turns.values()])
+    own = np.array([0.24] * 3)
+    np.testing.assert_allclose(labels.std(0), np.hypot(own, 0.05), atol=0.04)
+    pairs = [(plan, turns[name, turn + 1]) for (name, turn), plan in turns.items() if (name, turn + 1) in turns]
+    for d in range(3):
+        both = np.array([(one.planted[d], other.planted[d]) for one, other in pairs])
+        assert 0.68 < np.corrcoef(both.T)[0, 1] < 0.8  # the carry-over, less what the ends of the range cut off
+    same = [emotion(*one.label[:2]) == emotion(*other.label[:2]) for one, other in pairs]
+    shares = np.unique([emotion(*plan.label[:2]) for plan in turns.values()], return_counts=True)[1] / len(turns)
+    assert np.mean(same) > (shares**2).sum() + 0.2  # the second is how often two turns agree by chance
+
+
+def test_dialogues_fill_the_columns_of_the_table(tmp_path):
+    counts = {"train": 2, "dev": 0, "gate": 0, "test": 0}
+    options = {"speakers": counts, "utterances_per_speaker": dict.fromkeys(counts, 2), "dialogue_turns": 3}
+    table = corpora.build(config(**options), lake_at(tmp_path), nothing)
+    assert {row["utterance_id"][-12:]: (row["dialogue_id"], row["turn"]) for row in table.to_pylist()} == {
+        "voice000-000": ("voice000-voice001-00", 0),
+        "voice001-000": ("voice000-voice001-00", 1),
+        "voice000-001": ("voice000-voice001-00", 2),
+        "voice001-001": ("voice000-voice001-01", 0),
+    }
+
+
+def test_dialogues_need_two_speakers_each(tmp_path):
+    with pytest.raises(ConfigError, match=r"'dev' has an odd number of speakers"):
+        corpora.build(config(dialogue_turns=4), lake_at(tmp_path), nothing)
 
 
 def test_a_corpus_that_is_there_is_reused(tiny):

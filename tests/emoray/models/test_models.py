@@ -28,10 +28,11 @@ CNN14 = {"kind": "cnn14"}
 CASES = [
     *({"name": name} for name in ("acoustic", "concat", "text", "late_fusion", "emosphere", "mean")),
     *({"name": "msf_ser", "fusion": fusion} for fusion in FUSIONS),
+    *({"name": "perspective", "perspective": {"fusion": place}} for place in ("late", "hidden", "early")),
     *({"name": name, "encoder": CNN14} for name in ("cnn14", "multistage", "single_stage", "late_fusion", "emosphere")),
 ]
 #: Models that hear through an encoder of any kind.
-OVER_ANY_ENCODER = sorted(MODELS.keys() - {"cnn14", "multistage", "single_stage", "text", "mean"})
+OVER_ANY_ENCODER = sorted(MODELS.keys() - {"cnn14", "multistage", "single_stage", "perspective", "text", "mean"})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def assert_padding_and_order_do_not_matter(model: torch.nn.Module, batch: Batch)
         turned = model(
             Batch(
                 **{
-                    k: v[order] if isinstance(v, torch.Tensor) else tuple(v[i] for i in order)
+                    k: v[order] if isinstance(v, torch.Tensor) else v and tuple(v[i] for i in order)
                     for k, v in vars(batch).items()
                 }
             )

@@ -156,7 +156,9 @@ def test_an_acoustic_model_hears_only_sound_but_still_shows_the_words(tmp_path):
     assert not (tmp_path / "acoustic" / "text_encoder").exists()
 
 
-@pytest.mark.parametrize("name", ["emosphere", "multistage", "single_stage", "late_fusion", "cnn14", "text", "mean"])
+@pytest.mark.parametrize(
+    "name", ["emosphere", "multistage", "single_stage", "late_fusion", "perspective", "cnn14", "text", "mean"]
+)
 def test_every_model_is_packed_and_scores(tmp_path, name):
     reads, cnn14 = name not in SOUND_ALONE, name in ("multistage", "single_stage", "cnn14")
     changes = {"encoder": {"kind": "cnn14"}} if cnn14 else {}

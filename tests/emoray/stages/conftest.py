@@ -50,6 +50,8 @@ def synthesised(tmp_path_factory) -> list[dict[str, Any]]:
             "utterances_per_speaker": clips,
             "opposed_fraction": 0.5,
             "label_noise_sd": 0.05,
+            "dialogue_turns": 0,
+            "carry_over": 0.0,
             "processes": 2,
         }
     )
