@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-
-if "sklearn" not in sys.modules:
-    # With any network transformers imports scikit-learn, for a curve of assisted generation that nothing here asks for:
-    # a fifth of the CPU time that a worker process takes to start, and 100 MiB. It does without where there is none.
-    sys.modules["sklearn"] = None  # type: ignore[assignment]
-    import transformers.generation.candidate_generator  # noqa: F401
-
-    del sys.modules["sklearn"]
-
-from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 from transformers.utils.logging import disable_progress_bar
 
+from emoray.stages.lean_transformers import transformers
 from emoray.stages.weights import model_folder
 
 # Shapes: B batch, L tokens, E text width.
@@ -44,8 +34,8 @@ class TextEncoder:
             "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
         )
         self.max_tokens = max_tokens
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
-        self._network = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().to(self.device)
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+        self._network = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval().to(self.device)
         self.width: int = self._network.config.hidden_size
 
     def states(self, texts: Sequence[str], batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:

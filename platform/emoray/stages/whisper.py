@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutomaticSpeechRecognitionPipeline, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.utils.logging import disable_progress_bar
 
 from emoray.audio.io import AUDIO_HZ
+from emoray.stages.lean_transformers import transformers
 from emoray.stages.weights import model_folder
 
 
@@ -44,8 +44,8 @@ class Whisper:
     def __init__(self, model: str, device: str) -> None:
         folder = model_folder(model)
         disable_progress_bar()  # it would write into the job's own progress
-        processor = WhisperProcessor.from_pretrained(folder)
-        network = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+        processor = transformers.WhisperProcessor.from_pretrained(folder)
+        network = transformers.WhisperForConditionalGeneration.from_pretrained(folder).eval()
         target = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
         # Cross-attention weights exist in the eager implementation only.
         self.timed = getattr(network.generation_config, "alignment_heads", None) is not None
@@ -55,7 +55,7 @@ class Whisper:
         network.generation_config.update(num_beams=1, do_sample=False)
         self._multilingual = bool(getattr(network.generation_config, "is_multilingual", False))
         self._features = processor.feature_extractor
-        self._pipeline = AutomaticSpeechRecognitionPipeline(
+        self._pipeline = transformers.AutomaticSpeechRecognitionPipeline(
             model=network.to(target), tokenizer=processor.tokenizer, feature_extractor=processor.feature_extractor
         )
 
