@@ -72,6 +72,15 @@ def test_a_service_that_hangs_hides_nothing_else(load, listener):
     assert result.findings["lake"].status == "ok"
 
 
+def test_a_machine_too_busy_for_a_check_of_its_own_is_no_fault(load, monkeypatch):
+    never = threading.Event()
+    monkeypatch.setitem(doctor.CHECKS, "gpu", lambda _: never.wait())
+    result = doctor.run(load(), deadline_s=1)
+    assert (result.findings["gpu"].status, result.findings["gpu"].detail) == ("warn", "not done within 1 s")
+    assert "busy" in result.findings["gpu"].remedy
+    never.set()
+
+
 def test_packages_of_another_version_are_found(load, tmp_path, monkeypatch):
     in_order = machine.check_packages(load())
     assert (in_order.status, "as in the lock" in in_order.detail) == ("ok", True), in_order
