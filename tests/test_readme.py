@@ -13,12 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 import ray
+from process_kit import until_ready
 
 from emoray.config import load, merge, read_preset
 from emoray.corpora import CorpusConfig, build
@@ -124,7 +124,7 @@ def _serve(words: list[str], desk: Path, environment: dict[str, str]) -> None:
     with log.open("w") as out:
         server = subprocess.Popen(words, cwd=desk, env=environment, stdout=out, stderr=subprocess.STDOUT)
         try:
-            _until_ready(url, server, log)
+            until_ready(f"{url}/readyz", server, log)
             sound = (desk / "recording.wav").read_bytes()
             reply = httpx.post(f"{url}/v1/score", content=sound, headers={"content-type": "audio/wav"}, timeout=60)
             assert reply.status_code == 200, reply.text
@@ -132,16 +132,3 @@ def _serve(words: list[str], desk: Path, environment: dict[str, str]) -> None:
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(timeout=90)
-
-
-def _until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)  # between two looks at a server that another process starts
-    pytest.fail(f"not ready: {log.read_text()}")

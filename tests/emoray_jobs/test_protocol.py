@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import jobs_kit
@@ -15,6 +11,7 @@ import numpy as np
 import polars as pl
 import protocol_kit
 import pytest
+from process_kit import kill_when_stored
 
 from emoray.errors import LakeError, SchemaError
 from emoray.evaluation import metrics
@@ -192,19 +189,7 @@ protocol.run(config)
 
 
 def test_a_killed_protocol_is_continued_by_the_same_command(tmp_path):
-    victim = subprocess.Popen(
-        [sys.executable, "-c", _VICTIM, str(tmp_path / "killed")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert victim.stdout is not None
-        assert victim.stdout.readline() == "stored\n"
-    finally:
-        victim.send_signal(signal.SIGKILL)
-        victim.communicate()
+    kill_when_stored(_VICTIM, str(tmp_path / "killed"))
     config = protocol_kit.iemocap(tmp_path / "killed")
     lake, tracking = Lake(config.lake), jobs_kit.store(config)
     before = jobs_kit.runs(tracking)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
 import jobs_kit
 import pytest
+from process_kit import kill_when_stored
 
 from emoray.errors import LakeError, TrainingError
 from emoray.lake import Lake
@@ -70,7 +65,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(bare, tmp_path):
     undisturbed = train.run(bare)
     other = jobs_kit.config(tmp_path / "other", "model.name=acoustic")
     jobs_kit.write_corpus(Lake(other.lake))
-    _kill_after_checkpoint(other.lake.root, "2", tmp_path)
+    kill_when_stored(_VICTIM, other.lake.root, "2", cwd=tmp_path)
     continued = train.run(other)
     assert continued.resumed_at is not None
     assert 0 < continued.resumed_at < undisturbed.steps
@@ -102,24 +97,6 @@ def push_and_wait(self, lake, run):
 Checkpoint.push = push_and_wait
 train.run(jobs_kit.config(sys.argv[1], "model.name=acoustic"))
 """
-
-
-def _kill_after_checkpoint(lake: str, step: str, cwd: Path) -> None:
-    kit = str(Path(jobs_kit.__file__).parent)
-    victim = subprocess.Popen(
-        [sys.executable, "-c", _VICTIM, lake, step],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([kit, os.environ.get("PYTHONPATH", "")])},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert victim.stdout is not None
-        assert victim.stdout.readline() == "stored\n"
-    finally:
-        victim.send_signal(signal.SIGKILL)
-        victim.communicate()
 
 
 @pytest.mark.parametrize("name", ["emosphere", "cnn14"])
