@@ -26,8 +26,8 @@ from emoray_jobs.progress import waiting
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
-#: Tag of a version: hash of the checkpoint's files, by which a second import finds the first.
-CHECKPOINT = "emoray.checkpoint"
+#: Tags of a version, by which a second import finds the first: hash of the checkpoint's files, and the scale.
+CHECKPOINT, SCALE = "emoray.checkpoint", "emoray.scale"
 #: Ends of the scale of checkpoints that do not say them.
 SCALES = {
     "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim": (1.0, 7.0),
@@ -43,8 +43,8 @@ class ImportResult:
         source: What was imported.
         model_name: The registered model.
         version: Its new version.
-        alias: Alias of the version; None if it was imported before.
-        reused: The same files were imported before; nothing was done.
+        alias: Alias that the version got; None if it had one before.
+        reused: The same files with the same scale were imported before.
         licence: The licence that the checkpoint's card names.
         outputs: The checkpoint's outputs in its own order.
         scale: Ends of the scale, None where it is not known.
@@ -90,30 +90,46 @@ def run(
         checkpoint = read_checkpoint(folder, config.model, name=source, encoder=encoder)
         identity = weights.revision(str(folder))
     tracking = connect(config.tracking, Lake(config.lake))
-    known = next((one for one in versions.all_versions(tracking) if one.tags.get(CHECKPOINT) == identity), None)
-    alias = None
+    key = {CHECKPOINT: identity, SCALE: _units(scale)}
+    known = next((one for one in versions.all_versions(tracking) if key.items() <= one.tags.items()), None)
     made = known
     if made is None:
         tags = {
-            CHECKPOINT: identity,
+            **key,
             "emoray.source": source if commit is None else f"{source}@{commit}",
             "emoray.licence": checkpoint.licence or "unknown",
         }
         with waiting(f"registering {source}"):
             made = _register(config, tracking, source, checkpoint, scale, tags)
-        alias = CHAMPION if champion and versions.find_alias(tracking, CHAMPION) is None else CHALLENGER
-        versions.set_alias(tracking, alias, made)
     return ImportResult(
         source=source,
         model_name=tracking.model_name,
         version=made.version,
-        alias=alias,
+        alias=_named(tracking, made, champion=champion),
         reused=known is not None,
         licence=checkpoint.licence,
         outputs=checkpoint.outputs,
         scale=scale,
         parameters=checkpoint.parameters,
     )
+
+
+def _named(tracking: Tracking, version: Version, *, champion: bool) -> str | None:
+    """Give a version an alias unless it has one, which a call that was killed may not have come to."""
+    present = versions.find_alias(tracking, CHAMPION)
+    if champion and present is None:
+        alias = CHAMPION
+    else:
+        named = (present, versions.find_alias(tracking, CHALLENGER))
+        if any(one is not None and one.version == version.version for one in named):
+            return None
+        alias = CHALLENGER
+    versions.set_alias(tracking, alias, version)
+    return alias
+
+
+def _units(scale: tuple[float, float] | None) -> str:
+    return "unknown" if scale is None else "{:g} to {:g}".format(*scale)
 
 
 def _fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
@@ -181,9 +197,11 @@ def _register(
 
 def render(result: ImportResult) -> RenderableType:
     """The result as it is printed."""
-    units = "unknown; scores have no corpus units" if result.scale is None else "{:g} to {:g}".format(*result.scale)
+    units = _units(result.scale) + ("; scores have no corpus units" if result.scale is None else "")
     name = f"Version {result.version} of {result.model_name}"
-    verdict = f"{name}: imported before." if result.reused else f"{name}, alias {result.alias}."
+    verdict = (
+        f"{name}{f', alias {result.alias}' if result.alias else ''}{', imported before' if result.reused else ''}."
+    )
     return Text(
         f"{result.source}: {result.parameters / 1e6:.1f} million parameters.\n"
         f"Licence by its card: {result.licence or 'none is named; ask its authors before you use it'}.\n"

@@ -57,6 +57,13 @@ def test_the_same_files_are_imported_once(place):
     again = import_model.run(made, source=str(folder / "dim"))
     assert again.version == before.version
     assert (again.reused, again.alias) == (True, None)
+    # A call that was killed before it named its version is made good by the next.
+    versions.drop_alias(store(made), versions.CHALLENGER)
+    assert import_model.run(made, source=str(folder / "dim")).alias == versions.CHALLENGER
+    # On another scale it is another version: its scores have other units.
+    other = import_model.run(made, source=str(folder / "dim"), scale=(1.0, 5.0))
+    assert (other.reused, other.scale) == (False, (1.0, 5.0))
+    assert other.version != before.version
 
 
 def test_one_whose_encoder_lies_elsewhere_becomes_the_challenger(place):

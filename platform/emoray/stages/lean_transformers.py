@@ -1,6 +1,6 @@
 """transformers without scikit-learn: `from emoray.stages.lean_transformers import transformers`.
 
-With any network it imports scikit-learn, for a curve of assisted generation that nothing here asks for: a fifth of the
+With any network it imports scikit-learn, for a curve of assisted generation that nothing here asks for: a sixth of the
 CPU time that a worker process takes to start, and 100 MiB. Where there is none it does without.
 """
 
