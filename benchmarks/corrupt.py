@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 from benchmarks.clips import BAD, CORPUS, make_bad_clips, make_clips, write_corpus
 
 from emoray.config import load, to_yaml
@@ -42,12 +43,13 @@ def faults(config: Config, kinds: dict[str, str], rows: int) -> list[str]:
     lake = Lake(config.lake)
     fingerprints = annotate.state(config, lake).fingerprints
     found = []
+    ids = pl.Series(lake.utterances(CORPUS, ["utterance_id"])["utterance_id"]).sort()
     for stage in (*pipeline.AUDIO_STAGES, *pipeline.TEXT_STAGES):
-        answers = worklist.answers(lake, stage, fingerprints[stage])
-        failed = {name: kind for name, kind in answers.select("utterance_id", "failed").iter_rows() if kind}
+        answers = worklist.answers(lake, stage, fingerprints[stage], ids)
+        failed = {name: kind for name, kind in zip(ids, answers["failed"], strict=True) if kind}
         expected = kinds if stage == "decode" else dict.fromkeys(kinds, "missing_input")
-        if answers.height != rows:
-            found.append(f"{stage}: {answers.height} outcomes of {rows} rows")
+        if not answers["answered"].all():
+            found.append(f"{stage}: {answers['answered'].sum()} outcomes of {rows} rows")
         wrong = [name for name in failed.keys() | expected.keys() if failed.get(name) != expected.get(name)]
         found += [f"{stage}: {name} failed with {failed.get(name)}, not {expected.get(name)}" for name in wrong]
     return found

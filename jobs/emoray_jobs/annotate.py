@@ -93,13 +93,14 @@ def run(
     lake = Lake(config.lake)
     utterances = lake.utterances_dataset(config.corpus.name)
     held = lake.steadily(lambda: utterances.to_table(columns=list(worklist.HELD)), "utterances", config.corpus.name)
-    rows, selected = worklist.durations(held), worklist.durations(of_splits(held, splits))
-    del held
+    everything, selected = worklist.durations(held), worklist.durations(of_splits(held, splits))
+    filtered = everything.filter(~worklist.among(everything, selected)).select(
+        "utterance_id", pl.lit(annotate_summary.BY_SPLIT).alias("reason")
+    )
+    total = everything.height
+    del held, everything
     with contextlib.ExitStack() as stack:
         job = Passes(config, lake, utterances, selected, stack)
-        filtered = rows.join(job.durations, on="utterance_id", how="anti").select(
-            "utterance_id", pl.lit(annotate_summary.BY_SPLIT).alias("reason")
-        )
         audio = pipeline.audio_stages(config.annotate, config.lake.storage_options)
         fingerprints = pipeline.fingerprints(config.annotate, None)
         if retry_failed:
@@ -114,7 +115,7 @@ def run(
             norms = _fitted_norms(config, lake, utterances, job.kept["utterance_id"], fingerprints, refit_norms)
         except StageError:
             # Nothing could be measured at all: say what is wrong with the clips before what that means for the norms.
-            counts = annotate_summary.count(lake, rows, filtered, audio, fingerprints)
+            counts = annotate_summary.count(lake, total, job.kept, filtered, audio, fingerprints)
             done = [annotate_summary.of_stage(lake, job, stage, fingerprints[stage.name]) for stage in audio]
             annotate_summary.hold_budget(counts, done, config.annotate.max_error_fraction)
             raise
@@ -126,7 +127,7 @@ def run(
     stages = [*audio, *text]
     result = AnnotateResult(
         corpus=config.corpus.name,
-        counts=annotate_summary.count(lake, rows, filtered, stages, fingerprints),
+        counts=annotate_summary.count(lake, total, job.kept, filtered, stages, fingerprints),
         stages=[annotate_summary.of_stage(lake, job, stage, fingerprints[stage.name]) for stage in stages],
         fingerprints=fingerprints,
         norms_hash=norms.hash,

@@ -91,7 +91,7 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     fingerprints = pipeline.fingerprints(config.annotate, norms_hash)
     rows = worklist.durations(utterances)
     outside = filters.excluded(lake, rows, config.annotate.filters, fingerprints)
-    rows = rows.join(outside, on="utterance_id", how="anti")
+    rows = rows.filter(~worklist.among(rows, outside))
     phases = [
         _work(lake, rows, stages, fingerprints)
         for stages in (pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None))
@@ -126,8 +126,7 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
 def _work(lake: Lake, rows: pl.DataFrame, stages: Sequence[Stage], fingerprints: Mapping[str, str]) -> Worklist:
     if all(stage.name in fingerprints for stage in stages):
         return worklist.outstanding(lake, rows, stages, fingerprints)
-    names = pl.lit([stage.name for stage in stages])
-    return Worklist(stages, rows.with_columns(names.alias(worklist.LACKING)))
+    return Worklist(stages, rows.with_columns(pl.lit(True).alias(stage.name) for stage in stages))
 
 
 def _machines(config: Config) -> Machines:

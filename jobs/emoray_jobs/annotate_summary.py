@@ -109,7 +109,8 @@ class AnnotateResult:
 
 def count(
     lake: Lake,
-    rows: pl.DataFrame,
+    utterances: int,
+    kept: pl.DataFrame,
     filtered: pl.DataFrame,
     stages: Sequence[Stage],
     fingerprints: Mapping[str, str],
@@ -118,29 +119,35 @@ def count(
 
     Args:
         lake: Where the tables are.
-        rows: utterance_id of every utterance of the corpus.
-        filtered: utterance_id and reason of those that were left out.
+        utterances: How many there are in the corpus.
+        kept: utterance_id of those that were not left out, in order.
+        filtered: utterance_id and reason of those that were.
         stages: Every stage, in order; the first decides on quarantine.
         fingerprints: Fingerprint of each.
 
     Raises:
         LakeError: Outcomes that were there are gone.
     """
-    frame = rows.select("utterance_id").join(filtered, on="utterance_id", how="anti")
-    for stage in stages:
-        answers = worklist.answers(lake, stage.name, fingerprints[stage.name])
-        mark = answers.select("utterance_id", pl.col("failed").fill_null("").alias(stage.name))
-        frame = frame.join(mark, on="utterance_id", how="left")
-    names = [stage.name for stage in stages]
-    wants_times = pl.all_horizontal(pl.col(name).is_in(["", UNTIMED]) for name in names)
-    frame = frame.select(wants_times.alias("wants_times"), *(pl.col(name) != "" for name in names))
-    later = pl.any_horizontal(pl.col(name) for name in names[1:])
-    quarantined = frame.filter(pl.col(names[0])).height
-    partial = frame.filter(~pl.col(names[0]) & later)
-    complete = frame.filter(~pl.any_horizontal(pl.col(name).fill_null(True) for name in names)).height
-    reasons = filtered.group_by("reason").len().sort("reason")
-    untimed = partial.filter("wants_times").height
-    counts = Counts(rows.height, complete, partial.height, quarantined, dict(reasons.iter_rows()), untimed)
+    everything = pl.repeat(True, kept.height, eager=True)
+    complete, wants_times, undecodable, failed_later = everything, everything, ~everything, ~everything
+    for number, stage in enumerate(stages):
+        found = worklist.answers(lake, stage.name, fingerprints[stage.name], kept["utterance_id"])
+        failed = found["failed"].is_not_null()
+        complete &= found["answered"] & ~failed
+        wants_times &= found["answered"] & found["failed"].fill_null(UNTIMED).eq(UNTIMED)
+        if number:
+            failed_later |= failed
+        else:
+            undecodable = failed
+    partial = failed_later & ~undecodable
+    counts = Counts(
+        utterances=utterances,
+        complete=int(complete.sum()),
+        partial=int(partial.sum()),
+        quarantined=int(undecodable.sum()),
+        filtered=dict(filtered.group_by("reason").len().sort("reason").iter_rows()),
+        untimed=int((partial & wants_times).sum()),
+    )
     lacking = counts.tried - counts.complete - counts.partial - counts.quarantined
     if lacking:
         raise LakeError(
@@ -155,26 +162,24 @@ def count(
 
 def of_stage(lake: Lake, job: Passes, stage: Stage, fingerprint: str) -> StageSummary:
     """What was done for a stage, read from its table."""
-    answers = job.durations.select("utterance_id").join(
-        worklist.answers(lake, stage.name, fingerprint), on="utterance_id"
-    )
-    computed = job.lacked[stage.name].join(answers, on="utterance_id")
+    answers = worklist.answers(lake, stage.name, fingerprint, job.durations["utterance_id"])
+    computed = answers["answered"] & job.lacked[stage.name]
     failed = answers.filter(pl.col("failed").is_not_null()).group_by("failed").len().sort("failed")
     return StageSummary(
         name=stage.name,
         fingerprint=fingerprint,
-        computed=computed.height,
-        reused=answers.height - computed.height,
+        computed=int(computed.sum()),
+        reused=int((answers["answered"] & ~computed).sum()),
         failed=dict(failed.iter_rows()),
-        busy_s=float(computed["elapsed_s"].sum()),
-        audio_s=float(computed["seconds"].sum()),
+        busy_s=float(answers["elapsed_s"].filter(computed).cast(pl.Float64).sum()),
+        audio_s=float(job.durations["seconds"].filter(computed).sum()),
     )
 
 
 def decoded_audio_s(lake: Lake, job: Passes, decode_fingerprint: str) -> float:
     """Seconds of audio of the utterances that could be decoded."""
-    good = worklist.answers(lake, "decode", decode_fingerprint).filter(pl.col("failed").is_null())
-    return float(job.durations.join(good, on="utterance_id", how="semi")["seconds"].sum())
+    answers = worklist.answers(lake, "decode", decode_fingerprint, job.durations["utterance_id"])
+    return float(job.durations["seconds"].filter(answers["answered"] & answers["failed"].is_null()).sum())
 
 
 def hold_budget(counts: Counts, stages: Sequence[StageSummary], max_error_fraction: float) -> None:

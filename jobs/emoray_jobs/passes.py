@@ -93,20 +93,20 @@ class Passes:
         config: The jobs' configuration.
         lake: Where the tables are.
         utterances: The utterances table; read anew for every pass.
-        rows: utterance_id and seconds of those of its rows that are to be brought through.
+        rows: utterance_id and seconds of those of its rows that are to be brought through, in order of id.
         stack: Ends what this starts.
 
     Attributes:
         durations: utterance_id and seconds of the rows.
         kept: Those of them that are not left out.
-        lacked: What each stage lacked when it was begun: utterance_id and seconds.
+        lacked: By stage, which of the rows it lacked when it was begun: one truth value per row of `durations`.
     """
 
     def __init__(
         self, config: Config, lake: Lake, utterances: pads.Dataset, rows: pl.DataFrame, stack: contextlib.ExitStack
     ) -> None:
         self.durations = self.kept = rows
-        self.lacked: dict[str, pl.DataFrame] = {}
+        self.lacked: dict[str, pl.Series] = {}
         self._config = config
         self._lake = lake
         self._utterances = utterances
@@ -139,7 +139,8 @@ class Passes:
         self._stages |= {stage.name: stage for stage in stages}
         for stage in stages:
             # A stage that filters read is finished before the rest of its phase, which begins with it once more.
-            self.lacked.setdefault(stage.name, work.lacking(stage.name).select("utterance_id", "seconds"))
+            if stage.name not in self.lacked:
+                self.lacked[stage.name] = worklist.among(self.durations, work.lacking(stage.name))
         max_rows, stalled = self._config.annotate.batch_rows, 0
         while work.cells:
             problems = self._pass(work, fingerprints, max_rows, what)
@@ -158,7 +159,7 @@ class Passes:
 
     def leave_out(self, rows: pl.DataFrame) -> None:
         """Take rows out of everything that comes; utterance_id names them."""
-        self.kept = self.kept.join(rows, on="utterance_id", how="anti")
+        self.kept = self.kept.filter(~worklist.among(self.kept, rows))
 
     def workforce(self) -> Workforce:
         """Who took part so far."""
@@ -232,7 +233,7 @@ class Passes:
     ) -> pa.Table:
         reads = {name: fingerprints[name] for name in worklist.inputs(work.running())}
         return worklist.write_batches(
-            self._lake, folder, work.rows, self._utterances, reads, max_rows=max_rows, max_audio_s=max_audio_s
+            self._lake, folder, work, self._utterances, reads, max_rows=max_rows, max_audio_s=max_audio_s
         )
 
     def _flow(self, work: Worklist, fingerprints: Mapping[str, str], sink: Any) -> Flow:

@@ -1,10 +1,15 @@
-"""What is still to do: anti-joins of ids against the stage tables, and the batches that follow from them. No Ray."""
+"""What is still to do: anti-joins of ids against the stage tables, and the batches that follow from them. No Ray.
+
+Ids are held once, sorted; what a table says of them is read a few thousand rows at a time and laid down by place. A row
+costs the driver its id and some twenty bytes, however many stages there are.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +29,8 @@ from emoray.stages.decode import Decode
 
 #: Rows that are held in memory at a time while stage values are joined in.
 PART_ROWS = 4096
+#: Rows whose ids and errors are read at a time; short rows, so more of them.
+ANSWER_ROWS = 16_384
 #: Files of a table that are read at the same time.
 READ_AHEAD = 4
 #: Most parts: each is a file, and all are open at once.
@@ -40,23 +47,72 @@ LACKING = "_lacking"
 BATCH = "_batch"
 
 
-def answers(lake: Lake, stage: str, fingerprint: str) -> pl.DataFrame:
-    """What a stage table holds, without the values.
+def answers(lake: Lake, stage: str, fingerprint: str, ids: pl.Series) -> pl.DataFrame:
+    """What a stage table says of utterances, without the values.
+
+    Args:
+        lake: Where the table is.
+        stage: Name of the stage.
+        fingerprint: Its fingerprint.
+        ids: utterance_ids, sorted, each once.
 
     Returns:
-        One row per id, a value before an error: utterance_id; failed, the error's type or null; elapsed_s.
+        One row per id, in their order, a value before an error and the first of several: answered; failed, the error's
+        type or null; elapsed_s, 0 where there is no answer.
     """
     columns = {
         "utterance_id": pads.field("utterance_id"),
         "failed": pads.field("error", "type"),
         "elapsed_s": pads.field("elapsed_s"),
     }
-    table = lake.read_stage(stage, fingerprint, columns)
-    if table is None:
-        return pl.DataFrame(schema={"utterance_id": pl.String, "failed": pl.String, "elapsed_s": pl.Float64})
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame.sort(pl.col("failed").is_not_null(), maintain_order=True).unique("utterance_id", keep="first")
+    nothing, value = 0, 1
+
+    def read() -> tuple[np.ndarray, np.ndarray, list[str]]:
+        kind_N, elapsed_N = np.full(len(ids), nothing, np.uint16), np.zeros(len(ids), np.float32)
+        kinds: dict[str, int] = {}
+        dataset = lake.dataset("annotations", stage, fingerprint)
+        for batch in () if dataset is None else _read(dataset, ANSWER_ROWS, columns=columns):
+            place, known = places(ids, batch["utterance_id"])
+            place, batch = place[known], batch.filter(pa.array(known))
+            failed = batch["failed"].to_pylist()
+            found = np.array([value if kind is None else kinds.setdefault(kind, len(kinds) + 2) for kind in failed])
+            elapsed = batch["elapsed_s"].to_numpy(zero_copy_only=False)
+            for good in (True, False):
+                new = (kind_N[place] != value) & (found == value) if good else (kind_N[place] == nothing)
+                # Backwards, so that the first of several in a batch is the one that stays.
+                kind_N[place[new][::-1]] = found[new][::-1]
+                elapsed_N[place[new][::-1]] = elapsed[new][::-1]
+        return kind_N, elapsed_N, list(kinds)
+
+    kind_N, elapsed_N, kinds = lake.steadily(read, "annotations", stage, fingerprint)
+    failed = pl.Series("failed", [None, None, *kinds], pl.String).gather(pl.Series(kind_N, dtype=pl.UInt32))
+    return pl.DataFrame({"answered": kind_N != nothing, "failed": failed, "elapsed_s": elapsed_N})
+
+
+def places(ids: pl.Series, some: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Where ids stand among others that are sorted, and whether they do.
+
+    Returns:
+        Place of each (any, where it is not among them), and whether it is among them.
+    """
+    named = pl.Series(some, dtype=pl.String)
+    if ids.is_empty():
+        return np.zeros(len(named), np.int64), np.zeros(len(named), bool)
+    place = ids.search_sorted(named).clip(upper_bound=len(ids) - 1)
+    return place.to_numpy(), (ids.gather(place) == named).to_numpy()
+
+
+def among(rows: pl.DataFrame, some: pl.DataFrame) -> pl.Series:
+    """Which rows are among others: one truth value per row; both have utterance_id, the first in order."""
+    place, known = places(rows["utterance_id"], some["utterance_id"].to_arrow())
+    found_N = np.zeros(rows.height, bool)
+    found_N[place[known]] = True
+    return pl.Series(found_N)
+
+
+def _read(dataset: pads.Dataset, rows: int, **options: Any) -> Iterator[pa.RecordBatch]:
+    """Batches of a dataset, without ahead-reading of dozens of files, which costs their memory."""
+    yield from dataset.to_batches(**options, batch_size=rows, batch_readahead=1, fragment_readahead=READ_AHEAD)
 
 
 def errors(lake: Lake, stage: str, fingerprint: str) -> dict[str, dict[str, Any]]:
@@ -97,7 +153,7 @@ class Worklist:
 
     Attributes:
         stages: The phase's stages, in order.
-        rows: utterance_id, seconds and `_lacking` (names of the lacking stages), in order of id.
+        rows: utterance_id, seconds and, by the name of each stage, whether it is lacking; in order of id.
     """
 
     stages: Sequence[Stage]
@@ -106,15 +162,15 @@ class Worklist:
     @property
     def cells(self) -> int:
         """How many outcomes are outstanding."""
-        return int(self.rows[LACKING].list.len().sum())
+        return sum(int(self.rows[stage.name].sum()) for stage in self.stages)
 
     def lacking(self, stage: str) -> pl.DataFrame:
         """The rows that lack an outcome of a stage."""
-        return self.rows.filter(pl.col(LACKING).list.contains(stage))
+        return self.rows.filter(stage)
 
     def running(self) -> list[Stage]:
         """The stages that must run: those with something to do, and `decode` where one of them hears the clip."""
-        busy = [stage for stage in self.stages if not self.lacking(stage.name).is_empty()]
+        busy = [stage for stage in self.stages if self.rows[stage.name].any()]
         heard = any(map(hears, busy))
         return [stage for stage in self.stages if stage in busy or (heard and stage.name == Decode.name)]
 
@@ -126,28 +182,21 @@ def outstanding(
 
     Args:
         lake: Where the tables are.
-        utterances: utterance_id and seconds.
+        utterances: utterance_id and seconds, in order of id.
         stages: The stages of a phase.
         fingerprints: Fingerprint of each.
     """
-    frame = utterances
-    for stage in stages:
-        done = answers(lake, stage.name, fingerprints[stage.name]).select(
-            "utterance_id", pl.lit(True).alias(stage.name)
-        )
-        frame = frame.join(done, on="utterance_id", how="left")
-    lacks = [pl.when(pl.col(stage.name).is_null()).then(pl.lit(stage.name)) for stage in stages]
-    todo = pl.concat_list(lacks).list.drop_nulls().alias(LACKING)
-    rows = frame.select("utterance_id", "seconds", todo).filter(pl.col(LACKING).list.len() > 0)
-    return Worklist(stages, rows.sort("utterance_id"))
+    ids = utterances["utterance_id"]
+    lacks = [~answers(lake, one.name, fingerprints[one.name], ids)["answered"].alias(one.name) for one in stages]
+    return Worklist(stages, utterances.with_columns(lacks).filter(pl.any_horizontal(one.name for one in stages)))
 
 
 def durations(utterances: pa.Table) -> pl.DataFrame:
-    """utterance_id and seconds of an utterances table, with a guess where it does not say."""
+    """utterance_id and seconds of an utterances table, in order of id, with a guess where it does not say."""
     frame = pl.from_arrow(utterances.select(["utterance_id", "start_s", "end_s", "duration_s"]))
     assert isinstance(frame, pl.DataFrame)
     seconds = pl.coalesce("duration_s", pl.col("end_s") - pl.col("start_s"), pl.lit(UNKNOWN_DURATION_S))
-    return frame.select("utterance_id", seconds.alias("seconds"))
+    return frame.select("utterance_id", seconds.alias("seconds")).sort("utterance_id")
 
 
 def hears(stage: Stage) -> bool:
@@ -186,16 +235,15 @@ def joined(
         LakeError: The utterances table was replaced meanwhile.
     """
     size = max(PART_ROWS, -(-len(ids) // MAX_PARTS))
-    numbered = pl.DataFrame({"utterance_id": ids}).sort("utterance_id")
-    numbered = numbered.with_columns((pl.int_range(pl.len(), dtype=pl.UInt32) // size).alias("part"))
+    ids = ids.sort()
     with tempfile.TemporaryDirectory(prefix="emoray-join-") as folder:
         read = {"columns": None if columns is None else list(columns)}
-        lake.steadily(lambda: _spread(utterances, read, numbered, os.path.join(folder, "rows")), "utterances")
+        lake.steadily(lambda: _spread(utterances, read, ids, size, os.path.join(folder, "rows")), "utterances")
         for stage, fingerprint in fingerprints.items():
-            spread = functools.partial(_spread_stage, lake, stage, fingerprint, numbered, folder)
+            spread = functools.partial(_spread_stage, lake, stage, fingerprint, ids, size, folder)
             lake.steadily(spread, "annotations", stage, fingerprint)
-        for part in range(-(-numbered.height // size)):
-            own = numbered["utterance_id"].slice(part * size, size).to_arrow().cast(pa.string())
+        for part in range(-(-len(ids) // size)):
+            own = ids.slice(part * size, size).to_arrow().cast(pa.string())
             table = _part(folder, "rows", part, own)
             assert table is not None
             for stage in fingerprints:
@@ -204,23 +252,23 @@ def joined(
             yield table
 
 
-def _spread_stage(lake: Lake, stage: str, fingerprint: str, numbered: pl.DataFrame, folder: str) -> None:
+def _spread_stage(lake: Lake, stage: str, fingerprint: str, ids: pl.Series, size: int, folder: str) -> None:
     dataset = lake.dataset("annotations", stage, fingerprint)
     if dataset is not None:
         read = {"columns": ["utterance_id", "value"], "filter": pads.field("error").is_null()}
-        _spread(dataset, read, numbered, os.path.join(folder, f"stage-{stage}"))
+        _spread(dataset, read, ids, size, os.path.join(folder, f"stage-{stage}"))
 
 
-def _spread(dataset: pads.Dataset, read: Mapping[str, Any], numbered: pl.DataFrame, prefix: str) -> None:
-    """Spread rows over files, one per part; without ahead-reading of dozens of files, which costs their memory."""
+def _spread(dataset: pads.Dataset, read: Mapping[str, Any], ids: pl.Series, size: int, prefix: str) -> None:
+    """Spread the rows of sorted ids over files, one per part of `size` ids."""
     writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
     with contextlib.ExitStack() as stack:
-        for batch in dataset.to_batches(**read, batch_size=PART_ROWS, batch_readahead=1, fragment_readahead=READ_AHEAD):
-            ids = pl.DataFrame({"utterance_id": pl.from_arrow(batch["utterance_id"])}).with_row_index("row")
-            for (part,), rows in ids.join(numbered, on="utterance_id").partition_by("part", as_dict=True).items():
+        for batch in _read(dataset, PART_ROWS, **read):
+            place, known = places(ids, batch["utterance_id"])
+            for part in np.unique(place[known] // size).tolist():
                 if part not in writers:
                     writers[part] = stack.enter_context(pa.ipc.new_file(f"{prefix}-{part}.arrow", batch.schema))
-                writers[part].write_batch(batch.take(rows["row"].to_arrow()))
+                writers[part].write_batch(batch.filter(pa.array(known & (place // size == part))))
 
 
 def _part(folder: str, name: str, part: int, ids: pa.Array) -> pa.Table | None:
@@ -236,7 +284,7 @@ def _part(folder: str, name: str, part: int, ids: pa.Array) -> pa.Table | None:
 def write_batches(
     lake: Lake,
     folder: str,
-    rows: pl.DataFrame,
+    work: Worklist,
     utterances: pads.Dataset,
     reads: Mapping[str, str],
     *,
@@ -248,8 +296,8 @@ def write_batches(
     Args:
         lake: Where the tables are; the files go below it, where every worker can read them.
         folder: Folder for the files, relative to the lake's root.
-        rows: utterance_id, seconds, and columns to put beside the utterances' own.
-        utterances: The utterances table; what is not in `rows` is left out.
+        work: Which rows, and what they lack, which goes along as `_lacking`.
+        utterances: The utterances table; what is not in `work` is left out.
         reads: Stages whose values go along, with their fingerprints.
         max_rows: Rows of a batch.
         max_audio_s: Seconds of audio of a batch (a single clip may be longer).
@@ -257,13 +305,12 @@ def write_batches(
     Returns:
         One row per batch: path below the lake's root, row_group, rows, first_id.
     """
-    rows = rows.sort("utterance_id")
-    extra = [name for name in rows.columns if name not in ("utterance_id", "seconds")]
+    rows, names = work.rows, [stage.name for stage in work.stages]
     batches: list[dict[str, object]] = []
     for number, table in enumerate(joined(lake, utterances, rows["utterance_id"], reads)):
         part, rows = rows.head(table.num_rows), rows.slice(table.num_rows)
-        for name in extra:
-            table = table.append_column(name, pa.array(part[name].to_list()))
+        lacking = [list(itertools.compress(names, lacks)) for lacks in part.select(names).iter_rows()]
+        table = table.append_column(LACKING, pa.array(lacking, pa.list_(pa.string())))
         path = f"{folder}/part-{number:05d}.parquet"
         buffer = io.BytesIO()
         schema = table.schema.append(pa.field(BATCH, pa.int32()))

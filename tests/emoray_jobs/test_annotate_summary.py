@@ -18,6 +18,6 @@ def test_outcomes_that_another_run_took_away_are_said_to_be_gone(tmp_path):
     lake = Lake(config.lake)
     stages = pipeline.audio_stages(config.annotate, {})
     filtered = pl.DataFrame(schema={"utterance_id": pl.String, "reason": pl.String})
-    rows = pl.DataFrame({"utterance_id": lake.utterances(config.corpus.name)["utterance_id"].to_pylist()})
+    kept = pl.DataFrame({"utterance_id": lake.utterances(config.corpus.name)["utterance_id"].to_pylist()})
     with pytest.raises(LakeError, match=r"3 utterances have lost outcomes.*Run the same command again"):
-        annotate_summary.count(lake, rows, filtered, stages, pipeline.fingerprints(config.annotate, None))
+        annotate_summary.count(lake, 3, kept, filtered, stages, pipeline.fingerprints(config.annotate, None))

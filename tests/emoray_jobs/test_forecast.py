@@ -13,7 +13,7 @@ from emoray_jobs import calibration
 from emoray_jobs.calibration import Work
 from emoray_jobs.forecast import forecast
 from emoray_jobs.planner import Machines, Node
-from emoray_jobs.worklist import LACKING, Worklist
+from emoray_jobs.worklist import Worklist
 
 CPUS = Machines((Node("slow", None, 4.0, 0, 2**36), Node("fast", None, 12.0, 0, 2**36)))
 
@@ -28,8 +28,10 @@ def worklist_of(stages, todo: dict[str, int]) -> Worklist:
     """`todo`: how many rows lack which stages ("a+b")."""
     names = [name.split("+") for name, number in todo.items() for _ in range(number)]
     ids = [f"u{number:05d}" for number in range(len(names))]
-    schema = {"utterance_id": pl.String, "seconds": pl.Float64, LACKING: pl.List(pl.String)}
-    return Worklist(stages, pl.DataFrame({"utterance_id": ids, "seconds": [4.0] * len(ids), LACKING: names}, schema))
+    lacks = {one.name: pl.Series([one.name in row for row in names], dtype=pl.Boolean) for one in stages}
+    return Worklist(
+        stages, pl.DataFrame({"utterance_id": ids, "seconds": pl.Series([4.0] * len(ids), dtype=pl.Float64), **lacks})
+    )
 
 
 def measured(lake, stage, kind: str, per_row_s: float, peak_bytes: int = 1) -> None:

@@ -47,9 +47,12 @@ def utterances(count: int) -> pa.Table:
 def test_answers_prefer_a_value_to_an_error(lake):
     write(lake, "stage", {"a": None, "b": None})
     write(lake, "stage", {"a": 1})
-    found = worklist.answers(lake, "stage", MARK).sort("utterance_id")
-    assert found["utterance_id"].to_list() == ["a", "b"]
-    assert found["failed"].to_list() == [None, "broken"]
+    write(lake, "stage", {"b": None, "d": None, "stranger": 7})
+    write(lake, "stage", {"d": 4})
+    found = worklist.answers(lake, "stage", MARK, pl.Series(["a", "b", "c", "d"]))
+    assert found["answered"].to_list() == [True, True, False, True]
+    assert found["failed"].to_list() == [None, "broken", None, None]
+    assert found["elapsed_s"].to_list() == [0.5, 0.5, 0.0, 0.5]
     assert worklist.errors(lake, "stage", MARK) == {"b": {"type": "broken", "message": "it broke", "attempts": 1}}
 
 
@@ -58,7 +61,8 @@ def test_forgetting_failures_keeps_values(lake):
     write(lake, "stage", {"c": None})
     write(lake, "stage", {"d": 4})
     assert worklist.forget_failures(lake, "stage", MARK) == 2
-    assert worklist.answers(lake, "stage", MARK)["utterance_id"].sort().to_list() == ["b", "d"]
+    found = worklist.answers(lake, "stage", MARK, pl.Series(["a", "b", "c", "d"]))
+    assert found["answered"].to_list() == [False, True, False, True]
     assert worklist.forget_failures(lake, "stage", MARK) == 0
 
 
@@ -120,18 +124,22 @@ def test_batches_hold_every_row_once_under_both_caps(seconds, max_rows, max_audi
 def test_written_batches_carry_rows_values_and_columns(lake, monkeypatch):
     monkeypatch.setattr(worklist, "PART_ROWS", 4)
     write(lake, "one", {"u01": 1, "u05": 5})
-    rows = pl.DataFrame({"utterance_id": ["u05", "u01", "u03"], "seconds": [1.0, 2.0, 3.0], "mark": [["x"], ["y"], []]})
+    decode, one = Decode.__new__(Decode), Decode.__new__(Decode)
+    one.name = "one"  # type: ignore[misc]
+    lacks = {"decode": [True, False, True], "one": [True, True, False]}
+    rows = pl.DataFrame({"utterance_id": ["u01", "u03", "u05"], "seconds": [2.0, 3.0, 1.0], **lacks})
+    work = worklist.Worklist([decode, one], rows)
     table = pads.dataset(utterances(8))
-    batches = worklist.write_batches(lake, "scratch", rows, table, {"one": MARK}, max_rows=2, max_audio_s=4.0)
+    batches = worklist.write_batches(lake, "scratch", work, table, {"one": MARK}, max_rows=2, max_audio_s=4.0)
     assert batches.column_names == worklist.BATCHES.names
     found = [
         row
         for batch in batches.to_pylist()
         for row in worklist.read_batch(lake, batch["path"], batch["row_group"]).to_pylist()
     ]
-    assert {row["utterance_id"]: (row["one"] and row["one"]["n"], row["mark"]) for row in found} == {
-        "u05": (5, ["x"]),
-        "u01": (1, ["y"]),
-        "u03": (None, []),
+    assert {row["utterance_id"]: (row["one"] and row["one"]["n"], row[worklist.LACKING]) for row in found} == {
+        "u05": (5, ["decode"]),
+        "u01": (1, ["decode", "one"]),
+        "u03": (None, ["one"]),
     }
     assert pq.ParquetFile(lake.path("scratch", "part-00000.parquet")).num_row_groups == 2
