@@ -92,7 +92,9 @@ def run(
     started = time.monotonic()
     lake = Lake(config.lake)
     utterances = lake.utterances_dataset(config.corpus.name)
-    held = lake.steadily(lambda: utterances.to_table(columns=list(worklist.HELD)), "utterances", config.corpus.name)
+    held = lake.steadily(
+        lambda: utterances.to_table(columns=list(worklist.HELD), use_threads=False), "utterances", config.corpus.name
+    )
     everything, selected = worklist.durations(held), worklist.durations(of_splits(held, splits))
     filtered = everything.filter(~worklist.among(everything, selected)).select(
         "utterance_id", pl.lit(annotate_summary.BY_SPLIT).alias("reason")

@@ -91,6 +91,9 @@ def _start_local(config: ClusterConfig, token: str) -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_WORKER_S * 1000))
     # The log monitor would look for new files ten times a second; in our tests that took longer than raylet and GCS.
     os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
+    if not config.dashboard:
+        # Every worker would report each task's states, and the head keep a hundred thousand of them, for nobody.
+        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     # An actor that asks whether machines are about to be taken away. This one goes with the job.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(

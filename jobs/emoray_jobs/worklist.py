@@ -111,8 +111,13 @@ def among(rows: pl.DataFrame, some: pl.DataFrame) -> pl.Series:
 
 
 def _read(dataset: pads.Dataset, rows: int, **options: Any) -> Iterator[pa.RecordBatch]:
-    """Batches of a dataset, without ahead-reading of dozens of files, which costs their memory."""
-    yield from dataset.to_batches(**options, batch_size=rows, batch_readahead=1, fragment_readahead=READ_AHEAD)
+    """Batches of a dataset, in little memory: few files read ahead, and decoded where they are used.
+
+    Arrow's threads each keep the memory that they once took, so there are no more of them than files under way.
+    """
+    pa.set_io_thread_count(READ_AHEAD)
+    ahead = {"batch_readahead": 1, "fragment_readahead": READ_AHEAD, "use_threads": False}
+    yield from dataset.to_batches(**options, **ahead, batch_size=rows)
 
 
 def errors(lake: Lake, stage: str, fingerprint: str) -> dict[str, dict[str, Any]]:
@@ -193,10 +198,12 @@ def outstanding(
 
 def durations(utterances: pa.Table) -> pl.DataFrame:
     """utterance_id and seconds of an utterances table, in order of id, with a guess where it does not say."""
-    frame = pl.from_arrow(utterances.select(["utterance_id", "start_s", "end_s", "duration_s"]))
+    told, span = utterances["duration_s"], pc.subtract(utterances["end_s"], utterances["start_s"])
+    seconds = pc.coalesce(told, span, pa.scalar(UNKNOWN_DURATION_S, pa.float64()))
+    table = pa.table({"utterance_id": utterances["utterance_id"], "seconds": seconds}).sort_by("utterance_id")
+    frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
-    seconds = pl.coalesce("duration_s", pl.col("end_s") - pl.col("start_s"), pl.lit(UNKNOWN_DURATION_S))
-    return frame.select("utterance_id", seconds.alias("seconds")).sort("utterance_id")
+    return frame
 
 
 def hears(stage: Stage) -> bool:

@@ -219,7 +219,7 @@ class Lake:
 
         files, replaced = self.steadily(read, *parts)
         files = [path for path in files if path.rsplit("/", 1)[-1] not in replaced]
-        return pads.dataset(files, filesystem=self.fs, format="parquet", schema=schema) if files else None
+        return pads.dataset(files, filesystem=self.fs, format=self._format(), schema=schema) if files else None
 
     def replaced(self, files: Sequence[str]) -> dict[str, str]:
         """Which files' rows a compaction has put into another file (emoray.compaction).
@@ -290,7 +290,12 @@ class Lake:
                 remedy=f"Import it first: emoray corpus build --set corpus.name={corpus}",
                 kind="missing_corpus",
             )
-        return pads.dataset(files, filesystem=self.fs, format="parquet", schema=UTTERANCES)
+        return pads.dataset(files, filesystem=self.fs, format=self._format(), schema=UTTERANCES)
+
+    def _format(self) -> pads.ParquetFileFormat:
+        """Column chunks are fetched together where each request takes its time; on a disk that only takes memory."""
+        scan = pads.ParquetFragmentScanOptions(pre_buffer=not self.is_local)
+        return pads.ParquetFileFormat(default_fragment_scan_options=scan)
 
     def corpora(self) -> list[str]:
         """Names of the corpora in this lake."""

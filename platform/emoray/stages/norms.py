@@ -32,7 +32,7 @@ FORMAT = 1
 MIN_SD = 1e-3
 #: Sums over a clip's timed words for the regression of duration y on letters x.
 WORD_SUMS = ("n", "x", "y", "xx", "xy")
-CLIPS_AT_ONCE = 4096
+CLIPS_AT_ONCE = 1024
 
 
 class NormsConfig(Section):
@@ -93,25 +93,19 @@ class Norms:
         Raises:
             StageError: No row has prosody (kind `no_norms`).
         """
-        clips = _clips(rows)
-        if clips.is_empty():
+        moments, words, enrolled = _gather(rows, config.enrol_clips)
+        if words.is_empty():
             raise StageError(
                 "no clip has prosody to fit norms from",
                 remedy="See the errors in the decode and prosody tables",
                 kind="no_norms",
             )
-        train = clips.filter("train")
-        if train.is_empty():  # a corpus of cross-validation folds has nothing but the whole to go by
-            train = clips
-        corpus = {
-            name: _spread(train.select("speaker", value=name).drop_nulls("value"))
-            for name in MEASURES
-            if train[name].count()
-        }
-        named = clips.drop_nulls("speaker").sort("draw").group_by("speaker").head(config.enrol_clips)
-        parts = named.with_columns(pl.col("speaker").cast(pl.String)).sort("speaker").partition_by("speaker")
-        speakers = {str(own["speaker"][0]): _speaker(own) for own in parts}
-        return cls(corpus, _word_duration(train), speakers)
+        if words["train"].any():  # a corpus of cross-validation folds has nothing but the whole to go by
+            moments, words = moments.filter("train"), words.filter("train")
+        measured = set(moments.filter(pl.col("n") > 0)["measure"])
+        corpus = {name: _spread(moments.filter(pl.col("measure") == name)) for name in MEASURES if name in measured}
+        speakers = {str(own["speaker"][0]): _speaker(own) for own in enrolled.sort("speaker").partition_by("speaker")}
+        return cls(corpus, _word_duration(words), speakers)
 
     def for_speaker(self, speaker_id: str | None) -> Expectation:
         """What to expect of a speaker; the corpus's figures for one that is unknown."""
@@ -179,13 +173,46 @@ class Norms:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _clips(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
-    """What the fit needs of every clip that has prosody, in an order that rests on ids alone: some 130 bytes of it."""
+def _gather(rows: Iterable[Mapping[str, Any]], enrol_clips: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Read the clips once. What is held grows with the speakers, not with their clips.
+
+    Returns:
+        Moments by speaker (null: unknown), train and measure: n, mean, and squares, the sum of squares about the mean;
+        sums over the timed words by train, in parts; the clips that enrol their speakers.
+    """
     figures = dict.fromkeys((*MEASURES, *WORD_SUMS), pl.Float64)
-    schema = pl.Schema({"speaker": pl.Categorical(), "train": pl.Boolean, "draw": pl.UInt64, **figures})
+    schema = pl.Schema({"speaker": pl.String, "train": pl.Boolean, "draw": pl.UInt64, **figures})
+    none = schema.to_frame()
+    moments, words, enrolled = _moments(none), [_sums(none)], none
     measured = (_clip(row) for row in rows if row.get("prosody") is not None)
-    parts = iter(lambda: list(itertools.islice(measured, CLIPS_AT_ONCE)), [])
-    return pl.concat([schema.to_frame(), *(pl.DataFrame(part, schema) for part in parts)]).sort("draw")
+    for part in iter(lambda: list(itertools.islice(measured, CLIPS_AT_ONCE)), []):
+        clips = pl.DataFrame(part, schema)
+        moments = _together(pl.concat([moments, _moments(clips)]), "speaker", "train", "measure")
+        words.append(_sums(clips))
+        named = pl.concat([enrolled, clips.drop_nulls("speaker")]).sort("draw")
+        enrolled = named.group_by("speaker", maintain_order=True).head(enrol_clips).select(none.columns)
+    return moments, pl.concat(words), enrolled
+
+
+def _moments(clips: pl.DataFrame) -> pl.DataFrame:
+    value = pl.col("value")
+    squares = ((value - value.mean()) ** 2).sum()
+    long = clips.unpivot(list(MEASURES), index=["speaker", "train"], variable_name="measure").drop_nulls("value")
+    groups = long.group_by("speaker", "train", "measure", maintain_order=True)
+    return groups.agg(value.len().cast(pl.Float64).alias("n"), value.mean().alias("mean"), squares.alias("squares"))
+
+
+def _together(moments: pl.DataFrame, *by: str) -> pl.DataFrame:
+    """Moments of unions (Chan, Golub and LeVeque 1979)."""
+    n, mean = pl.col("n"), pl.col("mean")
+    whole = (n * mean).sum() / n.sum()
+    squares = (pl.col("squares") + n * (mean - whole) ** 2).sum()
+    groups = moments.group_by(*by, maintain_order=True)
+    return groups.agg(n.sum().alias("n"), whole.alias("mean"), squares.alias("squares"))
+
+
+def _sums(clips: pl.DataFrame) -> pl.DataFrame:
+    return clips.group_by("train").agg(pl.col(WORD_SUMS).sum())
 
 
 def _clip(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,9 +233,9 @@ def _word_sums(words: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return dict(zip(WORD_SUMS, map(float, (len(x), x.sum(), y.sum(), x @ x, x @ y)), strict=True))
 
 
-def _word_duration(clips: pl.DataFrame) -> dict[str, float]:
+def _word_duration(words: pl.DataFrame) -> dict[str, float]:
     """Least squares; without word times, or spread, the usual English figures: emphasis can then still rank words."""
-    n, x, y, xx, xy = clips.select(pl.col(WORD_SUMS).sum()).row(0)
+    n, x, y, xx, xy = words.select(pl.col(WORD_SUMS).sum()).row(0)
     spread = n * xx - x * x
     per_letter = (n * xy - x * y) / spread if spread > 0 else 0.0
     if per_letter <= 0:
@@ -219,33 +246,25 @@ def _word_duration(clips: pl.DataFrame) -> dict[str, float]:
     return {"intercept_s": _rounded(intercept), "per_letter_s": _rounded(per_letter)}
 
 
-def _spread(values: pl.DataFrame) -> dict[str, float]:
+def _spread(moments: pl.DataFrame) -> dict[str, float]:
     """Mean and the variance within and between speakers, by the moments of a one-way analysis of variance."""
-    value = pl.col("value")
-    groups = (
-        values.drop_nulls("speaker")
-        .group_by("speaker")
-        .agg(
-            value.len().alias("size"), value.mean().alias("mean"), ((value - value.mean()) ** 2).sum().alias("squares")
-        )
-        .sort("speaker")
-    )
-    sizes, means = groups["size"].to_numpy().astype(np.float64), groups["mean"].to_numpy()
-    everything = values["value"].to_numpy()
+    whole = _together(moments, "measure").row(0, named=True)
+    groups = _together(moments.drop_nulls("speaker"), "speaker").sort("speaker")
+    sizes, means = groups["n"].to_numpy(), groups["mean"].to_numpy()
     n, number = sizes.sum(), len(sizes)
     if number < 2 or n <= number:
         # Speakers cannot be told from clips here: one clip of a speaker then counts as much as the corpus does.
-        within = between = float(everything.var()) / 2
+        within = between = whole["squares"] / whole["n"] / 2
     else:
         squares_between = float(np.sum(sizes * (means - np.sum(sizes * means) / n) ** 2))
         within = float(groups["squares"].sum()) / (n - number)
         effective = (n - float(np.sum(sizes**2)) / n) / (number - 1)
         between = max(0.0, (squares_between / (number - 1) - within) / effective)
     return {
-        "mean": _rounded(everything.mean()),
+        "mean": _rounded(whole["mean"]),
         "within": _rounded(within),
         "between": _rounded(between),
-        "clips": float(values.height),
+        "clips": whole["n"],
     }
 
 
