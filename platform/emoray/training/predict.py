@@ -57,6 +57,7 @@ def predict(
     with torch.inference_mode():
         units = sorted(indivisible(model, training_set, ids), key=lambda clips: float(lengths_s[clips].max()))
         parts = list(passes(units, batch_size))
+        most, _ = passes_of_all(model, len(parts), device)
         for part in parts:
             places = np.concatenate(part)
             batch = training_set.collate([ids[place] for place in places]).at_level(level).to(device)
@@ -73,7 +74,6 @@ def predict(
                     columns["emotion_pred"][place] = training_set.classes[int(np.argmax(probability[row]))]
                 columns["gates"][place] = None if gates is None else gates[row]
                 columns["experts"][place] = None if experts is None else experts[row]
-        most, _ = passes_of_all(model, len(parts), device)
         for _ in range(most - len(parts)):
             model(training_set.collate(training_set.frame["utterance_id"][:1].to_list()).to(device))
     model.train(was_training)

@@ -141,16 +141,16 @@ class Learner:
         leaves = [tensor.requires_grad_() for tensor in inputs(gathered)]
         terms = self._checked_terms(gathered, share)
         slopes = _slopes(terms["loss"], leaves)
-        for one, first in zip(work, parts, strict=True):
+        for number, (one, first) in enumerate(zip(work, parts, strict=True), 1):
             values = inputs(first if single else self._forward(one, share.step))
             mine = [None if slope is None else slope[one.start : one.start + len(one.batch)] for slope in slopes]
-            backward(self.model, values, mine if one.counts else [None] * len(values), last=one is work[-1])
+            backward(self.model, values, mine if one.counts else [None] * len(values), last=number == len(work))
         return {name: value.detach() for name, value in terms.items()}, gathered
 
     def _local_backward(self, work: list[_Pass], share: Share) -> tuple[dict[str, Tensor], Gathered]:
         """Each micro-batch by its own CCC, weighted by its clips, as papers with gradient accumulation have it."""
         counted = []
-        for one in work:
+        for number, one in enumerate(work, 1):
             part = self._forward(one, share.step)
             values = inputs(part)
             slopes: Sequence[Tensor | None] = [None] * len(values)
@@ -160,7 +160,7 @@ class Learner:
                 loss = self._objective(alone, share.epoch)["loss"] * (len(one.batch) / share.clips)
                 slopes = _slopes(loss, leaves)
                 counted.append(alone)
-            backward(self.model, values, slopes, last=one is work[-1])
+            backward(self.model, values, slopes, last=number == len(work))
         gathered = self._gather(counted)
         return self._checked_terms(gathered, share), gathered
 
