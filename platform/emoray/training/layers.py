@@ -74,6 +74,9 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _compiler(backend: str, device: torch.device) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """torch.compile for any number of clips and frames, tried out on a sum."""
+    # One program each for WavLM's first layer and the others, with gradient, without and in evaluation, for one clip
+    # and for more: past torch's own limit of eight it would compile no further.
+    torch._dynamo.config.recompile_limit = max(16, torch._dynamo.config.recompile_limit)
     # Dropout as without compilation: gradient caching runs each micro-batch twice, by two different compiled programs.
     options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
 

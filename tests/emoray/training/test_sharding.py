@@ -11,6 +11,7 @@ import torch
 import torch.multiprocessing as mp
 from training_kit import NO_DROPOUT, gloo_worker, held, model_config, pack_rows, planted_rows, run_fit, train_config
 
+from emoray.config import merge
 from emoray.lake import Lake, LakeConfig
 from emoray.models.build import build
 from emoray.tiny.checkpoints import make
@@ -65,7 +66,7 @@ def runs(tmp_path_factory) -> dict[str, tuple]:
     }
     folders, made, todo = {}, {}, []
     for name, (clips, model, train) in CASES.items():
-        config = model_config(**{**model, "encoder": _joined(encoders[clips], model.get("encoder", {}))})
+        config = model_config(**{**model, "encoder": merge(encoders[clips], model.get("encoder", {}))})
         if clips not in folders:
             folders[clips] = str(tmp_path_factory.mktemp(clips))
             rows = planted_rows(6 if clips == "few" else 20, seed=1)
@@ -83,14 +84,6 @@ def runs(tmp_path_factory) -> dict[str, tuple]:
         todo.append((folder, config, changed, f"resumed-{ends}", f"msf_ser-{began}-2"))
     mp.spawn(gloo_worker, args=(2, str(tmp_path_factory.mktemp("store") / "store"), todo), nprocs=2)
     return made
-
-
-def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    return (
-        {**one, **other, "ssl": {**one.get("ssl", {}), **other.get("ssl", {})}}
-        if other.get("ssl")
-        else {**one, **other}
-    )
 
 
 def ends(runs, case: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -116,12 +109,12 @@ def assert_alike(steps, others, history, other_history) -> None:
         assert other == near
 
 
-def assert_same_model(runs, case: str, weights: dict, others: dict) -> None:
+def assert_same_weights(weights: dict, others: dict) -> None:
     """To 1e-5, but for keys' biases: their gradient is zero, and Adam lifts its rounding errors to steps."""
     assert weights.keys() == others.keys()
     for name, weight in weights.items():
         tolerance = 1e-4 if name.endswith("in_proj_bias") else 1e-5
-        torch.testing.assert_close(others[name], weight, atol=tolerance, rtol=0, msg=f"{case}: {name}")
+        torch.testing.assert_close(others[name], weight, atol=tolerance, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name not in ("bf16", "diverging")])
@@ -130,7 +123,7 @@ def test_two_with_shares_equal_two_replicas(runs, case):
     assert first["steps"] == second["steps"]
     assert first["history"] == second["history"]
     assert_alike(replica["steps"], first["steps"], replica["history"], first["history"])
-    assert_same_model(runs, case, replica["weights"], first["weights"])
+    assert_same_weights(replica["weights"], first["weights"])
     for name, weight in first["weights"].items():
         assert torch.equal(weight, second["weights"][name]), name
 
@@ -140,8 +133,8 @@ def test_two_with_shares_equal_one(runs, case):
     first, _ = ends(runs, case, f"{case}-full")
     learner, result, steps = alone(runs, case, **FULL)  # alone a worker has all of it, and says nothing
     assert_alike(steps, first["steps"], result.history, first["history"])
-    assert_same_model(
-        runs, case, trained_weights(learner.model), {n: first["weights"][n] for n in trained_weights(learner.model)}
+    assert_same_weights(
+        trained_weights(learner.model), {n: first["weights"][n] for n in trained_weights(learner.model)}
     )
     assert held(learner.model.parameters()) == sum(weight.numel() for weight in learner.model.parameters())
 
@@ -164,10 +157,10 @@ def test_a_run_goes_on_with_other_workers_and_the_other_way(runs):
     for ending in ("none", "full"):
         resumed, _ = ends(runs, "msf_ser", f"resumed-{ending}")
         assert_alike(unbroken["steps"][2:], resumed["steps"], unbroken["history"], resumed["history"])
-        assert_same_model(runs, "msf_ser", unbroken["weights"], resumed["weights"])
+        assert_same_weights(unbroken["weights"], resumed["weights"])
     learner, result, steps = alone(runs, "msf_ser", "msf_ser-full-2")
     assert_alike(unbroken["steps"][2:], steps, unbroken["history"], result.history)
-    assert_same_model(runs, "msf_ser", unbroken["weights"], trained_weights(learner.model))
+    assert_same_weights(unbroken["weights"], trained_weights(learner.model))
 
 
 def test_checkpoints_are_as_with_replicas(runs):
