@@ -68,7 +68,9 @@ class Job:
     def place(self) -> tuple[str, ...]:
         """Where its test predictions lie in the lake."""
         sets = [self.set_hash, self.recognised_hash]
-        options = [self.model.model_dump(mode="json"), self.train.model_dump(mode="json")]
+        # These change no result, and rows that were stored before there were any still count.
+        launch = {"sharding", "gradient_checkpointing", "compile"}
+        options = [self.model.model_dump(mode="json"), self.train.model_dump(mode="json", exclude=launch)]
         content = [VERSION, sets, self.levels, *options]
         digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=6).hexdigest()
         return ("quality", f"{self.model.name}-seed{self.seed}-{digest}.parquet")

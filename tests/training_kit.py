@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from emoray.audio.io import AudioConfig
 from emoray.config import merge, read_preset, validate
+from emoray.errors import TrainingError
 from emoray.lake import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.build import frontend
 from emoray.models.config import ModelConfig
 from emoray.training.begin import begin, plan_run
+from emoray.training.checkpoint import Checkpoint
 from emoray.training.config import TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import LocalLoader
 from emoray.training.pack import pack_shard, seal, write_shard
+from emoray.training.sharding import whole
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
@@ -135,17 +139,59 @@ def run_fit(
     return learner, fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)
 
 
-def gloo_worker(rank: int, world: int, store: str, runs: list[tuple[str, ModelConfig, TrainConfig]]) -> None:
-    """One of several processes that train together: each run's end goes to `end.<rank>` in its folder."""
+class SharedRun(NamedTuple):
+    """A training that several processes share.
+
+    Attributes:
+        folder: The lake of its packed training set; the end goes to `<name>.<rank>` in it.
+        model: The model.
+        train: How it is trained.
+        name: Its name; each of its checkpoints is kept as run `<name>-<step>` of the lake.
+        resume: Such a checkpoint to go on from.
+    """
+
+    folder: str
+    model: ModelConfig
+    train: TrainConfig
+    name: str = "end"
+    resume: str | None = None
+
+
+def gloo_worker(rank: int, world: int, store: str, runs: list[Any]) -> None:
+    """One of several processes that train together; `runs` are `SharedRun`s, or what these begin with."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     try:
-        for folder, model, train in runs:
-            steps: list[dict[str, float]] = []
-            lake = Lake(LakeConfig(root=folder, storage_options={}))
-            callbacks = Callbacks(on_step=lambda _step, metrics, steps=steps: steps.append(metrics))
-            learner, result = run_fit(lake, "set", model, train, callbacks)
-            end = {"weights": learner.model.state_dict(), "steps": steps, "history": result.history}
-            torch.save(end, f"{folder}/end.{rank}")
+        for run in (SharedRun(*run) for run in runs):
+            torch.save(_share_run(run, rank), f"{run.folder}/{run.name}.{rank}")
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _share_run(run: SharedRun, rank: int) -> dict[str, Any]:
+    lake = Lake(LakeConfig(root=run.folder, storage_options={}))
+    steps: list[dict[str, float]] = []
+
+    def keep(checkpoint: Checkpoint) -> None:
+        if rank == 0:
+            checkpoint.push(lake, f"{run.name}-{checkpoint.step}")
+
+    callbacks = Callbacks(on_step=lambda _step, metrics: steps.append(metrics), on_checkpoint=keep)
+    resume = Checkpoint.latest(lake, run.resume) if run.resume else None
+    try:
+        learner, result = run_fit(lake, "set", run.model, run.train, callbacks, resume)
+    except TrainingError as error:
+        return {"error": str(error)}
+    states = [value for slots in learner.optimizer.state.values() for value in slots.values()]
+    return {
+        "weights": {name: whole(tensor) for name, tensor in learner.model.state_dict().items()},
+        "steps": steps,
+        "history": result.history,
+        "held": held(learner.model.parameters()),
+        "held_state": held(value for value in states if value.dim()),
+    }
+
+
+def held(tensors: Iterable[torch.Tensor]) -> int:
+    """How many numbers of these tensors are in this process."""
+    return sum((getattr(tensor, "to_local", lambda tensor=tensor: tensor)()).numel() for tensor in tensors)

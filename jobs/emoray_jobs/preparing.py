@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Options of a training that change no result; two runs that differ only in them are the same run.
-LAUNCH_ONLY = {"workers", "gpu", "threads", "eval_batch_size", "checkpoint_steps", "shard_rows", "cache_dir"}
+LAUNCH_ONLY = {
+    *("workers", "sharding", "gradient_checkpointing", "compile", "gpu", "threads"),
+    *("eval_batch_size", "checkpoint_steps", "shard_rows", "cache_dir"),
+}
 
 
 @dataclass(frozen=True)

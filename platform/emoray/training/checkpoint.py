@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from emoray.errors import LakeError, TrainingError
 from emoray.lake import Lake
+from emoray.training.sharding import share_of, whole
 
 WEIGHTS, BEST, OPTIMIZER, STATE = "model.safetensors", "best.safetensors", "optimizer.pt", "state.json"
 
@@ -31,7 +32,7 @@ class Checkpoint:
     Attributes:
         step: The step that comes next.
         weights: Trained weights and buffers.
-        optimizer: State of the optimiser.
+        optimizer: State of the optimiser, of the workers together.
         best: Weights of the best epoch so far; None before the first.
         best_epoch: That epoch; −1 before the first.
         best_score: Its dev score; −inf before the first.
@@ -171,20 +172,26 @@ def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copies, on the CPU, of the weights that training changes, and of all buffers."""
+    """Whole copies, on the CPU, of the weights that training changes, and of all buffers.
+
+    Of a sharded model every worker has to ask for them.
+    """
+    return {name: whole(tensor).to("cpu", copy=True) for name, tensor in _trained(model).items()}
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {
-        name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items() if name not in frozen
-    }
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def load_trained_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put trained weights back.
+    """Put trained weights back; into a sharded model each worker its share.
 
     Raises:
         TrainingError: They belong to another model.
     """
-    expected = {name: tensor.shape for name, tensor in trained_weights(model).items()}
+    kept = _trained(model)
+    expected = {name: tensor.shape for name, tensor in kept.items()}
     given = {name: tensor.shape for name, tensor in weights.items()}
     if expected != given:
         different = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
@@ -193,7 +200,7 @@ def load_trained_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
             remedy="Resume with the configuration that the run began with, or start a new run",
             kind="mismatched_checkpoint",
         )
-    model.load_state_dict(weights, strict=False)
+    model.load_state_dict({name: share_of(tensor, kept[name]) for name, tensor in weights.items()}, strict=False)
 
 
 def plan_fingerprint(plan: pa.Table) -> str:

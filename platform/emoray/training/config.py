@@ -116,6 +116,14 @@ class TrainConfig(Section):
         eval_batch_size: Clips of one forward pass in evaluation; likewise.
         checkpoint_steps: Steps between checkpoints inside an epoch; one is also made after every epoch.
         workers: Training workers; 0 trains in the caller's own process, without Ray.
+        sharding: `none` (each worker holds all weights, gradients and optimiser state) or `full` (its share of them, by
+            FSDP2; a worker that is alone holds all of them). Where micro-batches are accumulated each worker still
+            holds a whole gradient within a step. Changes no result, and a run can go on with the other.
+        gradient_checkpointing: Keep no activations inside the layers of the acoustic encoder but compute them again in
+            the backward pass: less memory, a third more to compute. Changes no result. Not for `cnn14`.
+        compile: Compile the layers of the acoustic encoder for any number of clips and frames, the first steps being
+            slow: `inductor` (torch.compile's own; needs a C++ compiler) or `aot_eager` (traced but not compiled: to
+            look for faults without a compiler, no faster); null for neither. Changes results by rounding only.
         gpu: Give each worker a GPU.
         threads: Torch threads of a CPU worker.
         shard_rows: Utterances per shard of the packed training set.
@@ -135,6 +143,9 @@ class TrainConfig(Section):
     eval_batch_size: PositiveInt
     checkpoint_steps: PositiveInt
     workers: NonNegativeInt
+    sharding: Literal["none", "full"]
+    gradient_checkpointing: bool
+    compile: Literal["inductor", "aot_eager"] | None
     gpu: bool
     threads: PositiveInt
     shard_rows: PositiveInt

@@ -13,6 +13,7 @@ from emoray.models.build import OVER_DIALOGUES
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, plan_fingerprint, trained_weights
 from emoray.training.loader import Loader
 from emoray.training.predict import gather_predictions, indivisible, predict, summarise
+from emoray.training.sharding import load_whole_state, whole_state
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
@@ -195,7 +196,7 @@ def _checkpoint(learner: Learner, state: _Progress, fingerprint: str) -> Checkpo
     return Checkpoint(
         step=state.step,
         weights=trained_weights(learner.model),
-        optimizer=learner.optimizer.state_dict(),
+        optimizer=whole_state(learner.optimizer),
         best=state.best,
         best_epoch=state.best_epoch,
         best_score=state.best_score,
@@ -215,7 +216,7 @@ def _restore(learner: Learner, checkpoint: Checkpoint, fingerprint: str) -> _Pro
             kind="mismatched_checkpoint",
         )
     load_trained_weights(learner.model, checkpoint.weights)
-    learner.optimizer.load_state_dict(checkpoint.optimizer)
+    load_whole_state(learner.optimizer, checkpoint.optimizer)
     return _Progress(
         step=checkpoint.step,
         best=checkpoint.best,

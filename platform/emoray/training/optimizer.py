@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from emoray.models.encoders import pretrained_parameters
 from emoray.training.config import OptimizerConfig
+from emoray.training.sharding import is_sharded
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -30,7 +31,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     ]
     options = options or [{"params": []}]  # a model without weights
     if config.kind == "sgd":
-        return torch.optim.SGD(options, lr=config.lr, momentum=config.momentum, fused=True)
+        sharded = is_sharded(model)  # torch has no fused SGD for shares
+        return torch.optim.SGD(options, lr=config.lr, momentum=config.momentum, fused=not sharded)
     kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
     return kind(options, lr=config.lr, betas=config.betas, fused=True)
 

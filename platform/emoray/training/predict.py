@@ -14,6 +14,7 @@ from emoray.models.build import OVER_DIALOGUES
 from emoray.schema import DIMENSIONS
 from emoray.training.batch_plan import passes, together
 from emoray.training.objectives import ccc
+from emoray.training.sharding import passes_of_all
 from emoray.training.training_set import TrainingSet
 
 
@@ -35,7 +36,8 @@ def predict(
     """Score clips in evaluation mode, fp32, whole clips; for a model of dialogues all turns of one that are given.
 
     Args:
-        model: The model; its training mode is restored.
+        model: The model; its training mode is restored. If it is sharded, every worker calls this, with any clips or
+            none.
         training_set: Where the clips are.
         ids: Which clips.
         level: `audio`, `transcript` or `full`: the text vectors that the model may see.
@@ -54,7 +56,9 @@ def predict(
     columns: dict[str, list[object]] = {name: [None] * len(ids) for name in _MODEL_COLUMNS}
     with torch.inference_mode():
         units = sorted(indivisible(model, training_set, ids), key=lambda clips: float(lengths_s[clips].max()))
-        for part in passes(units, batch_size):
+        parts = list(passes(units, batch_size))
+        most, _ = passes_of_all(model, len(parts), device)
+        for part in parts:
             places = np.concatenate(part)
             batch = training_set.collate([ids[place] for place in places]).at_level(level).to(device)
             output = model(batch)
@@ -70,6 +74,8 @@ def predict(
                     columns["emotion_pred"][place] = training_set.classes[int(np.argmax(probability[row]))]
                 columns["gates"][place] = None if gates is None else gates[row]
                 columns["experts"][place] = None if experts is None else experts[row]
+        for _ in range(most - len(parts)):
+            model(training_set.collate(training_set.frame["utterance_id"][:1].to_list()).to(device))
     model.train(was_training)
     keys = pl.DataFrame({"utterance_id": list(ids)}, schema={"utterance_id": pl.String}).join(
         training_set.frame, on="utterance_id", how="left", maintain_order="left"

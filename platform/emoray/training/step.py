@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -14,19 +15,33 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from emoray.errors import TrainingError
-from emoray.models.batch import Batch, Output
+from emoray.models.batch import Batch
 from emoray.models.cnn14_encoder import MaskedBatchNorm
 from emoray.models.late_fusion import separately_trained
 from emoray.schema import DIMENSIONS
 from emoray.training.config import TrainConfig
 from emoray.training.gathered import Gathered, as_gathered, clip_shapes, from_matrix, inputs, sizes_of, to_matrix
+from emoray.training.layers import prepare_layers
 from emoray.training.loader import Share
 from emoray.training.objectives import Objective, RegionTargets, ccc
 from emoray.training.optimizer import build_optimizer, lr_factor, plateau_factor
 from emoray.training.seeds import seed_torch
+from emoray.training.sharding import backward, is_sharded, passes_of_all, shard, whole
 
 #: Gradients are summed over workers in pieces of this many numbers: few messages, and no second copy of a large model.
 REDUCE_NUMBERS = 16_777_216
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One forward and backward pass: a micro-batch at its position in the global batch.
+
+    One that does not count keeps pace with other workers: it has no gradient, and no part in any number.
+    """
+
+    batch: Batch
+    start: int
+    counts: bool = True
 
 
 class Learner:
@@ -36,7 +51,7 @@ class Learner:
     gradient, the whole gives dL/dŷ, and each micro-batch is run again and takes its part backward (gradient caching,
     arXiv 2101.06983); a single micro-batch is not run twice. Gradients are summed over workers once, after the last
     micro-batch: not DDP, whose collectives expect as many micro-batches on every worker, where a small batch can leave
-    a worker without any.
+    a worker without any. Sharded (`train.sharding: full`), where that can't be avoided, workers with fewer keep pace.
 
     Args:
         model: The model; all workers begin with rank 0's weights.
@@ -69,8 +84,6 @@ class Learner:
         self.total_steps = total_steps
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self._objective = Objective(config.objective, class_weight_C, regions)
-        self.optimizer = build_optimizer(self.model, config.optimizer)
-        self._base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self._plateau = 1.0
         self._statistics = [
             buffer for part in self.model.modules() if isinstance(part, MaskedBatchNorm) for buffer in part.buffers()
@@ -78,6 +91,11 @@ class Learner:
         if self.world > 1:
             for tensor in [*self.model.parameters(), *self.model.buffers()]:
                 dist.broadcast(tensor.data, src=0)
+        prepare_layers(self.model, config, self.device)
+        if config.sharding == "full" and self.world > 1:
+            shard(self.model, self.device)
+        self.optimizer = build_optimizer(self.model, config.optimizer)
+        self._base_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def note_scores(self, scores: Sequence[float]) -> None:
         """Tell the schedule the dev scores of all finished epochs."""
@@ -98,16 +116,11 @@ class Learner:
         for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * factor
         self.optimizer.zero_grad(set_to_none=True)
-        batches = [batch.to(self.device) for batch in share.batches]
-        starts = [share.start + sum(map(len, batches[:index])) for index in range(len(batches))]
         local = self.config.objective.ccc_scope == "local"
-        if local:
-            terms, whole = self._local_backward(batches, starts, share)
-        else:
-            terms, whole = self._global_backward(batches, starts, share)
+        terms, gathered = (self._local_backward if local else self._global_backward)(self._work(share), share)
         self._sum_gradients()
         most = self.config.optimizer.clip_norm or math.inf
-        norms = [clip_grad_norm_(part.parameters(), most) for part in separately_trained(self.model)]
+        norms = [whole(clip_grad_norm_(part.parameters(), most)) for part in separately_trained(self.model)]
         norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         if not bool(torch.isfinite(norm)):
             raise self._stop("the gradient is not finite", share, torch.ones(share.clips, dtype=torch.bool))
@@ -115,55 +128,70 @@ class Learner:
         self._share_statistics()
         metrics = {name: float(value) for name, value in terms.items()}
         for d, name in enumerate(DIMENSIONS):
-            labelled = ~whole.target_N3[:, d].isnan()
-            prediction_N = whole.prediction_N3[labelled, d].detach()
-            metrics[f"ccc_{name}"] = float(ccc(prediction_N, whole.target_N3[labelled, d]))
+            labelled = ~gathered.target_N3[:, d].isnan()
+            prediction_N = gathered.prediction_N3[labelled, d].detach()
+            metrics[f"ccc_{name}"] = float(ccc(prediction_N, gathered.target_N3[labelled, d]))
         return {**metrics, "lr": self.optimizer.param_groups[-1]["lr"], "grad_norm": float(norm)}
 
-    def _global_backward(
-        self, batches: list[Batch], starts: list[int], share: Share
-    ) -> tuple[dict[str, Tensor], Gathered]:
-        single = len(batches) == 1
+    def _global_backward(self, work: list[_Pass], share: Share) -> tuple[dict[str, Tensor], Gathered]:
+        single = len(work) == 1
         with torch.set_grad_enabled(single):
-            outputs = [self._forward(batch, share.step, start) for batch, start in zip(batches, starts, strict=True)]
-        whole = self._gather(batches, outputs)
-        leaves = [tensor.requires_grad_() for tensor in inputs(whole)]
-        terms = self._checked_terms(whole, share)
-        slopes = torch.autograd.grad(terms["loss"], leaves, allow_unused=True)
-        for batch, output, start in zip(batches, outputs, starts, strict=True):
-            if not single:
-                output = self._forward(batch, share.step, start)
-            pairs = [
-                (value, slope[start : start + len(batch)])
-                for value, slope in zip(inputs(as_gathered(output, batch)), slopes, strict=True)
-                if slope is not None
-            ]
-            torch.autograd.backward([value for value, _ in pairs], [slope for _, slope in pairs])
-        return {name: value.detach() for name, value in terms.items()}, whole
+            parts = [self._forward(one, share.step) for one in work]
+        gathered = self._gather([part for part, one in zip(parts, work, strict=True) if one.counts])
+        leaves = [tensor.requires_grad_() for tensor in inputs(gathered)]
+        terms = self._checked_terms(gathered, share)
+        slopes = _slopes(terms["loss"], leaves)
+        for number, (one, first) in enumerate(zip(work, parts, strict=True), 1):
+            values = inputs(first if single else self._forward(one, share.step))
+            mine = [None if slope is None else slope[one.start : one.start + len(one.batch)] for slope in slopes]
+            backward(self.model, values, mine if one.counts else [None] * len(values), last=number == len(work))
+        return {name: value.detach() for name, value in terms.items()}, gathered
 
-    def _local_backward(
-        self, batches: list[Batch], starts: list[int], share: Share
-    ) -> tuple[dict[str, Tensor], Gathered]:
+    def _local_backward(self, work: list[_Pass], share: Share) -> tuple[dict[str, Tensor], Gathered]:
         """Each micro-batch by its own CCC, weighted by its clips, as papers with gradient accumulation have it."""
-        outputs = []
-        for batch, start in zip(batches, starts, strict=True):
-            output = self._forward(batch, share.step, start)
-            loss = self._objective(as_gathered(output, batch), share.epoch)["loss"]
-            (loss * (len(batch) / share.clips)).backward()
-            outputs.append(output)
-        whole = self._gather(batches, outputs)
-        return self._checked_terms(whole, share), whole
+        counted = []
+        for number, one in enumerate(work, 1):
+            part = self._forward(one, share.step)
+            values = inputs(part)
+            slopes: Sequence[Tensor | None] = [None] * len(values)
+            if one.counts:
+                alone = from_matrix(to_matrix(part), clip_shapes(*sizes_of(part)))
+                leaves = [tensor.requires_grad_() for tensor in inputs(alone)]
+                loss = self._objective(alone, share.epoch)["loss"] * (len(one.batch) / share.clips)
+                slopes = _slopes(loss, leaves)
+                counted.append(alone)
+            backward(self.model, values, slopes, last=number == len(work))
+        gathered = self._gather(counted)
+        return self._checked_terms(gathered, share), gathered
 
-    def _forward(self, batch: Batch, step: int, start: int) -> Output:
+    def _work(self, share: Share) -> list[_Pass]:
+        """This worker's micro-batches; beside sharded workers with more, also clips that keep pace and do not count."""
+        starts = [share.start + sum(map(len, share.batches[:index])) for index in range(len(share.batches))]
+        work = [_Pass(batch.to(self.device), start) for batch, start in zip(share.batches, starts, strict=True)]
+        most, some_have_none = passes_of_all(self.model, len(work), self.device)
+        clip = share.batches[0].slice(0, 1) if share.batches else None
+        if some_have_none:
+            told = [clip]
+            dist.broadcast_object_list(told, src=0)  # the first worker has clips in every step
+            clip = told[0] if clip is None else clip
+        if most > len(work):
+            assert clip is not None
+            work += [_Pass(clip.to(self.device), share.start, counts=False)] * (most - len(work))
+        return work
+
+    def _forward(self, one: _Pass, step: int) -> Gathered:
         # The same dropout in both passes, and whichever worker runs the micro-batch.
-        seed_torch(self.config.seed, "dropout", step, start)
+        seed_torch(self.config.seed, "dropout", step, one.start)
+        before = [] if one.counts else [statistic.clone() for statistic in self._statistics]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.model(batch)
+            output = self.model(one.batch)
+        for statistic, value in zip(self._statistics, before, strict=False):
+            statistic.copy_(value)
+        return as_gathered(output, one.batch)
 
-    def _gather(self, batches: list[Batch], outputs: list[Output]) -> Gathered:
+    def _gather(self, parts: list[Gathered]) -> Gathered:
         """The global batch on every worker, without gradient, in the order of the plan."""
-        parts = [as_gathered(output, batch) for output, batch in zip(outputs, batches, strict=True)]
-        clips, sizes = [sum(map(len, batches))], sizes_of(parts[0] if parts else None)
+        clips, sizes = [sum(len(part.prediction_N3) for part in parts)], sizes_of(parts[0] if parts else None)
         if self.world > 1:
             # How many clips each worker has, and what the model gives, which a worker without clips learns from others.
             mine = torch.tensor([clips[0], *sizes], device=self.device)
@@ -183,13 +211,13 @@ class Learner:
             matrix_NL = torch.cat([part[:count] for part, count in zip(received, clips, strict=True)])
         return from_matrix(matrix_NL, shapes)
 
-    def _checked_terms(self, whole: Gathered, share: Share) -> dict[str, Tensor]:
+    def _checked_terms(self, gathered: Gathered, share: Share) -> dict[str, Tensor]:
         bad_N = torch.zeros(share.clips, dtype=torch.bool)
-        for tensor in inputs(whole):
+        for tensor in inputs(gathered):
             bad_N |= ~tensor.detach().isfinite().flatten(1).all(1).cpu()
         if bool(bad_N.any()):
             raise self._stop("the model's output is not finite", share, bad_N)
-        terms = self._objective(whole, share.epoch)
+        terms = self._objective(gathered, share.epoch)
         if not bool(torch.isfinite(terms["loss"])):
             raise self._stop("the loss is not finite", share, torch.ones(share.clips, dtype=torch.bool))
         return terms
@@ -215,7 +243,7 @@ class Learner:
             # Also on one worker: AdamW passes over a missing gradient, but decays the weight of a zero one.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        if self.world == 1:
+        if self.world == 1 or is_sharded(self.model):
             return
         for group in _pieces(parameters):
             flat = torch.cat([parameter.grad.flatten() for parameter in group if parameter.grad is not None])
@@ -231,6 +259,11 @@ class Learner:
             flat /= self.world
             for buffer, part in zip(self._statistics, flat.split([len(one) for one in self._statistics]), strict=True):
                 buffer.copy_(part)
+
+
+def _slopes(loss: Tensor, leaves: list[Tensor]) -> Sequence[Tensor | None]:
+    """Gradient of the loss in each; None where it does not depend on one, as without any labelled clip."""
+    return torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else [None] * len(leaves)
 
 
 def _pieces(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:

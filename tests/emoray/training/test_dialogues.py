@@ -297,15 +297,22 @@ def test_uar_selects_where_v_a_and_d_are_not_trained(tmp_path):
     assert usual.best_score == usual.history[0]["ccc_mean"]
 
 
-#: Dialogues of 5 turns, 5 a batch, two to a micro-batch: two workers get 3 and 2 of them.
-SHARED = {"epochs": 2, "micro_batch_size": 12, "plan": {"batch_size": 5, "buckets": 1}, "objective": PUBLISHED}
+#: Dialogues of up to 5 turns, 5 a batch, each long one a micro-batch by itself: two workers get 3 and 2 of them.
+SHARED = {"epochs": 2, "micro_batch_size": 5, "plan": {"batch_size": 5, "buckets": 1}, "objective": PUBLISHED}
 
 
 def test_two_workers_end_alike_and_like_one(tmp_path):
     model, train = config_of(perspective={"fusion": "early", "operator": "attention"}), train_config(**SHARED)
-    lake, set_hash = pack_rows(str(tmp_path), spoken_rows(14, 5, seed=5), model)
-    mp.spawn(gloo_worker, args=(2, str(tmp_path / "store"), [(str(tmp_path), model, train)]), nprocs=2)
-    first, second = (torch.load(tmp_path / f"end.{rank}", weights_only=True) for rank in (0, 1))
+    # Of one to five turns each: sharded, the second worker lags by several passes in some steps.
+    rows = [row for row in spoken_rows(14, 5, seed=5) if row["turn"] // 2 <= int(row["dialogue_id"][1:]) * 3 % 5]
+    lake, set_hash = pack_rows(str(tmp_path), rows, model)
+    runs = [(str(tmp_path), model, train), (str(tmp_path), model, train_config(**SHARED, sharding="full"), "sharded")]
+    mp.spawn(gloo_worker, args=(2, str(tmp_path / "store"), runs), nprocs=2)
+    first, second, sharded = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("end.0", "end.1", "sharded.0")
+    )
+    for one, other in zip(first["steps"], sharded["steps"], strict=True):
+        assert other == pytest.approx(one, abs=1e-5)
     assert first["history"] == second["history"]
     assert all(torch.equal(weight, second["weights"][name]) for name, weight in first["weights"].items())
     steps: list[dict[str, float]] = []
