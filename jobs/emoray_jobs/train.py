@@ -1,8 +1,8 @@
 """train: annotated corpus → packed training set → batch plan → Ray Train workers → a registered model version.
 
-Run it again after a kill and it goes on where its last checkpoint is; SIGTERM and Ctrl-C make it write one first. Run it
-again when it is done and it hands back what there is. What makes a run is the data, the model and the training options;
-workers and machines do not.
+Run it again after a kill and it goes on where its last checkpoint is; SIGTERM and Ctrl-C make it write one first. Run
+it again when it is done and it hands back what there is. What makes a run is the data, the model and the training
+options; workers and machines do not.
 """
 
 from __future__ import annotations
