@@ -27,6 +27,31 @@ def until_ready(url: str, server: subprocess.Popen[bytes], log: Path, limit_s: f
     pytest.fail(f"not ready: {log.read_text()}")
 
 
+def stop_at(code: str, *arguments: str, line: str, with_signal: signal.Signals) -> tuple[int, str]:
+    """Run code that prints a line and reads one: in between, send it a signal.
+
+    Returns:
+        Its exit status, and what it wrote to stderr.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{line}\n"
+        process.send_signal(with_signal)
+        _, errors = process.communicate("go on\n", timeout=240)
+    finally:
+        process.kill()
+        process.wait()
+    return process.returncode, errors
+
+
 def kill_when_stored(code: str, *arguments: str, cwd: Path | None = None) -> None:
     """Run code in a process of its own, and kill it where it has printed `stored` and waits."""
     victim = subprocess.Popen(

@@ -148,6 +148,7 @@ class SharedRun(NamedTuple):
         train: How it is trained.
         name: Its name; each of its checkpoints is kept as run `<name>-<step>` of the lake.
         resume: Such a checkpoint to go on from.
+        stop_after: Steps after which the last process, and no other, is asked to stop.
     """
 
     folder: str
@@ -155,6 +156,7 @@ class SharedRun(NamedTuple):
     train: TrainConfig
     name: str = "end"
     resume: str | None = None
+    stop_after: int | None = None
 
 
 def gloo_worker(rank: int, world: int, store: str, runs: list[Any]) -> None:
@@ -176,7 +178,11 @@ def _share_run(run: SharedRun, rank: int) -> dict[str, Any]:
         if rank == 0:
             checkpoint.push(lake, f"{run.name}-{checkpoint.step}")
 
-    callbacks = Callbacks(on_step=lambda _step, metrics: steps.append(metrics), on_checkpoint=keep)
+    callbacks = Callbacks(
+        on_step=lambda _step, metrics: steps.append(metrics),
+        on_checkpoint=keep,
+        asked_to_stop=lambda: rank > 0 and len(steps) == run.stop_after,
+    )
     resume = Checkpoint.latest(lake, run.resume) if run.resume else None
     try:
         learner, result = run_fit(lake, "set", run.model, run.train, callbacks, resume)

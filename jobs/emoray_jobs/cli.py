@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from emoray.errors import ConfigError, EmorayError, ErrorBudgetExceeded
+from emoray.errors import ConfigError, EmorayError, ErrorBudgetExceeded, StoppedError
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -144,6 +144,8 @@ def annotate(
 @app.command
 def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAULTS) -> None:
     """Train the configured model on the annotated corpus and register it. After a kill the same command goes on.
+
+    SIGTERM and Ctrl-C make it checkpoint after the step in hand and end with status 130; a second one ends it at once.
 
     Args:
         fresh: Begin anew, even where the same run is finished or under way.
@@ -378,6 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return _fail(str(error), USAGE_ERROR, debug)
+    except StoppedError as error:
+        return _fail(str(error), INTERRUPTED, debug)
     except EmorayError as error:
         return _fail(str(error), USAGE_ERROR if isinstance(error, ConfigError) else FAILURE, debug)
     except KeyboardInterrupt:

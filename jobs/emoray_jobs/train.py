@@ -1,7 +1,8 @@
 """train: annotated corpus → packed training set → batch plan → Ray Train workers → a registered model version.
 
-Run it again after a kill and it goes on where its last checkpoint is; run it again when it is done and it hands back
-what there is. What makes a run is the data, the model and the training options; workers and machines do not.
+Run it again after a kill and it goes on where its last checkpoint is; SIGTERM and Ctrl-C make it write one first. Run
+it again when it is done and it hands back what there is. What makes a run is the data, the model and the training
+options; workers and machines do not.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ import pyarrow.parquet as pq
 from rich.console import RenderableType
 from rich.text import Text
 
+from emoray.errors import StoppedError
 from emoray.lake import Lake
 from emoray.registry.tracking import Tracking, connect
 from emoray.schema import DIMENSIONS
-from emoray.training.checkpoint import Checkpoint
+from emoray.training.checkpoint import Checkpoint, checkpoint_steps
 from emoray_jobs import run_journal
 from emoray_jobs.cluster import session
 from emoray_jobs.preparing import material, prepare
 from emoray_jobs.progress import say, waiting
 from emoray_jobs.release import Prepared, begin_run, register
 from emoray_jobs.run_record import RunRecord
+from emoray_jobs.stopping import StopRequest, stop_request
 from emoray_jobs.train_worker import train_here
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
 
     Raises:
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
+        StoppedError: SIGTERM or SIGINT came while it trained.
         TrainingError: Nothing to train on or to select by, a loss that is not finite, or too many failed workers.
     """
     started = time.monotonic()
@@ -144,12 +148,27 @@ def _train(
             from emoray_jobs.train_launch import train_on_ray
 
             local = not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
-            with follower.in_background():
-                train_on_ray(assignment, lake, share_cores=local)
+            with stop_request() as stop:
+                with follower.in_background():
+                    train_on_ray(assignment, lake, stop, share_cores=local)
+                _raise_if_asked(stop, lake, record.run, lines.steps)
         else:
             follower.catch_up()
-            train_here(assignment, lambda _: follower.catch_up())
+            with stop_request() as stop:
+                with contextlib.suppress(StoppedError):
+                    train_here(assignment, lambda _: follower.catch_up(), stop.asked)
+                _raise_if_asked(stop, lake, record.run, lines.steps)
     return None if before is None else first
+
+
+def _raise_if_asked(stop: StopRequest, lake: Lake, run: str, steps: int) -> None:
+    if stop.asked():
+        kept = checkpoint_steps(lake, run)
+        raise StoppedError(
+            f"stopped by {stop.signal}",
+            where=run,
+            remedy=f"The same command goes on from step {kept[-1] if kept else 0} of {steps}",
+        )
 
 
 class _EpochLines:

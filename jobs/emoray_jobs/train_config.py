@@ -15,6 +15,8 @@ class LaunchConfig(Section):
         cpus_per_data_task: Cores that a task which collates batches reserves.
         max_failures: Worker deaths that a run survives by restarting from its last checkpoint.
         keep_checkpoints: Checkpoints to keep of a run.
+        stop_s: How long SIGTERM or Ctrl-C waits for Ray's workers to checkpoint; less than the scheduler waits before
+            it kills.
         steps_per_task: Steps that one task collates.
         tasks_ahead: Tasks whose steps are collated ahead of a worker: what its batches fill of the object store.
     """
@@ -23,5 +25,6 @@ class LaunchConfig(Section):
     cpus_per_data_task: PositiveFloat
     max_failures: NonNegativeInt
     keep_checkpoints: PositiveInt
+    stop_s: PositiveFloat
     steps_per_task: PositiveInt
     tasks_ahead: PositiveInt

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
+import time
+from collections.abc import Callable
 
 import pyarrow.fs
 import ray
@@ -14,18 +17,24 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from emoray.errors import TrainingError
 from emoray.lake import Lake
 from emoray_jobs.progress import say
-from emoray_jobs.train_worker import ERROR, Assignment, train_on_worker
+from emoray_jobs.stopping import StopRequest
+from emoray_jobs.train_worker import ERROR, STOP, Assignment, train_on_worker
 
 #: How often Ray Train looks whether its workers live or are done; its own two seconds add up in short runs.
 HEALTH_CHECK_S = "0.5"
+#: How often the driver looks whether a signal asked it to stop.
+LOOK_S = 0.5
 
 
-def train_on_ray(assignment: Assignment, lake: Lake, *, share_cores: bool) -> None:
+def train_on_ray(assignment: Assignment, lake: Lake, stop: StopRequest, *, share_cores: bool) -> None:
     """Have Ray Train run the workers of a run to the end; after a worker's death all go on from the last checkpoint.
+
+    Once asked to stop they checkpoint and end; after `launch.stop_s` it returns without waiting for that.
 
     Args:
         assignment: What the workers are told.
         lake: Where everything is.
+        stop: Whether to stop.
         share_cores: Ray has all the cores that it will get: let workers reserve less where they would leave none to
             the tasks that collate, which they wait for.
 
@@ -33,12 +42,18 @@ def train_on_ray(assignment: Assignment, lake: Lake, *, share_cores: bool) -> No
         TrainingError: The run cannot go on, or workers died more often than `launch.max_failures`.
     """
     error = ("checkpoints", assignment.run, ERROR)
-    if lake.exists(*error):
-        lake.fs.rm_file(lake.path(*error))
+    for name in (ERROR, STOP):
+        if lake.exists("checkpoints", assignment.run, name):
+            lake.fs.rm_file(lake.path("checkpoints", assignment.run, name))
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
     say(f"starting {assignment.train.workers} training workers …")
     try:
-        _fit(_trainer(assignment, lake, share_cores))
+        ended = _fit(_trainer(assignment, lake, share_cores))
+        if not _wait(ended, until=stop.asked):
+            lake.write_json({"signal": stop.signal}, "checkpoints", assignment.run, STOP)
+            limit = time.monotonic() + assignment.launch.stop_s
+            if not _wait(ended, until=lambda: time.monotonic() >= limit):
+                say(f"no checkpoint within launch.stop_s ({assignment.launch.stop_s:g} s): going without it")
     except TrainingFailedError as failure:
         raise TrainingError(
             f"workers failed more than {assignment.launch.max_failures} times: {' '.join(str(failure).split())}",
@@ -73,8 +88,12 @@ def _trainer(assignment: Assignment, lake: Lake, share_cores: bool) -> TorchTrai
     )
 
 
-def _fit(trainer: TorchTrainer) -> None:
-    """Fit in a thread: in the main one Ray Train takes Ctrl-C for itself, and ends with an error of its own."""
+def _fit(trainer: TorchTrainer) -> queue.SimpleQueue[BaseException | None]:
+    """Fit in a thread: in the main one Ray Train takes Ctrl-C for itself, and ends with an error of its own.
+
+    Returns:
+        Where its error comes, or None, once it has ended.
+    """
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def fit() -> None:
@@ -85,8 +104,17 @@ def _fit(trainer: TorchTrainer) -> None:
         else:
             ended.put(None)
 
-    # A daemon, since after Ctrl-C it lives until Ray is gone.
+    # A daemon, since after a stop it may live until Ray is gone.
     threading.Thread(target=fit, name="ray-train", daemon=True).start()
-    error = ended.get()
-    if error is not None:
-        raise error
+    return ended
+
+
+def _wait(ended: queue.SimpleQueue[BaseException | None], until: Callable[[], bool]) -> bool:
+    """Wait for the end, whose error is raised, or for a condition; whether it was the end."""
+    while not until():
+        with contextlib.suppress(queue.Empty):
+            error = ended.get(timeout=LOOK_S)
+            if error is not None:
+                raise error
+            return True
+    return False

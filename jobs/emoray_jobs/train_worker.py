@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from emoray.corpora.folds import Fold
-from emoray.errors import TrainingError
+from emoray.errors import StoppedError, TrainingError
 from emoray.lake import Lake, LakeConfig
 from emoray.models.config import ModelConfig
 from emoray.training.begin import begin
@@ -28,6 +29,10 @@ from emoray_jobs.train_config import LaunchConfig
 
 #: In a run's folder: why its workers stopped, where a restart would not help.
 ERROR = "error.json"
+#: In a run's folder: its driver was told to stop. Rank 0 looks for it so often.
+STOP = "stop.json"
+LOOK_LOCAL_S = 0.3
+LOOK_REMOTE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,21 @@ class Assignment:
     fold: Fold | None = None
 
 
-def train_here(assignment: Assignment, on_checkpoint: Callable[[Checkpoint], None]) -> FitResult:
-    """Train in this process, on one device, without Ray."""
+def train_here(
+    assignment: Assignment,
+    on_checkpoint: Callable[[Checkpoint], None],
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> FitResult:
+    """Train in this process, on one device, without Ray.
+
+    Raises:
+        StoppedError: `asked_to_stop`, which is called after each step, was true; the checkpoint is stored.
+    """
     training_set = open_training_set(assignment)
     device = device_here(assignment.train)
     with torch_threads(assignment.train.threads):
-        return _train(assignment, training_set, LocalLoader(training_set, assignment.train), device, on_checkpoint)
+        loader = LocalLoader(training_set, assignment.train)
+        return _train(assignment, training_set, loader, device, on_checkpoint, asked_to_stop)
 
 
 def train_on_worker(config: dict[str, Any]) -> None:
@@ -89,13 +103,34 @@ def train_on_worker(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL's collectives of objects go through the current device
+    # The others need not look: all workers agree after each step.
+    asked_to_stop = _look_for_stop(assignment) if rank == 0 else lambda: False
     try:
-        _train(assignment, training_set, loader, device, report)
+        _train(assignment, training_set, loader, device, report, asked_to_stop)
+    except StoppedError:
+        return  # the driver, which asked for it, says so
     except TrainingError as error:
         # All workers stop alike, and would again: no reason to restart them, as Ray Train would. The driver raises it.
         if rank == 0:
             failure = {"what": error.what, "where": error.where, "remedy": error.remedy, "kind": error.kind}
             Lake(assignment.lake).write_json(failure, "checkpoints", assignment.run, ERROR)
+
+
+def _look_for_stop(assignment: Assignment) -> Callable[[], bool]:
+    """A function that says whether the run was told to stop, and looks only now and then."""
+    lake = Lake(assignment.lake)
+    pause = LOOK_LOCAL_S if lake.is_local else LOOK_REMOTE_S
+    looked = time.monotonic()
+
+    def asked() -> bool:
+        nonlocal looked
+        if time.monotonic() - looked < pause:
+            return False
+        looked = time.monotonic()
+        lake.fs.invalidate_cache()
+        return lake.exists("checkpoints", assignment.run, STOP)
+
+    return asked
 
 
 def open_training_set(assignment: Assignment) -> TrainingSet:
@@ -111,6 +146,7 @@ def _train(
     loader: Loader,
     device: torch.device | str,
     on_checkpoint: Callable[[Checkpoint], None],
+    asked_to_stop: Callable[[], bool],
 ) -> FitResult:
     lake, config = Lake(assignment.lake), assignment.train
     with lake.fs.open(lake.path(assignment.plan)) as file:
@@ -128,7 +164,8 @@ def _train(
 
     evaluate = DevEvaluation(training_set, training_set.ids("dev"))
     resume = Checkpoint.latest(lake, assignment.run)
-    return fit(learner, plan, loader, evaluate, callbacks=Callbacks(on_checkpoint=keep), resume=resume)
+    callbacks = Callbacks(on_checkpoint=keep, asked_to_stop=asked_to_stop)
+    return fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)
 
 
 def predict_levels(

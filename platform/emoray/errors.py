@@ -105,6 +105,12 @@ class TrainingError(EmorayError):
     kind = "training_failed"
 
 
+class StoppedError(TrainingError):
+    """A training run that a signal stopped after a step; its checkpoint is stored, and the same command goes on."""
+
+    kind = "stopped"
+
+
 class RegistryError(EmorayError):
     """A model version, alias or run that is missing or refused."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import signal
+
 import jobs_kit
 import pytest
-from process_kit import kill_when_stored
+from process_kit import kill_when_stored, stop_at
 
 from emoray.errors import LakeError, TrainingError
 from emoray.lake import Lake
@@ -96,6 +99,46 @@ def push_and_wait(self, lake, run):
 
 Checkpoint.push = push_and_wait
 train.run(jobs_kit.config(sys.argv[1], "model.name=acoustic"))
+"""
+
+
+def test_a_signal_has_training_checkpoint_and_the_same_command_goes_on(bare, tmp_path):
+    undisturbed = train.run(bare)
+    other = jobs_kit.config(tmp_path / "other", "model.name=acoustic")
+    jobs_kit.write_corpus(Lake(other.lake))
+    status, errors = stop_at(_STOPPED, other.lake.root, "4", line="in step 4", with_signal=signal.SIGTERM)
+    goes_on = f"The same command goes on from step 5 of {undisturbed.steps}"
+    assert re.fullmatch(rf"error: acoustic-\w+: stopped by SIGTERM\. {goes_on}", errors.splitlines()[-1])
+    assert "Traceback" not in errors
+    assert status == 130
+    tracking = jobs_kit.store(other)
+    (run_id,) = jobs_kit.runs(tracking)
+    assert tracking.client.get_run(run_id).info.status == "KILLED"
+    assert {step for _, step in jobs_kit.logged(tracking.client, run_id)} == set(range(5))
+    continued = train.run(other)
+    assert (continued.resumed_at, continued.run_id, continued.dev) == (5, run_id, undisturbed.dev)
+    expected = jobs_kit.logged(jobs_kit.store(bare).client, undisturbed.run_id)
+    assert jobs_kit.logged(tracking.client, run_id) == expected
+
+
+#: `emoray train`, which says so when it is in a step, and there waits for a line.
+_STOPPED = """
+import sys
+import jobs_kit
+from emoray.training.step import Learner
+from emoray_jobs import cli
+
+learn = Learner.step
+
+def wait_and_learn(self, share):
+    if share.step == int(sys.argv[2]):
+        print("in step", share.step, flush=True)
+        sys.stdin.readline()
+    return learn(self, share)
+
+Learner.step = wait_and_learn
+settings = (f"lake.root={sys.argv[1]}", *jobs_kit.SMALL, "model.name=acoustic")
+raise SystemExit(cli.main(["train", *(word for one in settings for word in ("--set", one))]))
 """
 
 

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from emoray.errors import ConfigError, RegistryError, ServiceError
+from emoray.errors import ConfigError, RegistryError, ServiceError, StoppedError
 from emoray.lake import Lake
 from emoray.registry.config import TrackingConfig
 
@@ -75,12 +75,13 @@ class Tracking:
 
     @contextlib.contextmanager
     def running(self, run_id: str) -> Iterator[None]:
-        """Mark a run RUNNING while a block runs, then FINISHED, FAILED or (Ctrl-C, SIGTERM) KILLED."""
+        """Mark a run RUNNING while a block runs, then FINISHED, FAILED or (stopped by a signal) KILLED."""
         self.client.update_run(run_id, status="RUNNING")
         try:
             yield
         except BaseException as error:
-            self.client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            failed = isinstance(error, Exception) and not isinstance(error, StoppedError)
+            self.client.set_terminated(run_id, "FAILED" if failed else "KILLED")
             raise
         self.client.set_terminated(run_id, "FINISHED")
 

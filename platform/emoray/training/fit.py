@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 import torch
+import torch.distributed as dist
 
-from emoray.errors import TrainingError
+from emoray.errors import StoppedError, TrainingError
 from emoray.models.build import OVER_DIALOGUES
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, plan_fingerprint, trained_weights
 from emoray.training.loader import Loader
@@ -24,6 +25,10 @@ def _ignore(*_arguments: object) -> None:
     return None
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Callbacks:
     """What else happens during a run; each is called on every worker.
@@ -31,13 +36,16 @@ class Callbacks:
     Attributes:
         on_step: (step, metrics) after each step.
         on_epoch: (epoch, dev metrics) after each epoch.
-        on_checkpoint: (checkpoint) after each epoch and every `checkpoint_steps` steps; stores it. Its `pending`
-            metrics may be logged as soon as it is stored.
+        on_checkpoint: (checkpoint) after each epoch, every `checkpoint_steps` steps and before a stop; stores it. Its
+            `pending` metrics may be logged as soon as it is stored.
+        asked_to_stop: Asked after each step, and after the evaluation where an epoch ends; once it is true on any
+            worker, all of them checkpoint and stop.
     """
 
     on_step: Callable[[int, Metrics], None] = _ignore
     on_epoch: Callable[[int, Metrics], None] = _ignore
     on_checkpoint: Callable[[Checkpoint], None] = _ignore
+    asked_to_stop: Callable[[], bool] = _never
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,7 @@ def fit(
         resume: Go on from here: same batches, same numbers as without the stop, with as many workers as there are now.
 
     Raises:
+        StoppedError: `callbacks.asked_to_stop` was true on some worker; all raise it, their checkpoint being stored.
         TrainingError: A loss is not finite, the checkpoint belongs to another plan or model, or the plan parts the
             dialogues of a model that reads these.
     """
@@ -156,17 +165,29 @@ def fit(
             state.step = share.step + 1
             state.pending.append({"step": share.step, **metrics})
             callbacks.on_step(share.step, metrics)
-            if _at_epoch_end(epochs, state.step):
+            at_end = _at_epoch_end(epochs, state.step)
+            if at_end:
                 stopped = _end_epoch(learner, share.epoch, evaluate(learner), state, callbacks)
-            elif state.step % config.checkpoint_steps:
-                continue
-            callbacks.on_checkpoint(_checkpoint(learner, state, fingerprint))
-            state.pending = []
+            asked = _any_asked(learner, callbacks.asked_to_stop())
+            if at_end or asked or state.step % config.checkpoint_steps == 0:
+                callbacks.on_checkpoint(_checkpoint(learner, state, fingerprint))
+                state.pending = []
+            if asked:
+                raise StoppedError(f"stopped after {state.step} of {len(epochs)} steps", remedy="Resume from there")
             if stopped:
                 break
     assert state.best is not None, "a run has at least one evaluation"
     load_trained_weights(learner.model, state.best)
     return FitResult(state.best_epoch, state.best_score, state.step, state.history)
+
+
+def _any_asked(learner: Learner, here: bool) -> bool:
+    """Whether any worker was asked to stop. All hear the same after the same step: none is left waiting for another."""
+    if learner.world == 1:
+        return here
+    asked = torch.tensor(int(here), device=learner.device)
+    dist.all_reduce(asked, dist.ReduceOp.MAX)
+    return bool(asked)
 
 
 def _end_epoch(learner: Learner, epoch: int, metrics: Metrics, state: _Progress, callbacks: Callbacks) -> bool:

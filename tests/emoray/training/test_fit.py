@@ -4,7 +4,7 @@ import pytest
 import torch
 from training_kit import NO_DROPOUT, model_config, pack_rows, planted_rows, run_fit, train_config
 
-from emoray.errors import TrainingError
+from emoray.errors import StoppedError, TrainingError
 from emoray.training.checkpoint import Checkpoint, checkpoint_steps, prune, trained_weights
 from emoray.training.fit import Callbacks
 from emoray.training.predict import predict, summarise
@@ -73,6 +73,28 @@ def test_a_killed_and_resumed_run_ends_like_an_unbroken_one(packed, killed_at):
     last, same = Checkpoint.latest(lake, whole_run), Checkpoint.latest(lake, run)
     for name, weight in last.weights.items():
         assert torch.equal(weight, same.weights[name]), name
+
+
+@pytest.mark.parametrize("asked_at", [1, 3, 4])
+def test_a_run_that_is_asked_to_stop_checkpoints_and_goes_on_as_if_it_had_not(packed, asked_at):
+    """Asked between two interval checkpoints, where an epoch ends, and again before the next interval."""
+    lake, set_hash = packed
+    model, train = model_config(dropout=0.3), train_config(**{**TRAIN, "checkpoint_steps": 3})
+    whole: list[Checkpoint] = []
+    _, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=whole.append))
+    kept: list[Checkpoint] = []
+    stop = Callbacks(
+        on_checkpoint=kept.append, asked_to_stop=lambda: len(seen) == asked_at, on_step=lambda *_: seen.append(0)
+    )
+    seen: list[int] = []
+    with pytest.raises(StoppedError, match=f"after {asked_at} of {result.steps} steps"):
+        run_fit(lake, set_hash, model, train, stop)
+    assert kept[-1].step == asked_at
+    _, second = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=kept.append), resume=kept[-1])
+    assert second == result
+    assert [one.step for one in kept] == sorted({one.step for one in whole} | {asked_at})
+    assert [row for one in kept for row in one.pending] == [row for one in whole for row in one.pending]
+    assert all(torch.equal(weight, kept[-1].weights[name]) for name, weight in whole[-1].weights.items())
 
 
 def test_a_finished_run_resumes_to_its_end(packed):

@@ -139,14 +139,17 @@ IDLE = {"epochs": 1, "plan": {"batch_size": 1, "buckets": 1}, "objective": {"cat
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, tuple]:
-    """Two trainings, each by one process and by two that share it."""
+    """Two trainings, each by one process and by two that share it; one of them stopped half-way, too, and gone on."""
     made = {}
     for name, clips, changes, routing in (("odd", 20, ODD, "top2"), ("idle", 6, IDLE, "dense")):
         model = model_config(fusion={"moe": {"routing": routing}}, **CLASSES, **NO_DROPOUT)
         folder = str(tmp_path_factory.mktemp(name))
         made[name] = (folder, model, train_config(**changes), pack_rows(folder, planted_rows(clips, seed=1), model))
     store = str(tmp_path_factory.mktemp("store") / "store")
-    mp.spawn(gloo_worker, args=(2, store, [made[name][:3] for name in made]), nprocs=2)
+    odd = made["odd"][:3]
+    # The resumed one last: until all workers are in a later run, one of them may still be writing the checkpoint.
+    todo = [(*odd, "stopped", None, 2), *(made[name][:3] for name in made), (*odd, "resumed", "stopped-2")]
+    mp.spawn(gloo_worker, args=(2, store, todo), nprocs=2)
     return made
 
 
@@ -169,6 +172,18 @@ def test_two_workers_equal_one(runs, name):
     assert_same_outputs(alone.model, shared)
     for parameter, weight in first["weights"].items():
         assert torch.equal(weight, second["weights"][parameter]), parameter
+
+
+def test_workers_stop_together_when_one_of_them_is_asked_to(runs):
+    ends = {
+        name: [torch.load(f"{runs['odd'][0]}/{name}.{rank}", weights_only=True) for rank in (0, 1)]
+        for name in ("end", "stopped", "resumed")
+    }
+    assert [end["error"] for end in ends["stopped"]] == [ends["stopped"][0]["error"]] * 2
+    assert "stopped after 2 of" in ends["stopped"][0]["error"]
+    for whole, resumed in zip(ends["end"], ends["resumed"], strict=True):
+        assert resumed["steps"] == whole["steps"][2:]
+        assert all(torch.equal(weight, resumed["weights"][name]) for name, weight in whole["weights"].items())
 
 
 def test_a_clip_that_breaks_the_loss_is_named_and_no_weight_changes():
