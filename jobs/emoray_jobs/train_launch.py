@@ -53,7 +53,7 @@ def train_on_ray(assignment: Assignment, lake: Lake, stop: StopRequest, *, share
             lake.write_json({"signal": stop.signal}, "checkpoints", assignment.run, STOP)
             limit = time.monotonic() + assignment.launch.stop_s
             if not _wait(ended, until=lambda: time.monotonic() >= limit):
-                say(f"no checkpoint within launch.stop_s ({assignment.launch.stop_s:g} s): going without it")
+                say(f"workers did not end within launch.stop_s ({assignment.launch.stop_s:g} s): not waiting for them")
     except TrainingFailedError as failure:
         raise TrainingError(
             f"workers failed more than {assignment.launch.max_failures} times: {' '.join(str(failure).split())}",
@@ -61,6 +61,11 @@ def train_on_ray(assignment: Assignment, lake: Lake, stop: StopRequest, *, share
             remedy="Mend the cause and run the same command again: it goes on from the last checkpoint",
             kind="workers_failed",
         ) from failure
+    except ray.exceptions.RayError as failure:
+        if not stop.asked():
+            raise
+        # The signal went to Ray's own processes as well.
+        say(f"Ray ended before its workers did: {' '.join(str(failure).split())}")
     if lake.exists(*error):
         found = lake.read_json(*error)
         raise TrainingError(found["what"], where=found["where"], remedy=found["remedy"], kind=found["kind"])
