@@ -211,13 +211,12 @@ class Passes:
         """Each row in a task of its own, a stage at a time: a process that dies then tells which it was."""
         audio = [stage for stage in work.stages if stage.name == Decode.name]
         for stage in work.stages:
-            rows = worklist.outstanding(
-                self._lake, work.rows.select("utterance_id", "seconds"), [stage], fingerprints
-            ).rows
-            if rows.is_empty():
+            stages = [*audio, stage] if worklist.hears(stage) else [stage]
+            todo = worklist.outstanding(self._lake, work.rows.select("utterance_id", "seconds"), stages, fingerprints)
+            own = Worklist(stages, todo.lacking(stage.name))
+            if own.rows.is_empty():
                 continue
             died: list[str] = []
-            own = Worklist([*audio, stage] if worklist.hears(stage) else [stage], rows)
             with self._sink() as (sink, _), self._lake.scratch("annotate") as folder:
                 batches = self._batches(folder, own, fingerprints, max_rows=1, max_audio_s=0.0)
                 died = self._flow(own, fingerprints, sink).each_alone(batches)
