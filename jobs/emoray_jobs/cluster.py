@@ -18,6 +18,8 @@ from emoray_jobs.progress import waiting
 CONNECT_TIMEOUT_S = 10.0
 #: How long a worker process of a local Ray waits for work before it ends.
 IDLE_WORKER_S = 10
+#: Of how many tasks a local Ray's head remembers the states.
+TASKS_REMEMBERED = 1000
 
 
 class ClusterConfig(Section):
@@ -91,9 +93,9 @@ def _start_local(config: ClusterConfig, token: str) -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_WORKER_S * 1000))
     # The log monitor would look for new files ten times a second; in our tests that took longer than raylet and GCS.
     os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
-    if not config.dashboard:
-        # Every worker would report each task's states, and the head keep a hundred thousand of them, for nobody.
-        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    # The head would keep the states of a hundred thousand tasks for a dashboard, one kilobyte each. (Not to report them
+    # at all is no way: with that, worker processes hung at their end now and then, and outlived Ray.)
+    os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", str(TASKS_REMEMBERED))
     # An actor that asks whether machines are about to be taken away. This one goes with the job.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(
