@@ -14,6 +14,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,6 +30,8 @@ from emoray.stages.delivery import MEASURES, Measures, letter_count, measure_del
 TRAIN = "train"
 DIGITS = 5  # significant digits kept, so that the order of a sum cannot change the hash
 FORMAT = 1
+#: A difference of less than this share of its terms is what rounding left of them, and follows the order of their sums.
+ROUNDING = 1e-9
 MIN_SD = 1e-3
 #: Sums over a clip's timed words for the regression of duration y on letters x.
 WORD_SUMS = ("n", "x", "y", "xx", "xy")
@@ -237,11 +240,11 @@ def _word_duration(words: pl.DataFrame) -> dict[str, float]:
     """Least squares; without word times, or spread, the usual English figures: emphasis can then still rank words."""
     n, x, y, xx, xy = words.select(pl.col(WORD_SUMS).sum()).row(0)
     spread = n * xx - x * x
-    per_letter = (n * xy - x * y) / spread if spread > 0 else 0.0
+    per_letter = _difference(n * xy, x * y) / spread if spread > 0 else 0.0
     if per_letter <= 0:
         return {"intercept_s": 0.1, "per_letter_s": 0.05}
-    intercept = (y - per_letter * x) / n
-    if intercept < 0:  # through the origin, so that no word is expected to last no time
+    intercept = _difference(y, per_letter * x) / n
+    if intercept <= 0:  # through the origin, so that no word is expected to last no time
         intercept, per_letter = 0.0, xy / xx
     return {"intercept_s": _rounded(intercept), "per_letter_s": _rounded(per_letter)}
 
@@ -259,11 +262,12 @@ def _spread(moments: pl.DataFrame) -> dict[str, float]:
         squares_between = float(np.sum(sizes * (means - np.sum(sizes * means) / n) ** 2))
         within = float(groups["squares"].sum()) / (n - number)
         effective = (n - float(np.sum(sizes**2)) / n) / (number - 1)
-        between = max(0.0, (squares_between / (number - 1) - within) / effective)
+        between = max(0.0, _difference(squares_between / (number - 1), within) / effective)
+    noise = ROUNDING * math.hypot(whole["mean"], math.sqrt(whole["squares"] / whole["n"]))
     return {
-        "mean": _rounded(whole["mean"]),
-        "within": _rounded(within),
-        "between": _rounded(between),
+        "mean": _rounded(whole["mean"], noise),
+        "within": _rounded(within, noise**2),
+        "between": _rounded(between, noise**2),
         "clips": whole["n"],
     }
 
@@ -276,5 +280,10 @@ def _speaker(clips: pl.DataFrame) -> dict[str, float]:
     }
 
 
-def _rounded(value: float | np.floating) -> float:
-    return float(f"{float(value):.{DIGITS}g}")
+def _difference(a: float, b: float) -> float:
+    """What two sums differ by, or zero where that is no more than their rounding."""
+    return a - b if abs(a - b) > ROUNDING * max(abs(a), abs(b)) else 0.0
+
+
+def _rounded(value: float | np.floating, noise: float = 0.0) -> float:
+    return float(f"{float(value):.{DIGITS}g}") if abs(float(value)) > noise else 0.0
