@@ -89,9 +89,10 @@ def test_order_of_rows_changes_nothing(heard):
     assert first.to_json() == second.to_json()
 
 
-def test_order_of_rows_decides_nothing_where_clips_do_not_differ(speak):
+def test_order_of_rows_decides_nothing_where_clips_do_not_differ(speak, monkeypatch):
     # Each clip speaks the same words, each as long as the others, at one pitch: slope and variances are zero but for
-    # rounding, which follows the order of sums.
+    # rounding, which follows the order of sums, and which clips are summed together first.
+    monkeypatch.setattr("emoray.stages.norms.CLIPS_AT_ONCE", 8)
     rows = []
     for number in range(60):
         step_s = 0.31 + 0.0037 * number
