@@ -6,7 +6,7 @@ The semantics are written by vLLM with a tiny checkpoint of random weights; `--c
 
 Each run kills a driver, a worker process (the sink among them), the raylet of a node or that of the head with SIGKILL,
 once a randomly drawn share of the work has been begun; then the same command runs to its end. A run that is finished
-is not repeated: kill this script and call it again.
+is not repeated as long as the code is the same: kill this script and call it again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import hashlib
 import importlib.util
 import json
 import os
@@ -33,6 +32,7 @@ import pyarrow.compute as pc
 from benchmarks.chaos_cluster import Nodes, use_token
 from benchmarks.chaos_driver import calls
 from benchmarks.clips import CORPUS, make_clips, write_corpus
+from benchmarks.sources import mark
 
 from emoray.config import load, to_yaml
 from emoray.lake import Lake
@@ -283,8 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.cues:
         need_writer(options)
     config = configuration(options)
-    mark = hashlib.sha256(f"{options.rows}-{options.seed}-{to_yaml(config)}".encode()).hexdigest()[:12]
-    work = options.work / mark
+    work = options.work / mark(options.rows, options.seed, to_yaml(config))
     rows = make_clips(options.work / "audio", options.rows)
     record = work / "runs.json"
     done = json.loads(record.read_text()) if record.exists() else []

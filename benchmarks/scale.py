@@ -4,7 +4,7 @@
 
 The rows share 50 clips of a fifth of a second, and the vectors, whose cost has nothing to do with the table's size, are
 left out: what remains is the platform's own work. Each size runs in a process of its own; a size that is finished is
-not repeated.
+not repeated as long as the code is the same.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import soundfile
 from benchmarks import proc
 from benchmarks.clips import CORPUS, buzz, utterance, write_corpus
+from benchmarks.sources import mark
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import load, to_yaml
@@ -135,7 +136,7 @@ def main() -> int:
     if options.drive:
         return drive(options.drive)
     options.work.mkdir(parents=True, exist_ok=True)
-    record = options.work / "sizes.json"
+    record = options.work / f"sizes-{mark()}.json"
     found = json.loads(record.read_text()) if record.exists() else []
     for rows in (int(text) for text in options.rows.split(",")):
         if rows not in {one["rows"] for one in found}:
