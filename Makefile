@@ -83,7 +83,7 @@ chaos: setup ## Kill annotate twenty times at random moments; feed it bad clips;
 quality: setup ## The long table: MSF-SER, its ablations and the concat baseline, three seeds each.
 	$(PY) -m benchmarks.quality $(ARGS)
 
-systems: setup ## The table of all systems and ablations, three seeds each: an estimated 65 minutes on two quiet cores.
+systems: setup ## The table of all systems and ablations, three seeds each: 65 minutes on two cores.
 	$(PY) -m benchmarks.systems $(ARGS)
 
 COMPILE := --overrides requirements/overrides.txt --python-version 3.11 --only-binary :all: --no-header --no-annotate --quiet

@@ -6,8 +6,7 @@ CCC of valence, arousal, dominance and their mean, or UA and WA, with intervals,
 without one of its parts, paired. Rows are trained as `benchmarks.rows` says: in process, on packed features, and a
 second run trains what is missing, so that it may be killed at any time. The corpus is synthetic: this tests machinery.
 
-Estimated from epochs measured beside busy neighbours, the whole takes 88 min on two cores, corpus and annotation (10)
-included, and about 65 on quiet ones; 31 of the 88 are CNN14's.
+The whole took 65 min on two cores, corpus and annotation (7) included, the first 26 beside another benchmark.
 """
 
 from __future__ import annotations
