@@ -77,14 +77,14 @@ bench-check: setup ## Fail where a measurement is under its floor (benchmarks/fl
 
 chaos: setup ## Kill annotate twenty times at random moments; feed it bad clips; let its table grow to 100,000 rows.
 	$(PY) -m benchmarks.chaos $(ARGS)
-	$(PY) -m benchmarks.corrupt
-	$(PY) -m benchmarks.scale
+	$(PY) -m benchmarks.chaos.corrupt
+	$(PY) -m benchmarks.speed.p9_scale
 
 quality: setup ## The long table: MSF-SER, its ablations and the concat baseline, three seeds each.
 	$(PY) -m benchmarks.quality $(ARGS)
 
 systems: setup ## The table of all systems and ablations, three seeds each: 65 minutes on two cores.
-	$(PY) -m benchmarks.systems $(ARGS)
+	$(PY) -m benchmarks.quality.systems $(ARGS)
 
 COMPILE := --overrides requirements/overrides.txt --python-version 3.11 --only-binary :all: --no-header --no-annotate --quiet
 

@@ -19,12 +19,12 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from benchmarks import p1_annotate, p2_asr, p3_again, p4_audio, p5_training, p6_lengths
-from benchmarks.material import Scale
-from benchmarks.measure import Measurement
+from benchmarks.speed import p1_annotate, p2_asr, p3_resume, p4_audio, p5_training, p6_lengths
+from benchmarks.speed.datasets import Scale
+from benchmarks.speed.measure import Measurement
 
 FOLDER = Path(__file__).parent
-MODULES = {"P1": p1_annotate, "P2": p2_asr, "P3": p3_again, "P4": p4_audio, "P5": p5_training, "P6": p6_lengths}
+MODULES = {"P1": p1_annotate, "P2": p2_asr, "P3": p3_resume, "P4": p4_audio, "P5": p5_training, "P6": p6_lengths}
 #: What `make bench` runs.
 QUICK = ("P1", "P3", "P5")
 

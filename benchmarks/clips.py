@@ -15,7 +15,7 @@ import numpy.typing as npt
 import soundfile
 
 from emoray.audio.io import AUDIO_HZ
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import empty_row, utterances_table
 
 CORPUS = "clips"

@@ -29,8 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The session's Ray, as `emoray` starts it: on loopback, with a token. Jobs called from a test join it."""
-    from emoray.lake import LakeConfig
-    from emoray_jobs.cluster import ClusterConfig, session
+    from emoray.lake.tables import LakeConfig
+    from emoray_jobs.cluster.session import session
+    from emoray_jobs.config import ClusterConfig
 
     lake = LakeConfig(root=str(tmp_path_factory.mktemp("ray")), storage_options={})
     cluster = ClusterConfig(address=None, num_cpus=RAY_CPUS, object_store_mib=512, dashboard=False, worker_logs=False)

@@ -12,12 +12,12 @@ from mlflow import MlflowClient
 from scoring_kit import speech, wav_bytes
 
 from emoray.config import load
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry.tracking import Tracking, connect
 from emoray.schema import utterances_table
 from emoray.training.checkpoint import Checkpoint
 from emoray_jobs.config import Config
-from emoray_jobs.train_worker import train_on_worker
+from emoray_jobs.train.worker import train_on_worker
 
 CORPUS = "tiny"
 SENTENCES = {

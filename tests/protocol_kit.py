@@ -13,15 +13,16 @@ import soundfile
 from corpus_trees import HZ, iemocap_sessions, podcast_release, write_iemocap, write_msp_podcast
 from scoring_kit import speech
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.training.checkpoint import Checkpoint
-from emoray_jobs import corpus, protocol_tune
 from emoray_jobs.config import Config
-from emoray_jobs.trial import Trial
+from emoray_jobs.corpus import job as corpus
+from emoray_jobs.protocol import tune
+from emoray_jobs.protocol.trial import Trial
 
 FAST = ("model.name=acoustic", "train.epochs=2", "train.checkpoint_steps=1", "train.plan.batch_size=4")
 FAST = (*FAST, "train.plan.buckets=1", "evaluate.resamples=50", "evaluate.min_group_clips=4", "protocol.seeds=[0]")
-WORK = protocol_tune._work
+WORK = tune._work
 
 
 def voices(recordings: Path) -> None:

@@ -18,7 +18,7 @@ SOURCES = {"emoray": ROOT / "platform", "emoray_jobs": ROOT / "jobs", "emoray_se
 
 # Arrows point down only: a room imports from its own level and from the ones before it.
 LEVELS = (
-    {"errors", "config", "schema", "storage", "lake", "compaction", "audio", "corpora"},
+    {"errors", "config", "schema", "lake", "audio", "corpora"},
     {"stages", "models", "engines"},
     {"training", "evaluation", "interchange", "tiny"},
     {"scoring"},
@@ -83,6 +83,66 @@ def test_rooms_form_no_circle():
                 other for target in imports(name, path) if (other := room(target)) in LEVEL_OF and other != own
             }
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Circles of a graph: each a list of names that ends with its first. Found by removing one edge at a time."""
+    graph, found = {name: set(targets) for name, targets in graph.items()}, []
+    while True:
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            circle = error.args[1][::-1]  # graphlib lists predecessors: reversed, each name imports the next
+            found.append(circle)
+            graph[circle[0]].discard(circle[1])
+        else:
+            return found
+
+
+def module_graph(found: list[tuple[str, Path]]) -> dict[str, set[str]]:
+    """Which module imports which, those under TYPE_CHECKING and inside functions too.
+
+    Importing a module runs its packages' `__init__` files. Those that import something themselves count as imported.
+    """
+    names = {name for name, _ in found}
+    own = {
+        name: {target for dotted in imports(name, path) for target in _modules_of(dotted, names)}
+        for name, path in found
+    }
+    packages = {name for name, path in found if path.name == "__init__.py" and own[name]}
+    graph = {}
+    for name, targets in own.items():
+        parents = {parent for target in targets for parent in _parents(target) if parent in packages}
+        graph[name] = (targets | (parents - set(_parents(name)))) - {name}
+    return graph
+
+
+def _modules_of(dotted: str, names: set[str]) -> set[str]:
+    """The module that an imported name is, or is in."""
+    if dotted in names:
+        return {dotted}
+    parent = dotted.rpartition(".")[0]
+    return {parent} if parent in names else set()
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def test_modules_form_no_circle():
+    found = circles(module_graph(modules()))
+    assert not found, "\n".join(" -> ".join(circle) for circle in found)
+
+
+def test_a_planted_circle_is_found(tmp_path):
+    """One arrow under TYPE_CHECKING, one inside a function: the checker must see both."""
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    first.write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from emoray.stages.second import Two\n")
+    second.write_text("def two():\n    from emoray.stages import first\n")
+    planted = [("emoray.stages.first", first), ("emoray.stages.second", second)]
+    assert len(circles(module_graph([*modules(), *planted]))) == 1
+    assert not circles(module_graph([*modules(), planted[0]]))
 
 
 def test_the_platform_knows_no_jobs_and_no_serving():

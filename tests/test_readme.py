@@ -22,7 +22,7 @@ from process_kit import until_ready
 
 from emoray.config import load, merge, read_preset
 from emoray.corpora import CorpusConfig, build
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray_jobs.config import Config
 
 pytestmark = pytest.mark.long

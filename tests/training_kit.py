@@ -11,7 +11,7 @@ import torch
 from emoray.audio.io import AudioConfig
 from emoray.config import merge, read_preset, validate
 from emoray.errors import TrainingError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.build import frontend
 from emoray.models.config import ModelConfig

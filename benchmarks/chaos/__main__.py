@@ -29,18 +29,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from benchmarks.chaos_cluster import Nodes, use_token
-from benchmarks.chaos_driver import calls
+from benchmarks.chaos.cluster import Nodes, use_token
+from benchmarks.chaos.driver import calls
 from benchmarks.clips import CORPUS, make_clips, write_corpus
 from benchmarks.sources import mark
 
 from emoray.config import load, to_yaml
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
 from emoray.tiny import make
 from emoray_jobs.config import Config
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 VICTIMS = ("driver", "worker", "raylet", "driver", "worker", "head")
 RUN_LIMIT_S = 3600.0
 #: Small batches and buffers, so that there are many of both to lose.
@@ -88,7 +88,7 @@ class Ground:
 
     def start(self) -> subprocess.Popen[str]:
         """Start the command."""
-        command = [sys.executable, "-m", "benchmarks.chaos_driver", str(self._file), str(self.calls)]
+        command = [sys.executable, "-m", "benchmarks.chaos.driver", str(self._file), str(self.calls)]
         path = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
         with self._log.open("ab") as log:
             return subprocess.Popen(

@@ -1,6 +1,6 @@
 """Five in a hundred clips are bad, in ten ways: the good ones are annotated, the bad ones quarantined by kind.
 
-    python -m benchmarks.corrupt [--rows 2000]
+    python -m benchmarks.chaos.corrupt [--rows 2000]
 
 Runs `emoray annotate` twice: with a budget for errors that the bad clips keep to, then with one that they exceed.
 """
@@ -18,12 +18,13 @@ import polars as pl
 from benchmarks.clips import BAD, CORPUS, make_bad_clips, make_clips, write_corpus
 
 from emoray.config import load, to_yaml
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
-from emoray_jobs import annotate, worklist
+from emoray_jobs.annotate.state import state as annotation_state
 from emoray_jobs.config import Config
+from emoray_jobs.pipeline import pending
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 BAD_SHARE = 0.05
 
 
@@ -41,11 +42,11 @@ def command(work: Path, budget: float) -> tuple[int, str, Config]:
 def faults(config: Config, kinds: dict[str, str], rows: int) -> list[str]:
     """What differs from what must be: every bad clip quarantined with its kind, every other one complete."""
     lake = Lake(config.lake)
-    fingerprints = annotate.state(config, lake).fingerprints
+    fingerprints = annotation_state(config, lake).fingerprints
     found = []
     ids = pl.Series(lake.utterances(CORPUS, ["utterance_id"])["utterance_id"]).sort()
     for stage in (*pipeline.AUDIO_STAGES, *pipeline.TEXT_STAGES):
-        answers = worklist.answers(lake, stage, fingerprints[stage], ids)
+        answers = pending.answers(lake, stage, fingerprints[stage], ids)
         failed = {name: kind for name, kind in zip(ids, answers["failed"], strict=True) if kind}
         expected = kinds if stage == "decode" else dict.fromkeys(kinds, "missing_input")
         if not answers["answered"].all():

@@ -1,4 +1,4 @@
-"""`emoray annotate` that notes each row that a stage begins: `python -m benchmarks.chaos_driver CONFIG CALLS`.
+"""`emoray annotate` that notes each row that a stage begins: `python -m benchmarks.chaos.driver CONFIG CALLS`.
 
 From the notes follows how much work was done twice, which the tables alone cannot tell: what a killed process had
 computed and not handed on is in none of them.
@@ -17,7 +17,7 @@ from emoray.config import load
 from emoray.errors import EmorayError
 from emoray.stages import pipeline
 from emoray.stages.base import Row, Stage, Value
-from emoray_jobs import annotate
+from emoray_jobs.annotate import job as annotate
 from emoray_jobs.config import Config
 
 

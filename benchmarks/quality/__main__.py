@@ -1,7 +1,7 @@
 """`make quality`: MSF-SER, the same without LES, GS, ES or all text, and the concat baseline, on planted speech.
 
-The rows are trained as `benchmarks.rows` says. The corpus is synthetic: this tests machinery and is no evidence about
-people.
+The rows are trained as `benchmarks.quality.rows` says. The corpus is synthetic: this tests machinery and is no evidence
+about people.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from benchmarks.quality_annotate import annotate, stage_values
-from benchmarks.quality_page import Result, write_page
-from benchmarks.rows import Job, Reporter, configuration, parser, train_missing
+from benchmarks.quality.annotate import annotate, stage_values
+from benchmarks.quality.page import Result, write_page
+from benchmarks.quality.rows import Job, Reporter, configuration, parser, train_missing
 
 from emoray.config import merge, validate
 from emoray.corpora import build, ceiling
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.models.batch import LEVELS
 from emoray.models.build import frontend
 from emoray.stages.config import AnnotateConfig
 from emoray.training.pack import pack
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 FULL, MEAN = "MSF-SER", "predict the train mean"
 #: What differs from the preset's model in each row; all are trained from scratch.

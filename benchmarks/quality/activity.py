@@ -1,6 +1,6 @@
 """How well voice activity finds utterances whose place is known, in how much noise, and what it costs.
 
-    python -m benchmarks.activity [--voices 12] [--emodb FOLDER] [--hours 0]
+    python -m benchmarks.quality.activity [--voices 12] [--emodb FOLDER] [--hours 0]
 
 Synthesised clips, whose first and last word are known to the millisecond, are joined with pauses of 0.6 to 2 s into one
 recording; noise is laid under all of it. Printed per kind and level of noise: precision and recall over frames of 32 ms
@@ -35,8 +35,8 @@ from emoray.audio.quality import snr_db
 from emoray.audio.silero import Listener
 from emoray.config import read_preset, validate
 from emoray.corpora.segment import VadConfig, listen
-from emoray.corpora.synthetic import SyntheticConfig, build
-from emoray.lake import Lake, LakeConfig
+from emoray.corpora.synthetic.build import SyntheticConfig, build
+from emoray.lake.tables import Lake, LakeConfig
 
 Samples = npt.NDArray[np.float32]
 GAP_S = (0.6, 2.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from emoray.lake import Lake, LakeConfig, rows_to_outcomes
+from emoray.lake.tables import Lake, LakeConfig, rows_to_outcomes
 from emoray.schema import stage_schema
 from emoray.stages.base import Stage
 from emoray.stages.config import AnnotateConfig

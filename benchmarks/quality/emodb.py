@@ -1,6 +1,6 @@
 """Real voices: EMO-DB, four classes, leave one speaker out, every model that needs no text, trained from scratch.
 
-    python -m benchmarks.emodb [--path FOLDER] [--models acoustic cnn14 emosphere mean] [--seeds 2]
+    python -m benchmarks.quality.emodb [--path FOLDER] [--models acoustic cnn14 emosphere mean] [--seeds 2]
 
 Each fold leaves one speaker out for testing and trains on the others for a fixed number of epochs, whose last weights
 count: nothing is selected, as no speaker can be spared to select by. UAR over the pooled predictions, interval by
@@ -33,7 +33,7 @@ from emoray.corpora import CorpusConfig, build
 from emoray.corpora.emodb import FOUR_CLASSES
 from emoray.evaluation.bootstrap import Interval, interval
 from emoray.evaluation.metrics import categorical
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import WITHOUT_GRADIENT, frontend
 from emoray.models.config import ModelConfig
 from emoray.stages.config import AnnotateConfig
@@ -45,7 +45,7 @@ from emoray.training.pack import pack
 from emoray.training.predict import predict
 from emoray.training.training_set import TrainingSet
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 #: What 160 training clips of five speakers ask for: strong regularisation, small batches, masked log-mels.
 OVERRIDES: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """How well planted emphasis is found, per word, with the synthesiser's word times and with aligned ones.
 
-    python benchmarks/emphasis.py [--lake FOLDER] [--corpus NAME] [--limit CLIPS]
+    python benchmarks/quality/emphasis.py [--lake FOLDER] [--corpus NAME] [--limit CLIPS]
 
 Prints precision, recall and F1. Without `--lake` a small synthetic corpus is made in a temporary folder. The figures
 say how the detector does on synthesised speech whose emphasis was planted by rule; they say nothing about people.
@@ -16,8 +16,8 @@ import time
 from typing import Any
 
 from emoray.config import merge, read_preset, validate
-from emoray.corpora.synthetic import SyntheticConfig, build
-from emoray.lake import Lake, LakeConfig
+from emoray.corpora.synthetic.build import SyntheticConfig, build
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.stages.base import Row
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.emphasis import detector, evaluate_emphasis

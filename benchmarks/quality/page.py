@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from benchmarks.rows import RECOGNISED
+from benchmarks.quality.rows import RECOGNISED
 
 from emoray.evaluation.bootstrap import Interval, paired_difference
 from emoray.evaluation.metrics import Metric, dimensional, mean_ccc

@@ -25,7 +25,7 @@ import yaml
 
 from emoray.config import merge, read_preset, validate
 from emoray.corpora import CorpusConfig
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.config import ModelConfig
 from emoray.stages.config import AnnotateConfig
 from emoray.training.begin import begin, plan_run

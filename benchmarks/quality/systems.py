@@ -1,10 +1,10 @@
 """The table of systems on planted speech: every model and ablation, three seeds each.
 
-    python -m benchmarks.systems [--rows ROW …] [--set section.key=value …] [--lake FOLDER]
+    python -m benchmarks.quality.systems [--rows ROW …] [--set section.key=value …] [--lake FOLDER]
 
 CCC of valence, arousal, dominance and their mean, or UA and WA, with intervals, and what a system gains over the same
-without one of its parts, paired. Rows are trained as `benchmarks.rows` says: in process, on packed features, and a
-second run trains what is missing, so that it may be killed at any time. The corpus is synthetic: this tests machinery.
+without one of its parts, paired. Rows are trained as `benchmarks.quality.rows` says: in process, on packed features. A
+second run trains what is missing, so it may be killed at any time. The corpus is synthetic: this tests machinery.
 
 The whole took 65 min on two cores, corpus and annotation (7) included, the first 26 beside another benchmark.
 """
@@ -18,18 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_annotate import annotate
-from benchmarks.rows import Job, Reporter, Sections, configuration, parser, train_missing
-from benchmarks.systems_page import Scored, write_page
+from benchmarks.quality.annotate import annotate
+from benchmarks.quality.rows import Job, Reporter, Sections, configuration, parser, train_missing
+from benchmarks.quality.systems_page import Scored, write_page
 
 from emoray.config import merge
 from emoray.corpora import CorpusConfig, build, ceiling
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.models.build import WITHOUT_GRADIENT, frontend
 from emoray.models.config import ModelConfig
 from emoray.training.pack import pack
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 #: The emotions of the synthetic corpus, which follow from valence and arousal.
 CLASSES = ["anger", "calm", "happiness", "neutral", "sadness"]
@@ -234,7 +234,9 @@ def packed(sections: Sections, wanted: Iterable[Needed], processes: int, report:
 def main(arguments: list[str] | None = None) -> int:
     """Build, annotate, train what is missing, print the table and write the page."""
     summary = (__doc__ or "").splitlines()[0]
-    options = parser("python -m benchmarks.systems", summary, list(ROWS), "systems", str(RESULTS)).parse_args(arguments)
+    options = parser("python -m benchmarks.quality.systems", summary, list(ROWS), "systems", str(RESULTS)).parse_args(
+        arguments
+    )
     report, sections, systems = Reporter(), configuration(options), chosen(options.rows)
     wanted = [needed(row, sections) for rows in systems.values() for row in rows]
     jobs = jobs_of(systems, options.seeds, sections, packed(sections, wanted, options.processes, report))

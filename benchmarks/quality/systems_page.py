@@ -1,4 +1,4 @@
-"""The page of `python -m benchmarks.systems`, as Markdown and JSON."""
+"""The page of `python -m benchmarks.quality.systems`, as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 import polars as pl
-from benchmarks.quality_page import METRICS, RESAMPLES, difference
-from benchmarks.rows import Job
+from benchmarks.quality.page import METRICS, RESAMPLES, difference
+from benchmarks.quality.rows import Job
 
 from emoray.evaluation.bootstrap import Interval, interval, paired_difference
 from emoray.evaluation.metrics import DEFINITIONS, Metric, categorical

@@ -15,12 +15,12 @@ import soundfile
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import load
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.models.build import frontend
 from emoray.schema import DIMENSIONS, GRANULARITIES
 from emoray.training.pack import pack_shard, seal, write_shard
-from emoray_jobs import corpus
 from emoray_jobs.config import Config
+from emoray_jobs.corpus import job as corpus
 
 #: Lengths of the mixed clips, as speech corpora have them: most last some seconds, few more than twenty. All fit into
 #: Whisper's window.

@@ -1,4 +1,7 @@
-"""Our sides, each in a process of its own: `python -m benchmarks.own TASK.json` (see benchmarks/peers/protocol.py)."""
+"""emoray's contenders, each in its own process: `python -m benchmarks.speed.emoray_contenders TASK.json`.
+
+They speak the protocol of benchmarks/speed/peers/protocol.py.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,20 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from benchmarks.peers.protocol import serve, task
-from benchmarks.quality_annotate import annotate as bare_loop
-from benchmarks.training_sides import from_lake, in_memory
+from benchmarks.quality.annotate import annotate as bare_loop
+from benchmarks.speed.peers.protocol import serve, task
+from benchmarks.speed.training_contenders import from_lake, in_memory
 
 from emoray.audio.io import AudioConfig, decode
 from emoray.audio.prosody import ProsodyConfig, measure
 from emoray.config import load
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
-from emoray_jobs import annotate, worklist
-from emoray_jobs.cluster import session
+from emoray_jobs.annotate import job as annotate
+from emoray_jobs.cluster.session import session
 from emoray_jobs.config import Config
-from emoray_jobs.passes import Passes
+from emoray_jobs.pipeline import pending
+from emoray_jobs.pipeline.executor import Passes
 
 
 def configured(given: dict[str, Any]) -> Config:
@@ -64,7 +68,7 @@ def transcribe(given: dict[str, Any]) -> None:
         with contextlib.ExitStack() as stack:
             prints = pipeline.fingerprints(config.annotate, None)
             utterances = lake.utterances_dataset(config.corpus.name)
-            rows = worklist.durations(utterances.to_table())
+            rows = pending.durations(utterances.to_table())
             Passes(config, lake, utterances, rows, stack).finish(stages, prints, "transcribing")
 
     def found() -> dict[str, str]:

@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 #: The libraries that every peer of P2 shares with us, in our versions, so that the pipelines differ and nothing else.
 SHARED = ("torch==2.13.0", "transformers==5.19.0", "soundfile==0.14.0", "soxr==1.1.0")
 PACKAGES: dict[str, tuple[str, ...]] = {

@@ -1,6 +1,6 @@
 """Which pool runs vLLM: Ray Data's LLM processor or `map_batches` actors of ours, beside a bare loop on the same cores.
 
-    python -m benchmarks.llm_pools --rows 2000 --rounds 3
+    python -m benchmarks.speed.llm_pools --rows 2000 --rounds 3
 
 A tiny Qwen2 with random weights (emoray.tiny) answers made-up questions held to the record's schema. Each side runs in
 a process of its own, in turn. Two figures: rows per second from the first finished batch to the last, where loading
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from emoray.config import read_preset, validate
-from emoray.corpora.synthetic_text import LEXICON, THINGS
+from emoray.corpora.synthetic.text import LEXICON, THINGS
 from emoray.engines import EngineConfig, Question, open_engine
-from emoray.stages.prompt import read_prompt
-from emoray.stages.record import decoding_schema
+from emoray.stages.semantics.prompt import read_prompt
+from emoray.stages.semantics.record import decoding_schema
 from emoray.tiny import make
 
 SIDES = ("bare", "actors", "processor")
@@ -113,7 +113,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _in_process(side: str, model: str, rows: int, batch_rows: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.llm_pools", "--side", side, "--model", model]
+    command = [sys.executable, "-m", "benchmarks.speed.llm_pools", "--side", side, "--model", model]
     command += ["--rows", str(rows), "--batch-rows", str(batch_rows)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from benchmarks.proc import descendants
 
-OWN = (sys.executable, "-m", "benchmarks.own")
+OWN = (sys.executable, "-m", "benchmarks.speed.emoray_contenders")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SAMPLE_S = 0.5
 
@@ -73,7 +73,7 @@ class Measurement:
 
 
 class Side:
-    """A process that gets ready and does its work when told (benchmarks/peers/protocol.py). A context manager.
+    """A process that gets ready and does its work when told (benchmarks/speed/peers/protocol.py). A context manager.
 
     Args:
         name: What it is called in the tables.

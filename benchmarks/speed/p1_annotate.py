@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.material import Scale, synthetic
-from benchmarks.measure import OWN, Measurement, Side, against, rounds
+from benchmarks.speed.datasets import Scale, synthetic
+from benchmarks.speed.measure import OWN, Measurement, Side, against, rounds
 
 
 def measure(folder: Path, scale: Scale) -> list[Measurement]:

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import soundfile
-from benchmarks import environments
-from benchmarks.material import Scale, voices
-from benchmarks.measure import OWN, Measurement, Side, against, rounds
+from benchmarks.speed import environments
+from benchmarks.speed.datasets import Scale, voices
+from benchmarks.speed.measure import OWN, Measurement, Side, against, rounds
 
 from emoray.audio.io import AUDIO_HZ
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import empty_row, utterances_table
 from emoray.tiny import Size, make
 

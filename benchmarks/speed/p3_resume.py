@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.material import Scale, synthetic
-from benchmarks.measure import OWN, Measurement, Side
+from benchmarks.speed.datasets import Scale, synthetic
+from benchmarks.speed.measure import OWN, Measurement, Side
 
 from emoray.config import load
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
 from emoray_jobs.config import Config
 

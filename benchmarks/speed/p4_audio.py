@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
-from benchmarks import environments
-from benchmarks.material import Scale, voices
-from benchmarks.measure import OWN, Measurement, Reading, Side, against, rounds
+from benchmarks.speed import environments
+from benchmarks.speed.datasets import Scale, voices
+from benchmarks.speed.measure import OWN, Measurement, Reading, Side, against, rounds
 
 from emoray.audio.io import AUDIO_HZ
 

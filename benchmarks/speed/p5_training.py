@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.material import QUIET, Scale, training_set
-from benchmarks.measure import OWN, Measurement, Side, against, rounds
+from benchmarks.speed.datasets import QUIET, Scale, training_set
+from benchmarks.speed.measure import OWN, Measurement, Side, against, rounds
 
 
 def measure(folder: Path, scale: Scale) -> list[Measurement]:

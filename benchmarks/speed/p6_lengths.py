@@ -15,10 +15,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from benchmarks import environments
-from benchmarks.material import QUIET, Scale, training_set
-from benchmarks.measure import OWN, Measurement, Reading, Side, against, rounds
-from benchmarks.training_sides import Material
+from benchmarks.speed import environments
+from benchmarks.speed.datasets import QUIET, Scale, training_set
+from benchmarks.speed.measure import OWN, Measurement, Reading, Side, against, rounds
+from benchmarks.speed.training_contenders import Material
 
 #: Peer → how it makes its batches.
 PEERS = {"fixed padding": "fixed", "longest": "longest", "group by length": "group_by_length"}

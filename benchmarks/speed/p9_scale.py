@@ -1,6 +1,6 @@
 """P9: memory and time of annotate as the table grows from 1,000 to 100,000 rows, with cheap stages.
 
-    python -m benchmarks.scale [--rows 1000,3000,10000,30000,100000]
+    python -m benchmarks.speed.p9_scale [--rows 1000,3000,10000,30000,100000]
 
 The rows share 50 clips of a fifth of a second, and the vectors, whose cost has nothing to do with the table's size, are
 left out: what remains is the platform's own work. Each size runs in a process of its own; a size that is finished is
@@ -28,12 +28,12 @@ from benchmarks.sources import mark
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import load, to_yaml
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
-from emoray_jobs import annotate
+from emoray_jobs.annotate import job as annotate
 from emoray_jobs.config import Config
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 CLIPS = 50
 CLIP_S = 0.2
 SAMPLE_S = 0.5
@@ -71,7 +71,7 @@ def measure(work: Path, rows: int) -> dict[str, Any]:
     write_corpus(Lake(config.lake), [utterance(n, str(paths[n % CLIPS]), CLIP_S) for n in range(rows)])
     file = work / "config.yaml"
     file.write_text(to_yaml(config))
-    command = [sys.executable, "-m", "benchmarks.scale", "--drive", str(file)]
+    command = [sys.executable, "-m", "benchmarks.speed.p9_scale", "--drive", str(file)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")])}
     peaks, ended = {"driver": 0, "all": 0}, threading.Event()
     began = time.monotonic()

@@ -13,11 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from benchmarks.peers.protocol import serve
+from benchmarks.speed.peers.protocol import serve
 from torch.nn.utils import clip_grad_norm_
 
 from emoray.config import load
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.training.begin import begin, plan_run
 from emoray.training.loader import Share, make_share
 from emoray.training.objectives import ccc_loss
@@ -26,10 +26,10 @@ from emoray.training.predict import predict
 from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
-from emoray_jobs.cluster import session
+from emoray_jobs.cluster.session import session
 from emoray_jobs.config import Config
-from emoray_jobs.plan_data import TaskLoader
-from emoray_jobs.train_worker import Assignment
+from emoray_jobs.train.ray_loader import TaskLoader
+from emoray_jobs.train.run_spec import Assignment
 
 
 class Material:

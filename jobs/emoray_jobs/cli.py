@@ -81,7 +81,7 @@ def demo(*, short: bool = False, common: Common = DEFAULTS) -> None:
 @corpus_app.command(name="build")
 def corpus_build(*, common: Common = DEFAULTS) -> None:
     """Import the configured corpus into the lake (or make it, if it is the synthetic one)."""
-    _do("corpus", common, "build")
+    _do("corpus.job", common, "build")
 
 
 @corpus_app.command(name="import")
@@ -92,19 +92,19 @@ def corpus_import(path: str, *, force: bool = False, common: Common = DEFAULTS) 
         path: Folder of the database (with db.yaml), or the .xml, .emotionml or .parquet file.
         force: Replace a corpus of that name.
     """
-    _do("corpus_import", common, path=path, force=force)
+    _do("corpus.import_file", common, path=path, force=force)
 
 
 @corpus_app.command(name="stats")
 def corpus_stats(*, common: Common = DEFAULTS) -> None:
     """Hours, speakers, splits and labels of the configured corpus."""
-    _do("corpus", common, "stats")
+    _do("corpus.job", common, "stats")
 
 
 @corpus_app.command(name="list")
 def corpus_list(*, common: Common = DEFAULTS) -> None:
     """The corpora of the lake."""
-    _do("corpus", common, "listing")
+    _do("corpus.job", common, "listing")
 
 
 @app.command
@@ -129,12 +129,12 @@ def annotate(
         compact: Only tidy up: few files per stage table, one row per utterance, leftovers of killed runs removed.
     """
     if compact:
-        _do("compact", common)
+        _do("annotate.compact", common)
     elif plan:
-        _do("annotate_plan", common, splits=split or (), calibrate=calibrate)
+        _do("annotate.plan", common, splits=split or (), calibrate=calibrate)
     else:
         try:
-            _do("annotate", common, retry_failed=retry_failed, refit_norms=refit_norms, splits=split or ())
+            _do("annotate.job", common, retry_failed=retry_failed, refit_norms=refit_norms, splits=split or ())
         except ErrorBudgetExceeded as error:
             if error.summary is not None:
                 _print(error.summary)
@@ -151,7 +151,7 @@ def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAU
         fresh: Begin anew, even where the same run is finished or under way.
         champion: Make the version champion if there is none yet.
     """
-    _do("train", common, fresh=fresh, champion=champion)
+    _do("train.job", common, fresh=fresh, champion=champion)
 
 
 @app.command
@@ -169,7 +169,7 @@ def protocol(
     Args:
         seeds: Seeds, for example --seeds 0 1 2; protocol.seeds if left out.
     """
-    result = _do("protocol", common, seeds=seeds or ())
+    result = _do("protocol.job", common, seeds=seeds or ())
     if result is not None and result.failed:
         raise SystemExit(FAILURE)
 
@@ -190,20 +190,20 @@ def evaluate(
         robustness: Instead: the model on clips with noise, codecs, other speeds, wrong and missing words.
     """
     if compare is None:
-        _do("robustness" if robustness else "evaluate", common, model=model)
+        _do("evaluate.robustness" if robustness else "evaluate", common, model=model)
         return
     if model is not None or robustness:
         from emoray.errors import InputError
 
         other = "--model" if model is not None else "--robustness"
         raise InputError(f"--compare and {other} at once", where="evaluate", remedy=f"Leave {other} out")
-    _do("compare", common, first=compare[0], second=compare[1])
+    _do("evaluate.compare", common, first=compare[0], second=compare[1])
 
 
 @app.command
 def leaderboard(*, common: Common = DEFAULTS) -> None:
     """All registered versions on the corpus's test splits, best first, as a page; scores those that never were."""
-    _do("leaderboard", common)
+    _do("evaluate.leaderboard", common)
 
 
 @app.command(name="import-model")
@@ -289,7 +289,7 @@ def score(
         json: Print JSON, one object per recording.
     """
     _do(
-        "score",
+        "score.job",
         common,
         render="to_json" if json else "render",
         sources=sources,
@@ -325,7 +325,7 @@ def export(
         force: Replace an earlier export.
     """
     _do(
-        "export",
+        "export.job",
         common,
         format=format,
         scores=scores,
@@ -352,7 +352,7 @@ def submit(
         address: The cluster's job server; submit.address if left out.
         wait: Follow the job to its end.
     """
-    result = _do("submit", common, verb=verb, arguments=arguments, address=address, wait=wait)
+    result = _do("submit.job", common, verb=verb, arguments=arguments, address=address, wait=wait)
     if result is not None and result.exit_code:
         raise SystemExit(result.exit_code)
 
@@ -360,7 +360,7 @@ def submit(
 @app.command
 def doctor(*, common: Common = DEFAULTS) -> None:
     """Find what would go wrong before it does: versions, memory, storage, services."""
-    result = _do("doctor", common)
+    result = _do("doctor.job", common)
     if result is not None and not result.ok:
         raise SystemExit(FAILURE)
 

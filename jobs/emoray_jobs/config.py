@@ -2,22 +2,145 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
 from emoray.config import Section, read_preset
 from emoray.corpora import CorpusConfig
 from emoray.evaluation.config import EvaluateConfig
 from emoray.evaluation.robustness import RobustnessConfig
-from emoray.lake import LakeConfig
+from emoray.lake.tables import LakeConfig
 from emoray.models.config import ModelConfig
 from emoray.registry.config import GateConfig, TrackingConfig
 from emoray.stages.config import AnnotateConfig
 from emoray.training.config import TrainConfig
-from emoray_jobs.annotate_config import PlanConfig, SummaryConfig
-from emoray_jobs.cluster import ClusterConfig
-from emoray_jobs.demo import DemoConfig
-from emoray_jobs.protocol_config import ProtocolConfig
-from emoray_jobs.submit import SubmitConfig
-from emoray_jobs.train_config import LaunchConfig
 from emoray_serving.config import ServeConfig
+
+
+class DemoConfig(Section):
+    """What the demo does differently from the verbs that it calls.
+
+    Attributes:
+        acoustic_epochs: Epochs of the acoustic-only model.
+        msf_ser_epochs: Epochs of MSF-SER.
+        short: Overrides (nested like the configuration) for `--short`: small enough for a test.
+    """
+
+    acoustic_epochs: int
+    msf_ser_epochs: int
+    short: dict[str, Any]
+
+
+class SubmitConfig(Section):
+    """How jobs go to a cluster.
+
+    Attributes:
+        address: The cluster's job server, `http://HEAD:8265`; null: `--address`, or `RAY_API_SERVER_ADDRESS`.
+        python: Interpreter on the cluster.
+        connect_timeout_s: How long to wait for the job server's first answer.
+        pending_notice_s: How often to say why a job that waits for resources has not started.
+        max_upload_mib: Cap on the local files that travel along (Ray's own lies at 512 MiB).
+        shared_folders: Absolute folders that every node mounts at the same place; paths below them stay as they are.
+        env: Environment variables of the job. The dashboard shows them: leave secrets to the nodes' own identity.
+        pass_env: Names of variables of this shell to pass on; the same warning holds.
+    """
+
+    address: str | None
+    python: str
+    connect_timeout_s: float
+    pending_notice_s: float
+    max_upload_mib: int
+    shared_folders: tuple[str, ...]
+    env: dict[str, str]
+    pass_env: tuple[str, ...]
+
+
+class ClusterConfig(Section):
+    """Which Ray to use.
+
+    Attributes:
+        address: `host:port` of a running cluster's head; null: `RAY_ADDRESS` if set (as inside a submitted job), else a
+            local Ray.
+        num_cpus: Cores of the local Ray; null for all of them.
+        object_store_mib: Shared memory of the local Ray's object store.
+        dashboard: Whether the local Ray shows its dashboard (on loopback).
+        worker_logs: Whether to print what the worker processes print.
+    """
+
+    address: str | None
+    num_cpus: int | None
+    object_store_mib: int
+    dashboard: bool
+    worker_logs: bool
+
+
+class PlanConfig(Section):
+    """What `annotate --plan` says of the work ahead.
+
+    Attributes:
+        calibrate_rows: Utterances that `--calibrate` measures each stage with.
+        price_per_cpu_hour: What a core costs for an hour, in any currency; null leaves the price out.
+        price_per_gpu_hour: Likewise for a GPU.
+    """
+
+    calibrate_rows: int
+    price_per_cpu_hour: float | None
+    price_per_gpu_hour: float | None
+
+
+class SummaryConfig(Section):
+    """What is done with annotate's summary besides printing it.
+
+    Attributes:
+        track: Whether a run that computed something becomes a run in the tracking store.
+    """
+
+    track: bool
+
+
+class LaunchConfig(Section):
+    """How a training is spread over a cluster; changes no result. The number of workers is `train.workers`.
+
+    Attributes:
+        cpus_per_worker: Cores that a training worker reserves; less than one leaves the data some of a small machine.
+        cpus_per_data_task: Cores that a task which collates batches reserves.
+        max_failures: Worker deaths that a run survives by restarting from its last checkpoint.
+        keep_checkpoints: Checkpoints to keep of a run.
+        stop_s: How long SIGTERM or Ctrl-C waits for Ray's workers to checkpoint; less than the scheduler waits before
+            it kills.
+        steps_per_task: Steps that one task collates.
+        tasks_ahead: Tasks whose steps are collated ahead of a worker: what its batches fill of the object store.
+    """
+
+    cpus_per_worker: PositiveFloat
+    cpus_per_data_task: PositiveFloat
+    max_failures: NonNegativeInt
+    keep_checkpoints: PositiveInt
+    stop_s: PositiveFloat
+    steps_per_task: PositiveInt
+    tasks_ahead: PositiveInt
+
+
+class ProtocolConfig(Section):
+    """Which trials a protocol has, and how they share a cluster.
+
+    A trial trains in one process: results do not depend on the number of workers. `train.workers=0` runs the trials in
+    the caller's process, one after another, without Ray.
+
+    Attributes:
+        seeds: Seeds; each trains once per fold, or once where the corpus has its own partitions.
+        cpus_per_trial: Cores that a trial reserves.
+        gpus_per_trial: Share of a GPU that a trial reserves where `train.gpu` is on.
+        max_parallel: Trials at once at most; null for as many as there is room for.
+        max_failures: Deaths of its process that a trial survives by going on from its last checkpoint.
+    """
+
+    seeds: tuple[NonNegativeInt, ...]
+    cpus_per_trial: PositiveFloat
+    gpus_per_trial: PositiveFloat
+    max_parallel: PositiveInt | None
+    max_failures: NonNegativeInt
 
 
 class Config(Section):

@@ -13,34 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from emoray.config import Section
+from emoray_jobs.evaluate import stored
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from emoray.lake import Lake
+    from emoray.lake.tables import Lake
     from emoray_jobs.config import Config
-    from emoray_jobs.evaluate import EvaluateResult
-    from emoray_jobs.train import TrainResult
+    from emoray_jobs.evaluate.stored import EvaluateResult
+    from emoray_jobs.train.job import TrainResult
 
 STEPS = 8
 SAMPLE_S = 1.0
 #: Width of the tables where the output is no terminal.
 PLAIN_WIDTH = 140
-
-
-class DemoConfig(Section):
-    """What the demo does differently from the verbs that it calls.
-
-    Attributes:
-        acoustic_epochs: Epochs of the acoustic-only model.
-        msf_ser_epochs: Epochs of MSF-SER.
-        short: Overrides (nested like the configuration) for `--short`: small enough for a test.
-    """
-
-    acoustic_epochs: int
-    msf_ser_epochs: int
-    short: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,11 +74,15 @@ def run(config: Config, *, short: bool = False) -> DemoResult:
 
 def _way(config: Config, steps: _Steps, memory: _PeakMemory, stack: contextlib.ExitStack) -> dict[str, Any]:
     with steps.step("starting Ray"):
-        # The imports are most of it: the verbs need them all.
-        from emoray.lake import Lake
+        # The imports are most of it. What the steps below import is imported here, so that it counts once.
+        from emoray.lake.tables import Lake
         from emoray.registry.tracking import tracking_uri
-        from emoray_jobs import annotate, corpus, evaluate, promote, serve, train  # noqa: F401
-        from emoray_jobs.cluster import session
+        from emoray_jobs import promote, serve  # noqa: F401
+        from emoray_jobs.annotate import job as annotate
+        from emoray_jobs.cluster.session import session
+        from emoray_jobs.corpus import job as corpus
+        from emoray_jobs.evaluate import job as evaluate
+        from emoray_jobs.train import job as train
 
         stack.enter_context(session(config.cluster, config.lake))
         stack.enter_context(memory)
@@ -137,17 +127,17 @@ def _training(config: Config, name: str) -> Config:
 
 
 def _show(console: Console, judged: list[EvaluateResult]) -> None:
-    from emoray_jobs import evaluate
+    from emoray_jobs.evaluate import job as evaluate
 
     for report in judged[0].reports:
         console.print(evaluate.table(judged, report.split))
-        for note in evaluate.notes(report):
+        for note in stored.notes(report):
             console.print(note)
 
 
 def _promote(config: Config, challenger: TrainResult, console: Console) -> str:
     """Let MSF-SER face the gate, unless it did in an earlier run. Returns the version that is champion then."""
-    from emoray.lake import Lake
+    from emoray.lake.tables import Lake
     from emoray.registry.tracking import connect
     from emoray.registry.versions import CHAMPION, by_alias
     from emoray_jobs import promote

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from emoray.errors import ConfigError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.models.public_checkpoints import SETTINGS, WEIGHTS, PublicCheckpoint, read_checkpoint
 from emoray.registry import versions
 from emoray.registry.card import model_card

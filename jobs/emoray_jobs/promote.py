@@ -11,16 +11,17 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from emoray.errors import RegistryError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import clean_process, gate, promotion, versions
 from emoray.registry.gate import Decision
 from emoray.registry.tracking import Tracking, connect
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
-from emoray.scoring.bundle import load_bundle, open_bundle
+from emoray.scoring.bundle import open_bundle
 from emoray.scoring.predictions import request_of
-from emoray_jobs.judging import find_version, predictions, utterance_rows
+from emoray.scoring.scorer import load_bundle
+from emoray_jobs.evaluate.predictions import find_version, predictions, utterance_rows
 from emoray_jobs.progress import waiting
-from emoray_jobs.train_worker import torch_threads
+from emoray_jobs.train.local import torch_threads
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.text import Text
 
 from emoray.errors import ConfigError, ServiceError
-from emoray.lake import Lake
-from emoray_jobs.cluster import session
+from emoray.lake.tables import Lake
+from emoray_jobs.cluster.session import session
 from emoray_jobs.progress import waiting
 
 if TYPE_CHECKING:

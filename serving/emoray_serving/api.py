@@ -17,10 +17,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from starlette.exceptions import HTTPException
 
 from emoray.errors import EmorayError
-from emoray_serving import intake
 from emoray_serving.config import LimitsConfig
 from emoray_serving.errors import SEE_LOG, ApiError, from_emoray
 from emoray_serving.examples import ERROR_EXAMPLES, REPLY_EXAMPLE, REQUEST_BODY
+from emoray_serving.request import ParsedRequest, bad_parameter, read_request
 from emoray_serving.schemas import ErrorReply, ModelStatus, ScoreParameters, ScoreReply
 from emoray_serving.timing import since_ms
 
@@ -34,7 +34,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 class ScoringService(Protocol):
     """What the routes need from the application behind them."""
 
-    async def score(self, request: intake.Intake, request_id: str) -> ScoreReply:
+    async def score(self, request: ParsedRequest, request_id: str) -> ScoreReply:
         """Score one clip; raises EmorayError."""
         ...
 
@@ -105,7 +105,7 @@ def create_app(service: ScoringService, limits: LimitsConfig, lifespan: Lifespan
     )
     async def score(request: Request, query: Annotated[ScoreParameters, Query()]) -> Response:
         started = time.perf_counter()
-        clip = await intake.read(request, query, limits)
+        clip = await read_request(request, query, limits)
         read_ms = since_ms(started)
         reply = await service.score(clip, request_id_of(request))
         timing_ms = {"read": read_ms, **reply.timing_ms, "total": since_ms(started)}
@@ -187,7 +187,7 @@ def _handle_errors(app: FastAPI, counters: Counters) -> None:
         return answer(request, mapped)
 
     async def on_parameters(request: Request, error: Any) -> JSONResponse:
-        return answer(request, intake.bad_parameter(error.errors()))
+        return answer(request, bad_parameter(error.errors()))
 
     async def on_http(request: Request, error: Any) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_parameter")

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from emoray import config as settings
 from emoray.config import Section
 from emoray.errors import ConfigError
-from emoray.lake import LakeConfig
+from emoray.lake.tables import LakeConfig
 from emoray.registry.config import TrackingConfig
 from emoray.stages.config import AnnotateConfig
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from ray import serve
 
 from emoray.stages.pipeline import text_stages
-from emoray_serving.compute import limit_threads, set_batching, warm_up_row
 from emoray_serving.config import AppConfig
 from emoray_serving.messages import OWN, Annotated, StageJob
 from emoray_serving.stage_runner import StageRunner, StageSet, chained_fingerprints
 from emoray_serving.versions import Versions
+from emoray_serving.warmup import limit_threads, set_batching, warm_up_row
 
 STAGES = ("emphasis", "semantics")
 DEAF = "version {version} was fitted with semantics by a model that hears the clip; this service has none that does"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emoray_serving.errors import STATUS
-from emoray_serving.intake import AUDIO_TYPES, MULTIPART
+from emoray_serving.request import AUDIO_TYPES, MULTIPART
 from emoray_serving.schemas import ErrorReply, ScoreParameters
 
 

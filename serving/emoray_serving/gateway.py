@@ -16,15 +16,15 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from emoray.audio.io import Waveform, decode
-from emoray_serving import intake
 from emoray_serving.api import create_app, no_champion
+from emoray_serving.clip_semantics import Evidence
 from emoray_serving.config import AppConfig
 from emoray_serving.errors import ApiError
-from emoray_serving.evidence import Evidence
-from emoray_serving.gather import Clip, Gatherer
 from emoray_serving.messages import Scored, ScoreJob
 from emoray_serving.reply import build_reply
+from emoray_serving.request import ParsedRequest, fetch_audio
 from emoray_serving.schemas import ModelStatus, ScoreReply
+from emoray_serving.semantics_client import Clip, Gatherer
 from emoray_serving.timing import timed
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Gateway:
         assert self._status is not None
         return self._status
 
-    async def score(self, request: intake.Intake, request_id: str) -> ScoreReply:
+    async def score(self, request: ParsedRequest, request_id: str) -> ScoreReply:
         """Score one clip.
 
         Raises:
@@ -115,11 +115,11 @@ class Gateway:
         limits = self._config.serve.limits
         return ((budget_ms or limits.max_budget_ms) - limits.scoring_reserve_ms) / 1000
 
-    def _decode(self, request: intake.Intake) -> Waveform:
+    def _decode(self, request: ParsedRequest) -> Waveform:
         config, audio = self._config, request.audio
         if audio is None:
             assert request.parameters.uri is not None  # intake lets no request through that has neither
-            audio = intake.fetch(request.parameters.uri, config.serve.limits, config.lake.storage_options)
+            audio = fetch_audio(request.parameters.uri, config.serve.limits, config.lake.storage_options)
         return decode(audio, config.annotate.audio)
 
     @asynccontextmanager

@@ -7,8 +7,8 @@ from typing import Any
 from emoray.audio.io import Waveform
 from emoray.schema import GRANULARITIES
 from emoray.scoring.score import Estimate, Score
+from emoray_serving.clip_semantics import Evidence
 from emoray_serving.config import Semantics
-from emoray_serving.evidence import Evidence
 from emoray_serving.schemas import (
     Absent,
     Dimension,

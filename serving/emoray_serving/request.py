@@ -41,14 +41,14 @@ _MEDIA_REMEDY = "Send it as the body with Content-Type audio/wav or audio/flac, 
 
 
 @dataclass(frozen=True)
-class Intake:
+class ParsedRequest:
     """A request as read: the audio's bytes (None if it lies behind `parameters.uri`) and its parameters."""
 
     audio: bytes | None
     parameters: ScoreParameters
 
 
-async def read(request: Request, query: ScoreParameters, limits: LimitsConfig) -> Intake:
+async def read_request(request: Request, query: ScoreParameters, limits: LimitsConfig) -> ParsedRequest:
     """Read the whole request, refusing what is too large before it is taken in.
 
     Args:
@@ -84,7 +84,7 @@ async def read(request: Request, query: ScoreParameters, limits: LimitsConfig) -
             f"budget_ms {parameters.budget_ms:g} exceeds {limits.max_budget_ms:g}",
             remedy="Ask for less",
         )
-    return Intake(audio, parameters)
+    return ParsedRequest(audio, parameters)
 
 
 def bad_parameter(errors: Sequence[Any]) -> ApiError:
@@ -100,7 +100,7 @@ def bad_parameter(errors: Sequence[Any]) -> ApiError:
     )
 
 
-def fetch(uri: str, limits: LimitsConfig, storage_options: dict[str, Any]) -> bytes:
+def fetch_audio(uri: str, limits: LimitsConfig, storage_options: dict[str, Any]) -> bytes:
     """Bytes of an object whose bucket is on the list (blocking: call it in a thread).
 
     Raises:

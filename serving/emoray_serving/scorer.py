@@ -12,12 +12,12 @@ from ray import serve
 from emoray.errors import EmorayError, ServiceError
 from emoray.scoring.score import ScoreRequest
 from emoray.scoring.scorer import Scorer
-from emoray_serving.compute import limit_threads, set_batching, warm_up_row
+from emoray_serving.alias_watcher import Loaded, VersionWatch
 from emoray_serving.config import AppConfig
 from emoray_serving.messages import Scored, ScoreJob
 from emoray_serving.schemas import ModelInfo, ModelStatus, Scale
 from emoray_serving.versions import Versions
-from emoray_serving.watch import Loaded, VersionWatch
+from emoray_serving.warmup import limit_threads, set_batching, warm_up_row
 
 logger = logging.getLogger(__name__)
 

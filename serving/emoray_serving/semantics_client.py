@@ -14,8 +14,8 @@ import numpy.typing as npt
 from ray.serve.handle import DeploymentHandle
 
 from emoray.stages.base import Row
+from emoray_serving.clip_semantics import Evidence
 from emoray_serving.config import Recogniser, Semantics
-from emoray_serving.evidence import Evidence
 from emoray_serving.messages import GIVEN, OWN, RECOGNISED, Annotated, StageJob
 from emoray_serving.timing import timed
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from ray import serve
 
 from emoray.stages.prosody import MeasureProsody
-from emoray.stages.transcribe import TranscribeConfig, transcriber
-from emoray_serving.compute import limit_threads, set_batching, warm_up_row
+from emoray.stages.transcribe.config import TranscribeConfig
+from emoray.stages.transcribe.stage import transcriber
 from emoray_serving.config import AppConfig
 from emoray_serving.messages import GIVEN, RECOGNISED, Annotated, StageJob
 from emoray_serving.stage_runner import StageRunner, StageSet, chained_fingerprints
 from emoray_serving.versions import Versions
+from emoray_serving.warmup import limit_threads, set_batching, warm_up_row
 
 
 class Transcriber:

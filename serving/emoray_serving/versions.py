@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import Tracking, connect
-from emoray.scoring.fitted import FittedStages, open_stages
+from emoray.scoring.bundle_files import FittedStages, open_stages
 from emoray_serving.config import AppConfig
 
 if TYPE_CHECKING:

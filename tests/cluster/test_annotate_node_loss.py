@@ -12,9 +12,9 @@ import pytest
 from annotate_kit import CHEAP_STAGES, assert_same_value, by_hand, config_for, make_corpus
 
 from emoray.config import to_yaml
-from emoray.lake import Lake
-from emoray_jobs import annotate
-from emoray_jobs.annotate_summary import Counts
+from emoray.lake.tables import Lake
+from emoray_jobs.annotate.state import state as annotation_state
+from emoray_jobs.annotate.summary import Counts
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -63,7 +63,7 @@ def test_a_node_that_dies_costs_nothing_but_time(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["counts"] == vars(Counts(CLIPS, CLIPS, 0, 0, {}))
     lake = Lake(config.lake)
-    state = annotate.state(config, lake)
+    state = annotation_state(config, lake)
     expected = by_hand(config, state)
     for stage in CHEAP_STAGES:
         table = lake.stage_outcomes(stage, state.fingerprints[stage]).sort("utterance_id").collect()

@@ -24,11 +24,12 @@ from ray.job_submission import JobSubmissionClient
 
 from emoray import config as settings
 from emoray.config import to_yaml
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import tracking
-from emoray_jobs import annotate, submit
-from emoray_jobs.annotate_summary import Counts
+from emoray_jobs.annotate.state import state as annotation_state
+from emoray_jobs.annotate.summary import Counts
 from emoray_jobs.config import Config
+from emoray_jobs.submit import job as submit
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(420)]
 
@@ -147,7 +148,7 @@ def test_every_node_works_and_every_utterance_is_there_once(tmp_path, nodes):
     said = json.loads(driver.stdout.splitlines()[-1])
     assert said["counts"] == vars(Counts(CLIPS, CLIPS, 0, 0, {}))
     assert said["nodes"] == 3
-    state = annotate.state(config, Lake(config.lake))
+    state = annotation_state(config, Lake(config.lake))
     for stage in CHEAP_STAGES:
         assert rows_written(config, stage, state.fingerprints[stage]) == [f"u{number:03d}" for number in range(CLIPS)]
 
@@ -180,7 +181,7 @@ def test_annotate_runs_on_the_cluster_and_its_tables_are_on_the_store(annotate_j
     assert "SUCCEEDED" in annotate_job.stdout
     ids = sorted(lake.utterances("small", ["utterance_id"])["utterance_id"].to_pylist())
     assert len(ids) == 40
-    fingerprints = annotate.state(place.config(), lake).fingerprints
+    fingerprints = annotation_state(place.config(), lake).fingerprints
     assert len(fingerprints) == 7
     for stage, fingerprint in fingerprints.items():
         outcomes = lake.dataset("annotations", stage, fingerprint)

@@ -128,7 +128,7 @@ def test_unexpected_errors_are_one_line_too(monkeypatch, capsys, tmp_path):
     def explode(*_, **__):
         raise ZeroDivisionError("a bug\nover two lines")
 
-    monkeypatch.setattr("emoray_jobs.corpus.listing", explode)
+    monkeypatch.setattr("emoray_jobs.corpus.job.listing", explode)
     assert cli.main(["corpus", "list"]) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: ZeroDivisionError: a bug over two lines. This should not happen")

@@ -9,9 +9,11 @@ from jobs_kit import CORPUS, config, store, write_corpus
 from public_checkpoints_kit import SMALL, write_odyssey, write_wav2vec2_dim
 
 from emoray.errors import ConfigError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
-from emoray_jobs import cli, evaluate, import_model, score
+from emoray_jobs import cli, import_model
+from emoray_jobs.evaluate import job as evaluate
+from emoray_jobs.score import job as score
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,14 @@ import polars as pl
 import pytest
 
 from emoray.errors import InputError, RegistryError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.scoring.bundle import open_bundle
-from emoray_jobs import annotate, cli, compare, evaluate, judging, leaderboard, promote, robustness, train
+from emoray_jobs import cli, promote
+from emoray_jobs.annotate import job as annotate
+from emoray_jobs.evaluate import compare, leaderboard, predictions, robustness
+from emoray_jobs.evaluate import job as evaluate
+from emoray_jobs.train import job as train
 
 ACOUSTIC, MSF_SER = "1", "2"
 
@@ -141,9 +145,9 @@ def test_a_version_whose_annotations_are_gone_is_judged_from_the_audio(config, t
     lake, tracking = Lake(config.lake), jobs_kit.store(config)
     bundle = open_bundle(versions.fetch(tracking, versions.by_version(tracking, MSF_SER)))
     with contextlib.ExitStack() as stack:
-        stored = judging.predictions(config, lake, stack, bundle, ["gate"], ["audio", "full"])
+        stored = predictions.predictions(config, lake, stack, bundle, ["gate"], ["audio", "full"])
         lake.fs.rm(lake.path("annotations"), recursive=True)
-        made = judging.predictions(config, lake, stack, bundle, ["gate"], ["audio", "full"])
+        made = predictions.predictions(config, lake, stack, bundle, ["gate"], ["audio", "full"])
     keys = ["utterance_id", "level"]
     for name in ("valence_pred", "arousal_pred", "dominance_pred"):
         left, right = (frame.sort(keys).select(pl.col(name).clip(0, 1)).to_series() for frame in (stored, made))

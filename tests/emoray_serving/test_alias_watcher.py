@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from emoray_serving.watch import VersionWatch
+from emoray_serving.alias_watcher import VersionWatch
 
 
 class Registry:

@@ -18,7 +18,7 @@ from moto.server import ThreadedMotoServer
 
 from emoray import config as settings
 from emoray.audio.io import AUDIO_HZ
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import connect
 from emoray.schema import DIMENSIONS

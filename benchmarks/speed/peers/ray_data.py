@@ -99,7 +99,7 @@ def found() -> dict[str, str]:
 if __name__ == "__main__":
     # A token of this run's own: Ray would otherwise leave one in the user's home, on which every later Ray insists.
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    # On Linux Ray would listen on every interface (jobs/emoray_jobs/cluster.py has the same switches).
+    # On Linux Ray would listen on every interface (jobs/emoray_jobs/cluster/session.py has the same switches).
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(

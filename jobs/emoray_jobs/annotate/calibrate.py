@@ -14,14 +14,17 @@ import pyarrow as pa
 import ray
 
 from emoray.errors import ServiceError, StageError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
 from emoray.stages.base import Row, Stage
 from emoray.stages.guard import GuardConfig
 from emoray.stages.norms import Norms
-from emoray_jobs import calibration, cluster, machines, planner
-from emoray_jobs.calibration import Work, run_measured
-from emoray_jobs.planner import Machines
+from emoray_jobs.cluster import hardware
+from emoray_jobs.cluster.hardware import Machines
+from emoray_jobs.cluster.session import session
+from emoray_jobs.pipeline import costs
+from emoray_jobs.pipeline.costs import Work, run_measured
+from emoray_jobs.pipeline.pools import gpus_of_worker, group_stages
 from emoray_jobs.progress import track
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 SEED = 0
 
 
-def measure(config: Config, lake: Lake, utterances: pa.Table, wanted: Collection[str]) -> None:
+def measure_sample(config: Config, lake: Lake, utterances: pa.Table, wanted: Collection[str]) -> None:
     """Measure stages and lay their costs down in the lake. Stages that they read run too.
 
     Args:
@@ -46,11 +49,11 @@ def measure(config: Config, lake: Lake, utterances: pa.Table, wanted: Collection
     rows = _sample(utterances, config.plan.calibrate_rows)
     audio = pipeline.audio_stages(config.annotate, config.lake.storage_options)
     done = 0
-    with cluster.session(config.cluster, config.lake), track("measuring stages on a sample", "stages") as advance:
-        there = machines.joined()
+    with session(config.cluster, config.lake), track("measuring stages on a sample", "stages") as advance:
+        there = hardware.joined()
         phase: list[Stage] = audio
         for _ in range(2):
-            for group in planner.pools_of(phase):
+            for group in group_stages(phase):
                 rows = _measured(config, lake, there, group, rows, wanted)
                 done += len(group)
                 advance(done, done)
@@ -62,7 +65,7 @@ def measure(config: Config, lake: Lake, utterances: pa.Table, wanted: Collection
 def _measured(
     config: Config, lake: Lake, there: Machines, group: Sequence[Stage], rows: list[Row], wanted: Collection[str]
 ) -> list[Row]:
-    task = ray.remote(num_cpus=min(1.0, there.cpus), num_gpus=planner.gpus_of_worker(group, there), max_calls=1)(_run)
+    task = ray.remote(num_cpus=min(1.0, there.cpus), num_gpus=gpus_of_worker(group, there), max_calls=1)(_run)
     try:
         rows, kind, work = ray.get(task.remote(list(group), rows, config.annotate.guard))
     except ray.exceptions.RayError as error:
@@ -80,14 +83,14 @@ def _measured(
                     remedy="Annotate some rows first: the stage tables then say what is wrong with them",
                     kind="calibration_failed",
                 )
-            calibration.record(lake, stage, kind, work[stage.name])
+            costs.record(lake, stage, kind, work[stage.name])
     return rows
 
 
 def _run(stages: list[Stage], rows: list[Row], guard: GuardConfig) -> tuple[list[Row], str, dict[str, Work]]:
     """In a worker: a first batch that loads what the stages need, then a batch of short clips and one of long ones."""
-    kind, on_gpu = machines.kind_of_worker()
-    rows = sorted(rows, key=calibration.seconds_of)
+    kind, on_gpu = hardware.kind_of_worker()
+    rows = sorted(rows, key=costs.seconds_of)
     third = -(-len(rows) // 3)
     batches = [rows[third : 2 * third], rows[:third], rows[2 * third :]]
     work = dict.fromkeys((stage.name for stage in stages), Work())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from emoray.compaction import Compaction, compact_stage, sweep
-from emoray.lake import Lake
+from emoray.lake.compaction import Compaction, compact_stage, sweep
+from emoray.lake.tables import Lake
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

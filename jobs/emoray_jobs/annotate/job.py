@@ -7,67 +7,30 @@ Ray starts only if there is work.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from rich.console import RenderableType
 
-from emoray.errors import ErrorBudgetExceeded, InputError, LakeError, StageError
-from emoray.lake import Lake
+from emoray.errors import ErrorBudgetExceeded, StageError
+from emoray.lake.tables import Lake
 from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
 from emoray.stages.filters import FiltersConfig
 from emoray.stages.norms import Norms
-from emoray_jobs import annotate_summary, worklist
-from emoray_jobs.annotate_summary import AnnotateResult
-from emoray_jobs.passes import Passes
+from emoray_jobs.annotate import summary
+from emoray_jobs.annotate.state import NORMS_READ, _norms_pointer, known_norms, of_splits
+from emoray_jobs.annotate.summary import AnnotateResult
+from emoray_jobs.pipeline import pending
+from emoray_jobs.pipeline.batches import joined
+from emoray_jobs.pipeline.executor import Passes
 from emoray_jobs.progress import track
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
-
-#: Stages that norms are fitted from.
-NORMS_READ = ("prosody", "transcribe")
-
-
-@dataclass(frozen=True)
-class State:
-    """Which annotations of a corpus are current.
-
-    Attributes:
-        fingerprints: Fingerprint of each stage.
-        norms: The fitted norms.
-        norms_hash: Their hash.
-    """
-
-    fingerprints: dict[str, str]
-    norms: Norms
-    norms_hash: str
-
-
-def state(config: Config, lake: Lake) -> State:
-    """The current annotations of the configured corpus, without Ray.
-
-    Raises:
-        LakeError: The corpus was not annotated with this configuration.
-    """
-    norms = known_norms(config, lake)
-    if norms is None:
-        raise LakeError(
-            f"corpus {config.corpus.name!r} has no annotations for this configuration",
-            where=lake.root,
-            remedy="Make them: emoray annotate",
-            kind="not_annotated",
-        )
-    return State(pipeline.fingerprints(config.annotate, norms.hash), norms, norms.hash)
 
 
 def run(
@@ -93,11 +56,11 @@ def run(
     lake = Lake(config.lake)
     utterances = lake.utterances_dataset(config.corpus.name)
     held = lake.steadily(
-        lambda: utterances.to_table(columns=list(worklist.HELD), use_threads=False), "utterances", config.corpus.name
+        lambda: utterances.to_table(columns=list(pending.HELD), use_threads=False), "utterances", config.corpus.name
     )
-    everything, selected = worklist.durations(held), worklist.durations(of_splits(held, splits))
-    filtered = everything.filter(~worklist.among(everything, selected)).select(
-        "utterance_id", pl.lit(annotate_summary.BY_SPLIT).alias("reason")
+    everything, selected = pending.durations(held), pending.durations(of_splits(held, splits))
+    filtered = everything.filter(~pending.among(everything, selected)).select(
+        "utterance_id", pl.lit(summary.BY_SPLIT).alias("reason")
     )
     total = everything.height
     del held, everything
@@ -117,9 +80,9 @@ def run(
             norms = _fitted_norms(config, lake, utterances, job.kept["utterance_id"], fingerprints, refit_norms)
         except StageError:
             # Nothing could be measured at all: say what is wrong with the clips before what that means for the norms.
-            counts = annotate_summary.count(lake, total, job.kept, filtered, audio, fingerprints)
-            done = [annotate_summary.of_stage(lake, job, stage, fingerprints[stage.name]) for stage in audio]
-            annotate_summary.hold_budget(counts, done, config.annotate.max_error_fraction)
+            counts = summary.count(lake, total, job.kept, filtered, audio, fingerprints)
+            done = [summary.of_stage(lake, job, stage, fingerprints[stage.name]) for stage in audio]
+            summary.hold_budget(counts, done, config.annotate.max_error_fraction)
             raise
         text = pipeline.text_stages(config.annotate, norms)
         fingerprints = pipeline.fingerprints(config.annotate, norms.hash)
@@ -129,33 +92,33 @@ def run(
     stages = [*audio, *text]
     result = AnnotateResult(
         corpus=config.corpus.name,
-        counts=annotate_summary.count(lake, total, job.kept, filtered, stages, fingerprints),
-        stages=[annotate_summary.of_stage(lake, job, stage, fingerprints[stage.name]) for stage in stages],
+        counts=summary.count(lake, total, job.kept, filtered, stages, fingerprints),
+        stages=[summary.of_stage(lake, job, stage, fingerprints[stage.name]) for stage in stages],
         fingerprints=fingerprints,
         norms_hash=norms.hash,
-        audio_s=annotate_summary.decoded_audio_s(lake, job, fingerprints["decode"]),
+        audio_s=summary.decoded_audio_s(lake, job, fingerprints["decode"]),
         wall_s=time.monotonic() - started,
         workforce=job.workforce(),
         flush_rows=config.annotate.flush_rows,
     )
     status = "FAILED"
     try:
-        annotate_summary.hold_budget(result.counts, result.stages, config.annotate.max_error_fraction)
+        summary.hold_budget(result.counts, result.stages, config.annotate.max_error_fraction)
         status = "FINISHED"
     except ErrorBudgetExceeded as error:
         error.summary = render(result)
         raise
     finally:
         if config.summary.track and result.computed:
-            from emoray_jobs import annotate_tracking
+            from emoray_jobs.annotate import tracking
 
-            annotate_tracking.track(config, lake, result, status=status)
+            tracking.track(config, lake, result, status=status)
     return result
 
 
 def render(result: AnnotateResult) -> RenderableType:
     """The summary, as it is printed."""
-    return annotate_summary.render(result)
+    return summary.render(result)
 
 
 def _steps(audio: Sequence[Stage], config: FiltersConfig) -> list[list[Stage]]:
@@ -165,40 +128,6 @@ def _steps(audio: Sequence[Stage], config: FiltersConfig) -> list[list[Stage]]:
     reads = config.reads - ({"decode"} if "quality" in config.reads else set())
     ends = {names.index(name) + 1 for name in reads}
     return [list(audio[:end]) for end in sorted({*ends, len(audio)})]
-
-
-def of_splits(utterances: pa.Table, splits: Sequence[str]) -> pa.Table:
-    """The utterances of some splits; all if none is named.
-
-    Raises:
-        InputError: The corpus has no such split.
-    """
-    if not splits:
-        return utterances
-    known = sorted(name for name in pc.unique(utterances["split"]).to_pylist() if name is not None)
-    for split in splits:
-        if split not in known:
-            raise InputError(f"the corpus has no split {split!r}", remedy=f"It has: {', '.join(known) or 'none'}")
-    return utterances.filter(pc.is_in(utterances["split"], value_set=pa.array(splits)))
-
-
-def known_norms(config: Config, lake: Lake) -> Norms | None:
-    """The norms that were fitted for the configured corpus and audio stages; None if there are none yet."""
-    pointer = _norms_pointer(config)
-    if not lake.exists(*pointer):
-        return None
-    return Norms.from_json(lake.read_json("norms", f"{lake.read_json(*pointer)['norms']}.json"))
-
-
-def _norms_pointer(config: Config) -> tuple[str, ...]:
-    """Where it is kept which norms a corpus has; the same audio stages and options find the same norms again."""
-    prints = pipeline.fingerprints(config.annotate, None)
-    document = {
-        "audio": {name: prints[name] for name in NORMS_READ},
-        "norms": config.annotate.norms.model_dump(mode="json"),
-    }
-    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
-    return "norms", "current", f"{config.corpus.name}-{digest}.json"
 
 
 def _fitted_norms(
@@ -213,7 +142,7 @@ def _fitted_norms(
     def rows() -> Iterator[dict[str, Any]]:
         done = 0
         with track("fitting norms", "utterances") as advance:
-            for part in worklist.joined(lake, utterances, ids, reads, columns):
+            for part in joined(lake, utterances, ids, reads, columns):
                 for batch in part.to_batches(max_chunksize=256):
                     yield from batch.to_pylist()
                     done += batch.num_rows
@@ -228,4 +157,4 @@ def _fitted_norms(
 
 def _forget_failures(lake: Lake, stages: Sequence[Stage], fingerprints: Mapping[str, str]) -> None:
     for stage in stages:
-        worklist.forget_failures(lake, stage.name, fingerprints[stage.name])
+        pending.forget_failures(lake, stage.name, fingerprints[stage.name])

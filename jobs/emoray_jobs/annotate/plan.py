@@ -12,13 +12,17 @@ import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
-from emoray_jobs import annotate, cluster, machines, worklist
-from emoray_jobs.forecast import Forecast, forecast
-from emoray_jobs.planner import Machines, Pool
-from emoray_jobs.worklist import Worklist
+from emoray_jobs.annotate.state import known_norms, of_splits
+from emoray_jobs.cluster import hardware
+from emoray_jobs.cluster.hardware import Machines
+from emoray_jobs.cluster.session import session
+from emoray_jobs.pipeline import pending
+from emoray_jobs.pipeline.estimate import Forecast, forecast
+from emoray_jobs.pipeline.pending import Worklist
+from emoray_jobs.pipeline.pools import Pool
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -85,13 +89,13 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
         ConfigError: A stage wants more GPUs than there are.
     """
     lake = Lake(config.lake)
-    utterances = annotate.of_splits(lake.utterances(config.corpus.name), splits)
-    norms = annotate.known_norms(config, lake)
+    utterances = of_splits(lake.utterances(config.corpus.name), splits)
+    norms = known_norms(config, lake)
     norms_hash = norms.hash if norms else None
     fingerprints = pipeline.fingerprints(config.annotate, norms_hash)
-    rows = worklist.durations(utterances)
+    rows = pending.durations(utterances)
     outside = filters.excluded(lake, rows, config.annotate.filters, fingerprints)
-    rows = rows.filter(~worklist.among(rows, outside))
+    rows = rows.filter(~pending.among(rows, outside))
     phases = [
         _work(lake, rows, stages, fingerprints)
         for stages in (pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None))
@@ -99,10 +103,10 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     there = _machines(config)
     forecasts = [forecast(lake, work, there, config.annotate) for work in phases]
     if calibrate and any(None in one.work_s.values() for one in forecasts):
-        from emoray_jobs import sampling
+        from emoray_jobs.annotate.calibrate import measure_sample
 
         unknown = [name for one in forecasts for name, work_s in one.work_s.items() if work_s is None]
-        sampling.measure(config, lake, utterances, unknown)
+        measure_sample(config, lake, utterances, unknown)
         forecasts = [forecast(lake, work, there, config.annotate) for work in phases]
     seconds = None
     if all(one.seconds is not None for one in forecasts):
@@ -125,15 +129,15 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
 
 def _work(lake: Lake, rows: pl.DataFrame, stages: Sequence[Stage], fingerprints: Mapping[str, str]) -> Worklist:
     if all(stage.name in fingerprints for stage in stages):
-        return worklist.outstanding(lake, rows, stages, fingerprints)
+        return pending.outstanding(lake, rows, stages, fingerprints)
     return Worklist(stages, rows.with_columns(pl.lit(True).alias(stage.name) for stage in stages))
 
 
 def _machines(config: Config) -> Machines:
     if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
-        return machines.here(config.cluster)
-    with cluster.session(config.cluster, config.lake):
-        return machines.joined()
+        return hardware.here(config.cluster)
+    with session(config.cluster, config.lake):
+        return hardware.joined()
 
 
 def _of_stage(stage: Stage, work: Worklist, found: Forecast, rows: int) -> StagePlan:
@@ -187,7 +191,7 @@ def _pools(pools: Sequence[Pool]) -> Table:
         table.add_column(name, justify="right")
     for pool in pools:
         number = f"{pool.workers}" if pool.fixed or pool.workers == 1 else f"up to {pool.workers}"
-        kind = ("actor" if pool.keeps_weights else "task") + "s" * (pool.workers != 1)
+        kind = ("actor" if pool.uses_actors else "task") + "s" * (pool.workers != 1)
         asks = (f"{pool.cpus:g}", f"{pool.gpus:g}", f"{pool.memory_bytes / 2**20:.0f}" if pool.memory_bytes else "–")
         table.add_row(pool.name, f"{number} {kind}", *asks)
     return table

@@ -10,10 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from emoray.errors import ErrorBudgetExceeded, LakeError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages.base import Stage
-from emoray_jobs import worklist
-from emoray_jobs.passes import Passes, Workforce
+from emoray_jobs.pipeline import pending
+from emoray_jobs.pipeline.executor import Passes, Workforce
 
 #: Reason of an utterance that the caller's choice of splits leaves out.
 BY_SPLIT = "split"
@@ -131,7 +131,7 @@ def count(
     everything = pl.repeat(True, kept.height, eager=True)
     complete, wants_times, undecodable, failed_later = everything, everything, ~everything, ~everything
     for number, stage in enumerate(stages):
-        found = worklist.answers(lake, stage.name, fingerprints[stage.name], kept["utterance_id"])
+        found = pending.answers(lake, stage.name, fingerprints[stage.name], kept["utterance_id"])
         failed = found["failed"].is_not_null()
         complete &= found["answered"] & ~failed
         wants_times &= found["answered"] & found["failed"].fill_null(UNTIMED).eq(UNTIMED)
@@ -162,7 +162,7 @@ def count(
 
 def of_stage(lake: Lake, job: Passes, stage: Stage, fingerprint: str) -> StageSummary:
     """What was done for a stage, read from its table."""
-    answers = worklist.answers(lake, stage.name, fingerprint, job.durations["utterance_id"])
+    answers = pending.answers(lake, stage.name, fingerprint, job.durations["utterance_id"])
     computed = answers["answered"] & job.lacked[stage.name]
     failed = answers.filter(pl.col("failed").is_not_null()).group_by("failed").len().sort("failed")
     return StageSummary(
@@ -178,7 +178,7 @@ def of_stage(lake: Lake, job: Passes, stage: Stage, fingerprint: str) -> StageSu
 
 def decoded_audio_s(lake: Lake, job: Passes, decode_fingerprint: str) -> float:
     """Seconds of audio of the utterances that could be decoded."""
-    answers = worklist.answers(lake, "decode", decode_fingerprint, job.durations["utterance_id"])
+    answers = pending.answers(lake, "decode", decode_fingerprint, job.durations["utterance_id"])
     return float(job.durations["seconds"].filter(answers["answered"] & answers["failed"].is_null()).sum())
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from emoray.lake import Lake
-from emoray_jobs.annotate_summary import AnnotateResult, render
+from emoray.lake.tables import Lake
+from emoray_jobs.annotate.summary import AnnotateResult, render
 from emoray_jobs.progress import waiting
 
 if TYPE_CHECKING:

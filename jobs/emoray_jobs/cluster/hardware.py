@@ -5,15 +5,72 @@ from __future__ import annotations
 import functools
 import logging
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emoray_jobs.cluster import ClusterConfig
-from emoray_jobs.planner import Machines, Node
+from emoray_jobs.config import ClusterConfig
 
 log = logging.getLogger(__name__)
 
 ACCELERATOR = "accelerator_type:"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine.
+
+    Attributes:
+        kind: Its processor.
+        gpu_kind: Its GPU, None without.
+        cpus: Cores that Ray may use.
+        gpus: GPUs.
+        memory_bytes: Memory that Ray may give away.
+    """
+
+    kind: str
+    gpu_kind: str | None
+    cpus: float
+    gpus: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What a cluster has.
+
+    Attributes:
+        nodes: Its machines.
+    """
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def cpus(self) -> float:
+        """All cores."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs."""
+        return sum(node.gpus for node in self.nodes)
+
+    @property
+    def memory_bytes(self) -> int:
+        """All memory."""
+        return sum(node.memory_bytes for node in self.nodes)
+
+    def kinds(self, gpus: int) -> dict[str, float]:
+        """Kinds of machine that a worker with so many GPUs may find itself on (see `machines.kind`), by their share."""
+        names = [(node.kind, node.cpus) for node in self.nodes if node.cpus]
+        if gpus:
+            several = f"{gpus}x" if gpus > 1 else ""
+            names = [(f"{several}{node.gpu_kind}", float(node.gpus)) for node in self.nodes if node.gpus >= gpus]
+        total = sum(number for _, number in names)
+        shares: dict[str, float] = {}
+        for name, number in names:
+            shares[name] = shares.get(name, 0.0) + number / total
+        return shares
 
 
 def here(config: ClusterConfig) -> Machines:

@@ -10,9 +10,9 @@ import socket
 import tempfile
 from collections.abc import Iterator
 
-from emoray.config import Section
 from emoray.errors import ConfigError, ServiceError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
+from emoray_jobs.config import ClusterConfig
 from emoray_jobs.progress import waiting
 
 CONNECT_TIMEOUT_S = 10.0
@@ -20,25 +20,6 @@ CONNECT_TIMEOUT_S = 10.0
 IDLE_WORKER_S = 10
 #: Of how many tasks a local Ray's head remembers the states.
 TASKS_REMEMBERED = 1000
-
-
-class ClusterConfig(Section):
-    """Which Ray to use.
-
-    Attributes:
-        address: `host:port` of a running cluster's head; null: `RAY_ADDRESS` if set (as inside a submitted job), else a
-            local Ray.
-        num_cpus: Cores of the local Ray; null for all of them.
-        object_store_mib: Shared memory of the local Ray's object store.
-        dashboard: Whether the local Ray shows its dashboard (on loopback).
-        worker_logs: Whether to print what the worker processes print.
-    """
-
-    address: str | None
-    num_cpus: int | None
-    object_store_mib: int
-    dashboard: bool
-    worker_logs: bool
 
 
 @contextlib.contextmanager

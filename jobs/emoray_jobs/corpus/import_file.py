@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from emoray.errors import InputError
 from emoray.interchange import audformat_database, audformat_reader, emotionml_reader, label, parquet
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import assert_speaker_disjoint
-from emoray_jobs import corpus
+from emoray_jobs.corpus import job as corpus
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

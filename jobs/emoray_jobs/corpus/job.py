@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from emoray import corpora
-from emoray.corpora.ledger import Published
-from emoray.lake import Lake
+from emoray.corpora.import_report import Published
+from emoray.lake.tables import Lake
 from emoray.schema import DIMENSIONS, UNKNOWN_SPEAKER
 from emoray_jobs.progress import track
 
@@ -127,7 +127,7 @@ def stats(config: Config) -> Stats:
         timed=frame["words"].count(),
         voted=frame["emotion_votes"].count(),
         dialogues=frame["dialogue_id"].drop_nulls().n_unique(),
-        books=corpora.ledger.read(lake, name, frame.height),
+        books=corpora.import_report.read(lake, name, frame.height),
         folds=tuple(corpora.folds.read(lake, name)) if corpora.folds.known(lake, name) else (),
     )
 

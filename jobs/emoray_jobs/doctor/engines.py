@@ -6,7 +6,7 @@ import os
 from importlib import util
 from typing import TYPE_CHECKING
 
-from emoray_jobs.checks import Finding
+from emoray_jobs.doctor.finding import Finding
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

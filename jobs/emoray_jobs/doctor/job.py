@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emoray.errors import EmorayError
-from emoray_jobs.checks import Finding, engines, machine, services, speech
+from emoray_jobs.doctor import engines, machine, services, speech
+from emoray_jobs.doctor.finding import Finding
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emoray.lake import Lake
-from emoray_jobs.checks import Finding
+from emoray.lake.tables import Lake
+from emoray_jobs.doctor.finding import Finding
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

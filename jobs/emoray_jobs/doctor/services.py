@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emoray.errors import ConfigError, ServiceError
-from emoray.lake import Lake
-from emoray_jobs import jobserver
-from emoray_jobs.checks import Finding
+from emoray.lake.tables import Lake
+from emoray_jobs.cluster import job_server
+from emoray_jobs.doctor.finding import Finding
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -102,7 +102,7 @@ def _get(uri: str, path: str, query: dict[str, str] | None = None, *, missing_is
     import httpx
 
     try:
-        trust = not jobserver.is_loopback(uri)
+        trust = not job_server.is_loopback(uri)
         answer = httpx.get(uri.rstrip("/") + path, params=query, timeout=CONNECT_TIMEOUT_S, trust_env=trust)
         if missing_is_none and answer.status_code == httpx.codes.NOT_FOUND:
             return None
@@ -123,8 +123,8 @@ def check_ray(config: Config) -> Finding:
         return Finding(
             "ok", f"Ray {ours}; jobs run on {where or 'a local Ray'}" + ("" if where else ", no cluster named")
         )
-    address = jobserver.resolve_address(given)
-    theirs = jobserver.server_version(address, CONNECT_TIMEOUT_S)
+    address = job_server.resolve_address(given)
+    theirs = job_server.server_version(address, CONNECT_TIMEOUT_S)
     if theirs.split(".")[:2] != ours.split(".")[:2]:
         return Finding(
             "fail",
@@ -136,7 +136,7 @@ def check_ray(config: Config) -> Finding:
 
 def check_token(_config: Config) -> Finding:
     """Whether a Ray token is at hand, and only its owner can read it."""
-    token, place = jobserver.auth_token()
+    token, place = job_server.auth_token()
     if place == "RAY_AUTH_MODE=disabled":
         remedy = "Unset it: whoever reaches the ports of a Ray without a token can run any code on it"
         return Finding("warn", f"{place}: token authentication is off", remedy)

@@ -11,7 +11,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emoray_jobs.checks import Finding
+from emoray_jobs.doctor.finding import Finding
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

@@ -19,9 +19,9 @@ from emoray.evaluation.bootstrap import interval, paired_difference
 from emoray.evaluation.metrics import Metric, categorical, dimensional, labelled_dimensions, mean_ccc
 from emoray.evaluation.pages import SYNTHETIC_NOTE
 from emoray.evaluation.summary import LEVELS, check_predictions, levels_of
-from emoray.lake import Lake
-from emoray_jobs import evaluate
-from emoray_jobs.evaluate import EvaluateResult, SplitReport, stored_predictions
+from emoray.lake.tables import Lake
+from emoray_jobs.evaluate import job as evaluate
+from emoray_jobs.evaluate.stored import EvaluateResult, SplitReport, stored_predictions
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

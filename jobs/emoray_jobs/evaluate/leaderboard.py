@@ -20,12 +20,12 @@ from emoray.evaluation import pages
 from emoray.evaluation.bootstrap import paired_difference
 from emoray.evaluation.metrics import categorical, mean_ccc
 from emoray.evaluation.summary import LEVELS, check_predictions
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry.tracking import connect
 from emoray.registry.versions import CHALLENGER, CHAMPION, all_versions, find_alias
-from emoray_jobs import evaluate
 from emoray_jobs.config import options
-from emoray_jobs.evaluate import TITLES, EvaluateResult, SplitReport, cell, stored_predictions
+from emoray_jobs.evaluate import job as evaluate
+from emoray_jobs.evaluate.stored import TITLES, EvaluateResult, SplitReport, cell, stored_predictions
 from emoray_jobs.progress import track
 
 if TYPE_CHECKING:

@@ -11,17 +11,18 @@ import polars as pl
 
 from emoray.audio.io import decode
 from emoray.errors import AudioError, InputError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import Version
-from emoray.scoring.bundle import Bundle, load_bundle, text_read
+from emoray.scoring.bundle import Bundle, text_read
 from emoray.scoring.predictions import predict_rows
 from emoray.scoring.score import LEVEL_OF
+from emoray.scoring.scorer import load_bundle
 from emoray.stages.base import WAVEFORM, Row
-from emoray_jobs.packing import packed, training_keys
 from emoray_jobs.progress import track
-from emoray_jobs.train_worker import predict_levels, torch_threads
+from emoray_jobs.train.local import predict_levels, torch_threads
+from emoray_jobs.train.training_set import packed, training_keys
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

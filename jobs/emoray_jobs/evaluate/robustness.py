@@ -23,20 +23,19 @@ from emoray.evaluation.bootstrap import clusters, interval, paired_difference
 from emoray.evaluation.metrics import Metric, categorical, dimensional, labelled_dimensions, mean_ccc
 from emoray.evaluation.robustness import CURVES, KINDS, Condition, conditions
 from emoray.evaluation.summary import LEVELS, check_predictions
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import connect
-from emoray.scoring.bundle import load_bundle
 from emoray.scoring.predictions import predict_rows
 from emoray.scoring.score import LEVEL_OF, Semantics
-from emoray.scoring.scorer import Scorer
+from emoray.scoring.scorer import Scorer, load_bundle
 from emoray.stages.base import Row
-from emoray_jobs import evaluate
-from emoray_jobs.evaluate import KEY, METRICS, PREDICTIONS, TITLES
-from emoray_jobs.judging import find_version, utterance_rows
+from emoray_jobs.evaluate import stored
+from emoray_jobs.evaluate.predictions import find_version, utterance_rows
+from emoray_jobs.evaluate.stored import KEY, METRICS, PREDICTIONS, TITLES
 from emoray_jobs.progress import track
-from emoray_jobs.release import levels_of
-from emoray_jobs.train_worker import torch_threads
+from emoray_jobs.train.local import torch_threads
+from emoray_jobs.train.register import levels_of
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -76,15 +75,15 @@ def run(config: Config, *, model: str | None = None) -> RobustnessResult:
     """
     lake = Lake(config.lake)
     tracking = connect(config.tracking, lake)
-    version = find_version(tracking, model or evaluate.latest(tracking))
-    split = evaluate.test_splits(config, lake)[0]
+    version = find_version(tracking, model or stored.latest(tracking))
+    split = stored.test_splits(config, lake)[0]
     where = ("reports", version.name, version.version, split, "robustness")
     title = f"Robustness of {version.name} version {version.version} on {config.corpus.name}"
     synthetic = config.corpus.kind == "synthetic"
-    key = evaluate.digest(
+    key = stored.digest(
         {
             "source": version.source,
-            "corpus": evaluate.corpus_hash(lake, config.corpus.name, split),
+            "corpus": stored.corpus_hash(lake, config.corpus.name, split),
             "robustness": config.robustness.model_dump(mode="json"),
             "evaluate": config.evaluate.model_dump(mode="json"),
         }
@@ -98,7 +97,7 @@ def run(config: Config, *, model: str | None = None) -> RobustnessResult:
     found = _figures(config, scorer, scored, split)
     with tempfile.TemporaryDirectory(prefix="emoray-robustness-") as folder:
         _write(folder, found, scored, title, config)
-        evaluate.store(lake, folder, where, {"reported": key})
+        stored.store(lake, folder, where, {"reported": key})
         tracking.log_folder(version.run_id, folder, f"robustness/{split}")
     return RobustnessResult(title, split, found, page, False, synthetic)
 
@@ -226,8 +225,8 @@ def render(result: RobustnessResult) -> RenderableType:
         table.add_column(TITLES.get(name, name), justify="right")
     table.add_column("against clean", justify="right")
     for one in found["conditions"]:
-        cells = [evaluate.cell(one["metrics"][name]) for name in found["shown"]]
-        table.add_row(one["name"], *cells, "" if one["loss"] is None else evaluate.cell(one["loss"], sign="+"))
+        cells = [stored.cell(one["metrics"][name]) for name in found["shown"]]
+        table.add_row(one["name"], *cells, "" if one["loss"] is None else stored.cell(one["loss"], sign="+"))
     notes = ["Scored before, with the same options."] if result.reused else []
     notes += [pages.SYNTHETIC_NOTE] if result.synthetic else []
     return Group(table, *notes, f"Report: {result.page}")

@@ -11,11 +11,11 @@ from rich.console import Group, RenderableType
 
 from emoray.errors import InputError
 from emoray.interchange import audformat_database, emotionml, msp_submission, parquet
-from emoray.interchange.delivery import delivered
+from emoray.interchange.atomic_output import delivered
 from emoray.interchange.label import Tally, labels
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import DIMENSIONS
-from emoray_jobs import export_source
+from emoray_jobs.export.source import Source, corpus_source, scores_source, table_parts
 from emoray_jobs.progress import waiting
 
 if TYPE_CHECKING:
@@ -84,9 +84,7 @@ def run(
         audformat_database.library()  # before any work is done
     if audio_root is not None and format in ("msp", "parquet"):
         raise InputError(f"{format} has no use for it", where="--audio-root", remedy="Leave it out")
-    source = (
-        export_source.corpus(config, lake, splits) if scores is None else export_source.scores(lake, scores, splits)
-    )
+    source = corpus_source(config, lake, splits) if scores is None else scores_source(lake, scores, splits)
     if not source.table.num_rows:
         raise InputError("there is nothing to export", where=source.what, remedy="Look with emoray corpus stats")
     if out is None:
@@ -108,12 +106,10 @@ def run(
     return ExportResult(format, source.what, out, tally.rows, tally.written, dict(tally.left_out), missing, tally.notes)
 
 
-def _write(
-    format: Format, path: str, lake: Lake, source: export_source.Source, tally: Tally, audio_root: str | None
-) -> None:
+def _write(format: Format, path: str, lake: Lake, source: Source, tally: Tally, audio_root: str | None) -> None:
     """Write the format's file or folder."""
     if format == "parquet":
-        parquet.write(path, export_source.parts(lake, source), tally)
+        parquet.write(path, table_parts(lake, source), tally)
     elif format == "msp":
         msp_submission.write(path, labels([source.table], tally), tally)
     elif format == "emotionml":
@@ -122,7 +118,7 @@ def _write(
         audformat_database.write(
             path,
             source.label.replace("/", "-"),
-            pa.concat_tables(export_source.parts(lake, source)),
+            pa.concat_tables(table_parts(lake, source)),
             labels([source.table], tally),
             tally,
             audio_root=audio_root,
@@ -131,7 +127,7 @@ def _write(
         )
 
 
-def _no_place(format: Format, source: export_source.Source) -> list[str]:
+def _no_place(format: Format, source: Source) -> list[str]:
     """Columns with values that the format has no place for."""
     if format == "parquet":
         return []

@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 
 from emoray.errors import InputError
 from emoray.interchange.label import SCORE_COLUMNS
-from emoray.lake import Lake
+from emoray.lake.storage import connect
+from emoray.lake.tables import Lake
 from emoray.schema import DIMENSIONS, ERROR
 from emoray.stages import pipeline
-from emoray.storage import connect
-from emoray_jobs import annotate, worklist
+from emoray_jobs.annotate.state import known_norms, of_splits
+from emoray_jobs.pipeline.batches import joined
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -49,13 +50,13 @@ class Source:
     fingerprints: dict[str, str]
 
 
-def corpus(config: Config, lake: Lake, splits: Sequence[str]) -> Source:
+def corpus_source(config: Config, lake: Lake, splits: Sequence[str]) -> Source:
     """The configured corpus, and those of its annotations that are there."""
     name = config.corpus.name
-    table = annotate.of_splits(lake.utterances(name), splits)
+    table = of_splits(lake.utterances(name), splits)
     fingerprints: dict[str, str] = {}
     if lake.list_folders("annotations"):
-        norms = annotate.known_norms(config, lake)
+        norms = known_norms(config, lake)
         current = pipeline.fingerprints(config.annotate, None if norms is None else norms.hash)
         fingerprints = {
             stage: current[stage]
@@ -65,7 +66,7 @@ def corpus(config: Config, lake: Lake, splits: Sequence[str]) -> Source:
     return Source(name, f"corpus {name}", table.sort_by("utterance_id"), None, fingerprints)
 
 
-def parts(lake: Lake, source: Source) -> Iterator[pa.Table]:
+def table_parts(lake: Lake, source: Source) -> Iterator[pa.Table]:
     """The rows with the stages' values beside them, all parts of one schema."""
     if not source.fingerprints:
         yield source.table
@@ -77,11 +78,11 @@ def parts(lake: Lake, source: Source) -> Iterator[pa.Table]:
             types[stage] = dataset.schema.field("value").type
     schema = pa.schema([*source.table.schema, *(pa.field(stage, kind) for stage, kind in types.items())])
     ids = pl.Series(source.table["utterance_id"])
-    for part in worklist.joined(lake, pads.dataset(source.table), ids, source.fingerprints):
+    for part in joined(lake, pads.dataset(source.table), ids, source.fingerprints):
         yield part.cast(schema)
 
 
-def scores(lake: Lake, name: str, splits: Sequence[str]) -> Source:
+def scores_source(lake: Lake, name: str, splits: Sequence[str]) -> Source:
     """Scores by name or file, with the clips' stretches of audio where their corpus is in the lake."""
     if name.endswith(JSON_SUFFIXES):
         label, table = os.path.splitext(os.path.basename(name))[0], _from_json(name)
@@ -104,7 +105,7 @@ def scores(lake: Lake, name: str, splits: Sequence[str]) -> Source:
     if splits:
         if "split" not in table.column_names:
             raise InputError(f"scores of {corpus!r}, which is no corpus of the lake, have no splits", where="--split")
-        table = annotate.of_splits(table, splits)
+        table = of_splits(table, splits)
     known = sorted({f"{model}-{version}" for model, version in _versions(table)})
     return Source(label, f"scores {label}", table.sort_by("utterance_id"), ", ".join(known) or "unknown", {})
 
@@ -142,7 +143,7 @@ def _read(lake: Lake, path: str, *, stored: bool = False) -> pa.Table:
 
 def _from_json(path: str) -> pa.Table:
     """What `emoray score --json` printed, as the rows of a table of scores. These have time courses."""
-    from emoray_jobs.scoring_stage import ScoreStage
+    from emoray_jobs.score.stage import ScoreStage
 
     rows = []
     try:

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages.base import Row, Stage
 from emoray.stages.fingerprint import fingerprint
 from emoray.stages.guard import GuardConfig, Outcome, run_guarded
-from emoray_jobs import worklist
+from emoray_jobs.pipeline import pending
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def key(stage: Stage) -> str:
     return f"{stage.name}-{fingerprint(stage, {})}"
 
 
-def costs(lake: Lake, stages: Iterable[Stage], machine: str) -> dict[str, Cost]:
+def load_costs(lake: Lake, stages: Iterable[Stage], machine: str) -> dict[str, Cost]:
     """What is known of stages on one kind of machine, by the stage's name."""
     found = {stage.name: _read(lake, stage, machine).cost() for stage in stages}
     return {name: cost for name, cost in found.items() if cost is not None}
@@ -214,4 +214,4 @@ def seconds_of(row: Row) -> float:
         return float(row["duration_s"])
     if row.get("start_s") is not None and row.get("end_s") is not None:
         return float(row["end_s"] - row["start_s"])
-    return worklist.UNKNOWN_DURATION_S
+    return pending.UNKNOWN_DURATION_S

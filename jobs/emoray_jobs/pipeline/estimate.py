@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import polars as pl
 
 from emoray.audio.io import AUDIO_HZ
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages.base import Stage
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.decode import Decode
-from emoray_jobs import calibration, planner
-from emoray_jobs.calibration import Cost
-from emoray_jobs.planner import Demand, Machines, Pool
-from emoray_jobs.worklist import Worklist, hears
+from emoray_jobs.cluster.hardware import Machines
+from emoray_jobs.pipeline.costs import Cost, load_costs
+from emoray_jobs.pipeline.pending import Worklist, hears
+from emoray_jobs.pipeline.pools import Pool, PoolDemand, gpus_of_worker, group_stages, phase_duration_s, size_pools
 
 #: Memory that a task with waveforms asks for: the interpreter with its libraries, and some copies of a batch's audio.
 TASK_BASE_BYTES = 384 * 2**20
@@ -51,15 +51,15 @@ def forecast(lake: Lake, work: Worklist, machines: Machines, config: AnnotateCon
     Raises:
         ConfigError: A stage wants more GPUs than there are.
     """
-    groups = planner.pools_of(work.running())
-    gpus = [planner.gpus_of_worker(group, machines) for group in groups]
+    groups = group_stages(work.running())
+    gpus = [gpus_of_worker(group, machines) for group in groups]
     batches = _batches(work.rows, config)
     while True:
         costs: dict[str, Cost] = {}
         for group, number in zip(groups, gpus, strict=True):
             costs |= _costs(lake, group, machines.kinds(number))
         demands = [_demand(group, number, work, costs, config) for group, number in zip(groups, gpus, strict=True)]
-        pools = planner.size(demands, machines, batches)
+        pools = size_pools(demands, machines, batches)
         granted = [number if pool.gpus else 0 for number, pool in zip(gpus, pools, strict=True)]
         if granted == gpus:
             break
@@ -68,7 +68,7 @@ def forecast(lake: Lake, work: Worklist, machines: Machines, config: AnnotateCon
         pools=pools,
         work_s={stage.name: _work_s(stage, work, costs) for group in groups for stage in group},
         measured_rows={name: cost.rows for name, cost in costs.items()},
-        seconds=planner.seconds(demands, pools, machines) if pools else 0.0,
+        seconds=phase_duration_s(demands, pools, machines) if pools else 0.0,
     )
 
 
@@ -79,7 +79,7 @@ def _batches(rows: pl.DataFrame, config: AnnotateConfig) -> int:
 
 def _costs(lake: Lake, stages: Sequence[Stage], kinds: Mapping[str, float]) -> dict[str, Cost]:
     """Costs of stages over kinds of machine, each counting as its share; those that nobody measured count nothing."""
-    found = [(share, calibration.costs(lake, stages, kind)) for kind, share in kinds.items()]
+    found = [(share, load_costs(lake, stages, kind)) for kind, share in kinds.items()]
     mixed = {}
     for stage in stages:
         known = [(share, costs[stage.name]) for share, costs in found if stage.name in costs]
@@ -105,17 +105,17 @@ def _work_s(stage: Stage, work: Worklist, costs: Mapping[str, Cost]) -> float | 
 
 def _demand(
     group: Sequence[Stage], gpus: int, work: Worklist, costs: Mapping[str, Cost], config: AnnotateConfig
-) -> Demand:
+) -> PoolDemand:
     known = [cost for stage in group if (cost := costs.get(stage.name))]
     works = [_work_s(stage, work, costs) for stage in group]
     memory_bytes = max((cost.peak_bytes for cost in known), default=0)
-    keeps_weights = group[0].resources == "actor"
-    if not keeps_weights:
+    uses_actors = group[0].resources == "actor"
+    if not uses_actors:
         heard = any(hears(stage) or stage.name == Decode.name for stage in group)
         memory_bytes = TASK_BASE_BYTES + int(config.batch_audio_s * AUDIO_HZ * 4 * AUDIO_COPIES) if heard else 0
-    return Demand(
+    return PoolDemand(
         stages=tuple(stage.name for stage in group),
-        keeps_weights=keeps_weights,
+        uses_actors=uses_actors,
         gpus=gpus,
         work_s=None if None in works else sum(one for one in works if one is not None),
         start_s=sum(cost.start_s for cost in known),

@@ -20,21 +20,24 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from emoray.errors import EmorayError, ServiceError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import stage_schema
 from emoray.stages import pipeline
 from emoray.stages.base import Stage
 from emoray.stages.decode import Decode
-from emoray_jobs import calibration, machines, worklist
-from emoray_jobs.forecast import forecast
-from emoray_jobs.planner import Machines, Pool
+from emoray_jobs.cluster import hardware
+from emoray_jobs.cluster.hardware import Machines
+from emoray_jobs.pipeline import costs, pending
+from emoray_jobs.pipeline.batches import write_batches
+from emoray_jobs.pipeline.estimate import forecast
+from emoray_jobs.pipeline.pending import Worklist
+from emoray_jobs.pipeline.pools import Pool
 from emoray_jobs.progress import track
-from emoray_jobs.worklist import Worklist
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
-    from emoray_jobs.dataflow import Flow
-    from emoray_jobs.sink import SinkReport
+    from emoray_jobs.pipeline.ray_pipeline import Flow
+    from emoray_jobs.pipeline.writer import SinkReport
 
 log = logging.getLogger(__name__)
 
@@ -134,17 +137,17 @@ class Passes:
         Raises:
             ServiceError: A pass got nowhere.
         """
-        work = worklist.outstanding(self._lake, self.kept, stages, fingerprints)
+        work = pending.outstanding(self._lake, self.kept, stages, fingerprints)
         self._types |= {stage.name: stage.value_type for stage in stages}
         self._stages |= {stage.name: stage for stage in stages}
         for stage in stages:
             # A stage that filters read is finished before the rest of its phase, which begins with it once more.
             if stage.name not in self.lacked:
-                self.lacked[stage.name] = worklist.among(self.durations, work.lacking(stage.name))
+                self.lacked[stage.name] = pending.among(self.durations, work.lacking(stage.name))
         max_rows, stalled = self._config.annotate.batch_rows, 0
         while work.cells:
             problems = self._pass(work, fingerprints, max_rows, what)
-            left = worklist.outstanding(self._lake, self.kept, stages, fingerprints)
+            left = pending.outstanding(self._lake, self.kept, stages, fingerprints)
             if left.cells:
                 cause = "; ".join(problems) or "worker processes died"
                 stalled = stalled + 1 if left.cells == work.cells else 0
@@ -154,12 +157,12 @@ class Passes:
                 log.warning("%d utterances are not finished and are tried again: %s", left.rows.height, cause)
                 if not problems and left.rows.height <= LONE_ROWS:
                     self._one_by_one(left, fingerprints)
-                    left = worklist.outstanding(self._lake, self.kept, stages, fingerprints)
+                    left = pending.outstanding(self._lake, self.kept, stages, fingerprints)
             work, max_rows = left, max(1, max_rows // SHRINK)
 
     def leave_out(self, rows: pl.DataFrame) -> None:
         """Take rows out of everything that comes; utterance_id names them."""
-        self.kept = self.kept.filter(~worklist.among(self.kept, rows))
+        self.kept = self.kept.filter(~pending.among(self.kept, rows))
 
     def workforce(self) -> Workforce:
         """Who took part so far."""
@@ -167,7 +170,7 @@ class Passes:
         return Workforce(
             nodes=len(nodes),
             processes=len(self._peak_rss_bytes),
-            peak_memory_bytes=calibration.peak_memory_bytes() + sum(self._peak_rss_bytes.values()),
+            peak_memory_bytes=costs.peak_memory_bytes() + sum(self._peak_rss_bytes.values()),
             spilled_bytes=self._spilled_bytes,
             pools=[
                 PoolUse(name, workers, self._busy_s[name], self._had_s[name]) for name, workers in self._workers.items()
@@ -194,14 +197,14 @@ class Passes:
     @contextlib.contextmanager
     def _noting(self, pools: Sequence[Pool]) -> Iterator[None]:
         """Note how long the pools of a pass were there, and what was spilled meanwhile."""
-        started, spilled_bytes = time.monotonic(), machines.spilled_bytes()
+        started, spilled_bytes = time.monotonic(), hardware.spilled_bytes()
         try:
             yield
         finally:
             for pool in pools:
                 self._had_s[pool.name] += pool.workers * (time.monotonic() - started)
                 self._workers[pool.name] = max(pool.workers, self._workers.get(pool.name, 0))
-            now_bytes = machines.spilled_bytes()
+            now_bytes = hardware.spilled_bytes()
             if self._spilled_bytes is not None and spilled_bytes is not None and now_bytes is not None:
                 self._spilled_bytes += now_bytes - spilled_bytes
             else:
@@ -211,8 +214,8 @@ class Passes:
         """Each row in a task of its own, a stage at a time: a process that dies then tells which it was."""
         audio = [stage for stage in work.stages if stage.name == Decode.name]
         for stage in work.stages:
-            stages = [*audio, stage] if worklist.hears(stage) else [stage]
-            todo = worklist.outstanding(self._lake, work.rows.select("utterance_id", "seconds"), stages, fingerprints)
+            stages = [*audio, stage] if pending.hears(stage) else [stage]
+            todo = pending.outstanding(self._lake, work.rows.select("utterance_id", "seconds"), stages, fingerprints)
             own = Worklist(stages, todo.lacking(stage.name))
             if own.rows.is_empty():
                 continue
@@ -230,13 +233,13 @@ class Passes:
     def _batches(
         self, folder: str, work: Worklist, fingerprints: Mapping[str, str], max_rows: int, max_audio_s: float
     ) -> pa.Table:
-        reads = {name: fingerprints[name] for name in worklist.inputs(work.running())}
-        return worklist.write_batches(
+        reads = {name: fingerprints[name] for name in pending.inputs(work.running())}
+        return write_batches(
             self._lake, folder, work, self._utterances, reads, max_rows=max_rows, max_audio_s=max_audio_s
         )
 
     def _flow(self, work: Worklist, fingerprints: Mapping[str, str], sink: Any) -> Flow:
-        from emoray_jobs.dataflow import Flow
+        from emoray_jobs.pipeline.ray_pipeline import Flow
 
         return Flow(work.running(), self._types, fingerprints, self._config.annotate.guard, self._lake.config, sink)
 
@@ -245,21 +248,21 @@ class Passes:
         """The run's sink, and a list that holds the problems of the pass afterwards."""
         import ray
 
-        from emoray_jobs import sink
+        from emoray_jobs.pipeline import writer
 
         if self._actor is None:
             annotate = self._config.annotate
-            self._actor = sink.start(self._lake.config, annotate.flush_rows, annotate.flush_s)
+            self._actor = writer.start(self._lake.config, annotate.flush_rows, annotate.flush_s)
             self._stack.callback(ray.kill, self._actor)
         problems: list[str] = []
         try:
             yield self._actor, problems
         except ray.exceptions.RayError as error:
-            problems.append(sink.brief(error))
+            problems.append(writer.brief(error))
         try:
             report: SinkReport = ray.get(self._actor.finish.remote())
         except ray.exceptions.RayError as error:
-            problems.append(sink.brief(error))
+            problems.append(writer.brief(error))
         else:
             problems += report.problems
             self._unwritten = report.unwritten
@@ -272,18 +275,18 @@ class Passes:
             self._busy_s[pool] += busy_s
         for (stage, machine), work in report.work.items():
             try:
-                calibration.record(self._lake, self._stages[stage], machine, work)
+                costs.record(self._lake, self._stages[stage], machine, work)
             except EmorayError as error:
                 log.warning("what stage %s costs could not be kept: %s", stage, error)
 
     def _need_ray(self) -> Machines:
         if self._machines is None:
-            from emoray_jobs import cluster
+            from emoray_jobs.cluster.session import session
 
-            self._stack.enter_context(cluster.session(self._config.cluster, self._config.lake))
+            self._stack.enter_context(session(self._config.cluster, self._config.lake))
             import ray
 
-            self._machines = machines.joined()
+            self._machines = hardware.joined()
             addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
             if self._lake.is_local and len(addresses) > 1:
                 log.warning(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from emoray.errors import ConfigError
 from emoray.stages.base import Stage
+from emoray_jobs.cluster.hardware import Machines
 
 #: Cores that an actor of a pool asks for. It keeps them while it waits for work: with whole ones, the pools of several
 #: runs on a small cluster would keep the tasks that feed them from ever starting.
@@ -24,31 +25,12 @@ BATCHES_PER_ACTOR = 4
 
 
 @dataclass(frozen=True)
-class Node:
-    """A machine.
-
-    Attributes:
-        kind: Its processor.
-        gpu_kind: Its GPU, None without.
-        cpus: Cores that Ray may use.
-        gpus: GPUs.
-        memory_bytes: Memory that Ray may give away.
-    """
-
-    kind: str
-    gpu_kind: str | None
-    cpus: float
-    gpus: int
-    memory_bytes: int
-
-
-@dataclass(frozen=True)
-class Demand:
+class PoolDemand:
     """What a pool has to do in a phase.
 
     Attributes:
         stages: Names of its stages.
-        keeps_weights: Actors, that is, not tasks.
+        uses_actors: Actors, that is, not tasks.
         gpus: GPUs of one worker, where there are any: 1, or several for tensor parallelism.
         work_s: Seconds of work, of a core or of a worker with its GPUs; None where it was not measured.
         start_s: Seconds until a worker is ready.
@@ -56,7 +38,7 @@ class Demand:
     """
 
     stages: tuple[str, ...]
-    keeps_weights: bool
+    uses_actors: bool
     gpus: int
     work_s: float | None
     start_s: float
@@ -69,7 +51,7 @@ class Pool:
 
     Attributes:
         stages: Names of the stages.
-        keeps_weights: Actors, that is, not tasks.
+        uses_actors: Actors, that is, not tasks.
         workers: How many at a time, at most.
         cpus: Cores that one asks Ray for (when it works it uses one).
         gpus: GPUs that one asks Ray for.
@@ -78,7 +60,7 @@ class Pool:
     """
 
     stages: tuple[str, ...]
-    keeps_weights: bool
+    uses_actors: bool
     workers: int
     cpus: float
     gpus: float
@@ -91,45 +73,7 @@ class Pool:
         return "+".join(self.stages)
 
 
-@dataclass(frozen=True)
-class Machines:
-    """What a cluster has.
-
-    Attributes:
-        nodes: Its machines.
-    """
-
-    nodes: tuple[Node, ...]
-
-    @property
-    def cpus(self) -> float:
-        """All cores."""
-        return sum(node.cpus for node in self.nodes)
-
-    @property
-    def gpus(self) -> int:
-        """All GPUs."""
-        return sum(node.gpus for node in self.nodes)
-
-    @property
-    def memory_bytes(self) -> int:
-        """All memory."""
-        return sum(node.memory_bytes for node in self.nodes)
-
-    def kinds(self, gpus: int) -> dict[str, float]:
-        """Kinds of machine that a worker with so many GPUs may find itself on (see `machines.kind`), by their share."""
-        names = [(node.kind, node.cpus) for node in self.nodes if node.cpus]
-        if gpus:
-            several = f"{gpus}x" if gpus > 1 else ""
-            names = [(f"{several}{node.gpu_kind}", float(node.gpus)) for node in self.nodes if node.gpus >= gpus]
-        total = sum(number for _, number in names)
-        shares: dict[str, float] = {}
-        for name, number in names:
-            shares[name] = shares.get(name, 0.0) + number / total
-        return shares
-
-
-def pools_of(stages: Sequence[Stage]) -> list[list[Stage]]:
+def group_stages(stages: Sequence[Stage]) -> list[list[Stage]]:
     """Stages that share workers: neighbouring tasks, and neighbouring stages that hold the same weights."""
     groups = itertools.groupby(stages, lambda stage: stage.resources == "actor" and (stage.weights or stage.name))
     return [list(group) for _, group in groups]
@@ -154,7 +98,7 @@ def gpus_of_worker(stages: Sequence[Stage], machines: Machines) -> int:
     return wanted
 
 
-def size(demands: Sequence[Demand], machines: Machines, batches: int) -> list[Pool]:
+def size_pools(demands: Sequence[PoolDemand], machines: Machines, batches: int) -> list[Pool]:
     """Workers of each pool of a phase.
 
     All pools together ask for no more than there is, and each has at least one worker that can start whatever the
@@ -175,30 +119,30 @@ def size(demands: Sequence[Demand], machines: Machines, batches: int) -> list[Po
     total_s = sum(demands[place].work_s or 0.0 for place in on_cores)
     for place in on_cores:
         share = (demands[place].work_s or 0.0) / total_s if measured and total_s else 1.0
-        if not measured and not demands[place].keeps_weights:
-            share = 1 / sum(not demands[one].keeps_weights for one in on_cores)
+        if not measured and not demands[place].uses_actors:
+            share = 1 / sum(not demands[one].uses_actors for one in on_cores)
         # A hair less than a whole worker is rounding error.
         most = batches
-        if demands[place].keeps_weights:
-            most = min(_worth_loading(batches), _worth_starting(demands[place]))
+        if demands[place].uses_actors:
+            most = min(_max_actors_by_batches(batches), _max_actors_by_startup(demands[place]))
         workers[place] = max(1, min(most, math.ceil(share * machines.cpus - 1e-6)))
     _fit_memory(demands, workers, machines)
-    actors = sum(number for place, number in workers.items() if demands[place].keeps_weights)
+    actors = sum(number for place, number in workers.items() if demands[place].uses_actors)
     actor_cpus = _floor(min(ACTOR_CPUS, machines.cpus / 2 / actors)) if actors else 0.0
-    tasks = sum(number for place, number in workers.items() if not demands[place].keeps_weights)
+    tasks = sum(number for place, number in workers.items() if not demands[place].uses_actors)
     places = sum(node.cpus > 0 for node in machines.nodes)
     left = machines.cpus - actors * actor_cpus
     task_cpus = _floor(min(1.0, left / max(tasks, places)))
     return [
         Pool(
             stages=demand.stages,
-            keeps_weights=demand.keeps_weights,
+            uses_actors=demand.uses_actors,
             workers=workers[place],
-            cpus=actor_cpus if demand.keeps_weights else task_cpus,
+            cpus=actor_cpus if demand.uses_actors else task_cpus,
             gpus=gpu_workers[place][1] if place in gpu_workers else 0.0,
             # Actors are counted, not charged: what they keep must not lock out the tasks that feed them.
             memory_bytes=0
-            if demand.keeps_weights
+            if demand.uses_actors
             else min(demand.memory_bytes, machines.memory_bytes // max(tasks, places)),
             fixed=measured or place in gpu_workers,
         )
@@ -206,7 +150,7 @@ def size(demands: Sequence[Demand], machines: Machines, batches: int) -> list[Po
     ]
 
 
-def seconds(demands: Sequence[Demand], pools: Sequence[Pool], machines: Machines) -> float | None:
+def phase_duration_s(demands: Sequence[PoolDemand], pools: Sequence[Pool], machines: Machines) -> float | None:
     """How long a phase takes: the longest of its pools, its cores and its GPUs, and the start of the slowest worker.
 
     None where a pool was not measured. Ray's own start and what it costs to move rows are not in it.
@@ -223,7 +167,7 @@ def seconds(demands: Sequence[Demand], pools: Sequence[Pool], machines: Machines
     return max(longest_s) + max(demand.start_s for demand, _ in pairs)
 
 
-def _on_gpus(demands: Sequence[Demand], machines: Machines, batches: int) -> dict[int, tuple[int, float]]:
+def _on_gpus(demands: Sequence[PoolDemand], machines: Machines, batches: int) -> dict[int, tuple[int, float]]:
     """Workers and GPUs of one worker, for the pools that get any: place → (number, GPUs).
 
     Pools of one GPU share those that they have in equal parts, one worker of each per GPU: whichever has work uses it.
@@ -237,14 +181,14 @@ def _on_gpus(demands: Sequence[Demand], machines: Machines, batches: int) -> dic
     waiting = sorted(wide, key=lambda place: -wide[place])
     while True:
         place = (
-            waiting.pop(0) if waiting else _last_to_end(demands, {one: found[one][0] for one in wide if one in found})
+            waiting.pop(0) if waiting else _bottleneck(demands, {one: found[one][0] for one in wide if one in found})
         )
         if place is None:
             break
         hosts = [number for number, gpus in enumerate(free) if gpus >= wide[place]]
         spare = sum(free) - wide[place]
         already = found.get(place, (0, 0.0))[0]
-        if not hosts or (already and ((narrow and spare < 1) or already >= _worth_loading(batches))):
+        if not hosts or (already and ((narrow and spare < 1) or already >= _max_actors_by_batches(batches))):
             if not already:
                 raise ConfigError(
                     f"the pools of this phase want more GPUs than there are: {sum(wide.values())} of {machines.gpus}",
@@ -255,12 +199,12 @@ def _on_gpus(demands: Sequence[Demand], machines: Machines, batches: int) -> dic
         free[max(hosts, key=lambda number: free[number])] -= wide[place]
         found[place] = (already + 1, float(wide[place]))
     if narrow and sum(free):
-        workers = min(sum(free), _worth_loading(batches))
+        workers = min(sum(free), _max_actors_by_batches(batches))
         found |= {place: (workers, _floor(1 / len(narrow))) for place in narrow}
     return found
 
 
-def _last_to_end(demands: Sequence[Demand], workers: Mapping[int, int]) -> int | None:
+def _bottleneck(demands: Sequence[PoolDemand], workers: Mapping[int, int]) -> int | None:
     if not workers:
         return None
     if any(demands[place].work_s is None for place in workers):
@@ -268,18 +212,18 @@ def _last_to_end(demands: Sequence[Demand], workers: Mapping[int, int]) -> int |
     return max(workers, key=lambda place: (demands[place].work_s or 0.0) / workers[place])
 
 
-def _worth_loading(batches: int) -> int:
+def _max_actors_by_batches(batches: int) -> int:
     return max(1, batches // BATCHES_PER_ACTOR)
 
 
-def _worth_starting(demand: Demand) -> int:
+def _max_actors_by_startup(demand: PoolDemand) -> int:
     """Workers on cores, each of which brings more work than its start costs: both are done by the same cores."""
     if demand.work_s is None or not demand.start_s:
         return sys.maxsize
     return max(1, int(demand.work_s / demand.start_s))
 
 
-def _fit_memory(demands: Sequence[Demand], workers: dict[int, int], machines: Machines) -> None:
+def _fit_memory(demands: Sequence[PoolDemand], workers: dict[int, int], machines: Machines) -> None:
     """Take workers away from the pool that holds most memory until all fit, or each has but one."""
     while sum(demands[place].memory_bytes * number for place, number in workers.items()) > machines.memory_bytes:
         several = [place for place, number in workers.items() if number > 1 and demands[place].memory_bytes]

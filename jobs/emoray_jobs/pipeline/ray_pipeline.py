@@ -20,16 +20,17 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import UTTERANCES, stage_schema
 from emoray.stages.base import WAVEFORM, Row, Stage
 from emoray.stages.decode import Decode
 from emoray.stages.guard import GuardConfig, Outcome
-from emoray_jobs import machines, planner
-from emoray_jobs.calibration import Shift, Work, peak_memory_bytes, run_measured
-from emoray_jobs.planner import Pool
-from emoray_jobs.sink import brief
-from emoray_jobs.worklist import BATCH, LACKING, hears, inputs, read_batch
+from emoray_jobs.cluster import hardware
+from emoray_jobs.pipeline.batches import BATCH, LACKING, read_batch
+from emoray_jobs.pipeline.costs import Shift, Work, peak_memory_bytes, run_measured
+from emoray_jobs.pipeline.pending import hears, inputs
+from emoray_jobs.pipeline.pools import Pool, group_stages
+from emoray_jobs.pipeline.writer import brief
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Operator:
             for stage in self._stages:
                 made, work[stage.name] = self._annotate(stage, rows)
                 outcomes[(stage.name, self._fingerprints[stage.name])] = made
-            pool, (machine, _) = "+".join(stage.name for stage in self._stages), machines.kind_of_worker()
+            pool, (machine, _) = "+".join(stage.name for stage in self._stages), hardware.kind_of_worker()
             self._sink.worked.remote(Shift(pool, machine, time.perf_counter() - started, work))
             context = ray.get_runtime_context()
             process = f"{context.get_node_id()}:{context.get_worker_id()}"
@@ -100,7 +101,7 @@ class Operator:
             self._sink.problem.remote(brief(error))
 
     def _annotate(self, stage: Stage, rows: list[Row]) -> tuple[pa.Table, Work]:
-        kind, on_gpu = machines.kind_of_worker()
+        kind, on_gpu = hardware.kind_of_worker()
         lacking = [row for row in rows if stage.name in row[LACKING]]
         more = Work()
         if stage.name == Decode.name:
@@ -160,7 +161,7 @@ class Flow:
             yield ids.num_rows
 
     def _dataset(self, batches: pa.Table, pools: Sequence[Pool]) -> ray.data.Dataset:
-        groups = planner.pools_of(self._stages)
+        groups = group_stages(self._stages)
         largest = pc.max(batches["rows"]).as_py()
         size = -(-batches.num_rows // min(MAX_BLOCKS, BLOCKS_PER_WORKER * pools[0].workers))
         blocks = [batches.slice(start, size) for start in range(0, batches.num_rows, size)]
@@ -174,7 +175,7 @@ class Flow:
             # The first operator's blocks hold batches, one in a row; those of the later ones hold the batches' rows.
             options: dict[str, Any] = {"batch_size": None if position else 1, "batch_format": "pyarrow"}
             options["num_cpus"] = pool.cpus
-            if pool.keeps_weights:
+            if pool.uses_actors:
                 least = pool.workers if pool.fixed else 1
                 options["compute"] = ray.data.ActorPoolStrategy(min_size=least, max_size=pool.workers)
                 options["fn_constructor_args"] = arguments

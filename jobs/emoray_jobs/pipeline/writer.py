@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from emoray.lake import Lake, LakeConfig
-from emoray_jobs.calibration import Shift, Work
+from emoray.lake.tables import Lake, LakeConfig
+from emoray_jobs.pipeline.costs import Shift, Work
 
 MAX_PROBLEMS = 20
 

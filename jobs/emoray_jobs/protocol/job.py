@@ -21,17 +21,17 @@ from emoray.corpora import folds
 from emoray.errors import InputError
 from emoray.evaluation.pages import SYNTHETIC_NOTE
 from emoray.evaluation.summary import LEVELS
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry.tracking import connect
 from emoray.schema import assert_speaker_disjoint
 from emoray.training.training_set import TrainingSet
-from emoray_jobs.evaluate import TITLES, SplitReport, cell, digest, test_splits
-from emoray_jobs.preparing import Material, material, prepare
-from emoray_jobs.protocol_report import write_reports
-from emoray_jobs.protocol_runs import FAILED, ProtocolRuns
-from emoray_jobs.protocol_trials import Planned, run_trials
-from emoray_jobs.release import levels_of
-from emoray_jobs.trial import Outcome, Trial, finished
+from emoray_jobs.evaluate.stored import TITLES, SplitReport, cell, digest, test_splits
+from emoray_jobs.protocol.mlflow_runs import FAILED, ProtocolRuns
+from emoray_jobs.protocol.report import write_reports
+from emoray_jobs.protocol.trial import Outcome, Trial, finished
+from emoray_jobs.protocol.trials import Planned, run_trials
+from emoray_jobs.train.inputs import Material, material, prepare
+from emoray_jobs.train.register import levels_of
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

@@ -13,11 +13,11 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from emoray.evaluation.summary import point_estimates
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry.tracking import Tracking
-from emoray_jobs import run_journal
-from emoray_jobs.release import Prepared, begin_run, parameters
-from emoray_jobs.trial import Trial, test_predictions
+from emoray_jobs.protocol.trial import Trial, test_predictions
+from emoray_jobs.train import metric_journal
+from emoray_jobs.train.register import Prepared, begin_run, parameters
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -42,7 +42,7 @@ class ProtocolRuns:
         self._parent_id = None if parent is None else str(parent.info.run_id)
         #: Nothing is left to log in it.
         self.finished = parent is not None and parent.info.status == FINISHED
-        self._open: dict[str, tuple[str, run_journal.Follower]] = {}
+        self._open: dict[str, tuple[str, metric_journal.Follower]] = {}
 
     @property
     def parent_id(self) -> str:
@@ -87,8 +87,8 @@ class ProtocolRuns:
             self._tracking.client.update_run(run_id, status="RUNNING")
             if ERROR in child.data.tags:
                 self._tracking.client.delete_tag(run_id, ERROR)
-        logger = run_journal.MetricLogger(self._tracking.client, run_id)
-        self._open[trial.run] = (run_id, run_journal.Follower(self._lake, trial.run, logger.log))
+        logger = metric_journal.MetricLogger(self._tracking.client, run_id)
+        self._open[trial.run] = (run_id, metric_journal.Follower(self._lake, trial.run, logger.log))
         self.follow(trial)
 
     def follow(self, trial: Trial) -> None:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from emoray.evaluation.report import About, write_report
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.models.build import WITHOUT_GRADIENT
 from emoray.registry.tracking import Tracking
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import text_read
-from emoray_jobs.evaluate import KEY, METRICS, SplitReport, ceiling, digest, store
+from emoray_jobs.evaluate.stored import KEY, METRICS, SplitReport, ceiling, digest, store
 from emoray_jobs.progress import waiting
-from emoray_jobs.protocol_runs import ProtocolRuns
-from emoray_jobs.protocol_trials import Planned
-from emoray_jobs.trial import Trial, test_predictions
+from emoray_jobs.protocol.mlflow_runs import ProtocolRuns
+from emoray_jobs.protocol.trial import Trial, test_predictions
+from emoray_jobs.protocol.trials import Planned
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

@@ -6,19 +6,27 @@ its checkpoint, one that is finished is read. Nothing is registered.
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from emoray.lake.tables import Lake
+
+if TYPE_CHECKING:
+    pass
+
 import io
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import polars as pl
 
 from emoray.errors import EmorayError
-from emoray.lake import Lake
 from emoray.models.build import build
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, prune
-from emoray_jobs.train_worker import Assignment, open_training_set, predict_levels, train_here
+from emoray_jobs.train.local import predict_levels
+from emoray_jobs.train.run_spec import Assignment
+from emoray_jobs.train.worker import open_training_set, train_here
 
 log = logging.getLogger(__name__)
 
@@ -142,3 +150,16 @@ def test_predictions(lake: Lake, trial: Trial) -> pl.DataFrame:
     """The predictions of a finished trial, with its seed; `fold` is null where the corpus's own partitions are used."""
     frame = pl.read_parquet(io.BytesIO(lake.read_bytes("checkpoints", trial.run, PREDICTIONS)))
     return frame.with_columns(seed=pl.lit(trial.seed, pl.Int64), fold=pl.lit(trial.fold, pl.Int32))
+
+
+class Watcher(Protocol):
+    """Hears of trials by their place among those that were started; called in the driver."""
+
+    def start(self, number: int) -> None:
+        """A trial begins, or goes on."""
+
+    def see(self, number: int, step: int) -> None:
+        """A trial stored the checkpoint before a step."""
+
+    def end(self, number: int, error: str | None) -> None:
+        """A trial is finished, or failed with this error."""

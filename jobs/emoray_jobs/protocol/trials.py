@@ -7,14 +7,14 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from emoray.lake import Lake
-from emoray_jobs.cluster import session
+from emoray.lake.tables import Lake
+from emoray_jobs.cluster.session import session
 from emoray_jobs.progress import say
-from emoray_jobs.protocol_runs import ProtocolRuns
-from emoray_jobs.release import Prepared
-from emoray_jobs.trial import Trial, attempt, finished
+from emoray_jobs.protocol.mlflow_runs import ProtocolRuns
+from emoray_jobs.protocol.trial import Trial, Watcher, attempt, finished
+from emoray_jobs.train.register import Prepared
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -36,19 +36,6 @@ class Planned:
     trial: Trial
     config: Config
     prepared: Prepared
-
-
-class Watcher(Protocol):
-    """Hears of trials by their place among those that were started; called in the driver."""
-
-    def start(self, number: int) -> None:
-        """A trial begins, or goes on."""
-
-    def see(self, number: int, step: int) -> None:
-        """A trial stored the checkpoint before a step."""
-
-    def end(self, number: int, error: str | None) -> None:
-        """A trial is finished, or failed with this error."""
 
 
 def run_trials(
@@ -79,7 +66,7 @@ def run_trials(
     trials = [one.trial for one in pending]
     if config.train.workers:
         stack.enter_context(session(config.cluster, config.lake))
-        from emoray_jobs.protocol_tune import run_on_ray
+        from emoray_jobs.protocol.tune import run_on_ray
 
         run_on_ray(config, lake, trials, watch)
     else:

@@ -10,9 +10,8 @@ import pyarrow.fs
 import ray
 from ray import tune
 
-from emoray.lake import Lake
-from emoray_jobs.protocol_trials import Watcher
-from emoray_jobs.trial import Trial, attempt
+from emoray.lake.tables import Lake
+from emoray_jobs.protocol.trial import Trial, Watcher, attempt
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

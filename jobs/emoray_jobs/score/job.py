@@ -17,29 +17,30 @@ import pyarrow.dataset as pads
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from emoray.corpora import manifest
-from emoray.corpora.manifest_file import MANIFEST_SUFFIXES
+from emoray.corpora.manifest import read as manifest
+from emoray.corpora.manifest.files import MANIFEST_SUFFIXES
 from emoray.errors import InputError
 from emoray.interchange import parquet
-from emoray.interchange.delivery import delivered
+from emoray.interchange.atomic_output import delivered
 from emoray.interchange.label import Tally
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import connect
 from emoray.registry.versions import CHAMPION, Version
 from emoray.schema import DIMENSIONS, ERROR, empty_row, utterances_table
-from emoray.scoring.fitted import FittedStages, open_stages
+from emoray.scoring.bundle_files import FittedStages, open_stages
 from emoray.scoring.score import Semantics
 from emoray.stages import pipeline
 from emoray.stages.base import Stage
 from emoray.stages.decode import Decode
 from emoray.stages.fingerprint import fingerprint
-from emoray.stages.transcribe import transcriber
-from emoray_jobs import worklist
-from emoray_jobs.judging import find_version
-from emoray_jobs.passes import Passes
+from emoray.stages.transcribe.stage import transcriber
+from emoray_jobs.evaluate.predictions import find_version
+from emoray_jobs.pipeline import pending
+from emoray_jobs.pipeline.batches import joined
+from emoray_jobs.pipeline.executor import Passes
 from emoray_jobs.progress import track, waiting
-from emoray_jobs.scoring_stage import ScoreStage
+from emoray_jobs.score.stage import ScoreStage
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -112,7 +113,7 @@ def run(
     # Ids are unique in a table only: scores of another one must not pass for this one's.
     fingerprints["score"] = hashlib.sha256(f"{label}\0{fingerprints['score']}".encode()).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
-        job = Passes(config, lake, pads.dataset(utterances), worklist.durations(utterances), stack)
+        job = Passes(config, lake, pads.dataset(utterances), pending.durations(utterances), stack)
         job.finish(stages, fingerprints, f"scoring {label}")
     address = lake.uri("scores", label, f"{version.name}-{version.version}-{semantics}.parquet")
     with delivered(address, config.lake.storage_options, force=True) as path:
@@ -201,12 +202,12 @@ def _write(
     """
     errors: dict[str, dict[str, Any]] = {}
     for stage in reversed(stages):  # the first stage that failed says why
-        errors |= worklist.errors(lake, stage.name, fingerprints[stage.name])
+        errors |= pending.errors(lake, stage.name, fingerprints[stage.name])
     head: list[dict[str, Any]] = []
 
     def parts() -> Iterator[pa.Table]:
         every, marks = pl.Series(utterances["utterance_id"]), {"score": fingerprints["score"]}
-        for part in worklist.joined(lake, pads.dataset(utterances), every, marks, ["utterance_id", "audio_uri"]):
+        for part in joined(lake, pads.dataset(utterances), every, marks, ["utterance_id", "audio_uri"]):
             values = part["score"].cast(ScoreStage.value_type)
             error = [errors.get(name) for name in part["utterance_id"].to_pylist()]
             ids = part["utterance_id"].to_pylist()[: HEAD - len(head)]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.registry import versions
 from emoray.registry.config import TrackingConfig
 from emoray.registry.tracking import connect

@@ -1,7 +1,7 @@
 """`emoray submit VERB`: run a verb on a Ray cluster, from a clone or from an installed wheel, in any folder.
 
-What travels is small (see `emoray_jobs.parcel`); the tables stay where they are, on storage that every node reaches.
-Nothing is pickled between this machine and the cluster, so their Pythons may differ; their Rays should not.
+What travels is small (see `emoray_jobs.submit.package`). The tables stay where they are, on storage that every node
+reaches. Nothing is pickled between this machine and the cluster, so their Pythons may differ; their Rays should not.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from emoray.config import Section
 from emoray.errors import ConfigError, InputError, ServiceError
-from emoray_jobs import jobserver
-from emoray_jobs.parcel import package_folders, packed
+from emoray_jobs.cluster import job_server
+from emoray_jobs.config import SubmitConfig
+from emoray_jobs.submit.package import package_folders, packed
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -32,30 +32,6 @@ RECONNECTS = 5
 EXIT_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
 Emit = Callable[[str], object]
-
-
-class SubmitConfig(Section):
-    """How jobs go to a cluster.
-
-    Attributes:
-        address: The cluster's job server, `http://HEAD:8265`; null: `--address`, or `RAY_API_SERVER_ADDRESS`.
-        python: Interpreter on the cluster.
-        connect_timeout_s: How long to wait for the job server's first answer.
-        pending_notice_s: How often to say why a job that waits for resources has not started.
-        max_upload_mib: Cap on the local files that travel along (Ray's own lies at 512 MiB).
-        shared_folders: Absolute folders that every node mounts at the same place; paths below them stay as they are.
-        env: Environment variables of the job. The dashboard shows them: leave secrets to the nodes' own identity.
-        pass_env: Names of variables of this shell to pass on; the same warning holds.
-    """
-
-    address: str | None
-    python: str
-    connect_timeout_s: float
-    pending_notice_s: float
-    max_upload_mib: int
-    shared_folders: tuple[str, ...]
-    env: dict[str, str]
-    pass_env: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -110,7 +86,7 @@ def run(
     """
     _check_verb(verb)
     emit = emit or _to_stdout
-    server = jobserver.resolve_address(address, config.submit.address)
+    server = job_server.resolve_address(address, config.submit.address)
     _check_version(server, config.submit, emit)
     started = time.monotonic()
     with packed(config, verb, arguments, server) as (folder, entrypoint):
@@ -169,7 +145,7 @@ def _check_verb(verb: str) -> None:
 def _check_version(address: str, config: SubmitConfig, emit: Emit) -> None:
     from importlib.metadata import version
 
-    theirs, ours = jobserver.server_version(address, config.connect_timeout_s), version("ray")
+    theirs, ours = job_server.server_version(address, config.connect_timeout_s), version("ray")
     if theirs.split(".")[:2] != ours.split(".")[:2]:
         raise ServiceError(
             f"the cluster runs Ray {theirs}, this client {ours}",
@@ -191,7 +167,7 @@ def _client(address: str) -> JobSubmissionClient:
     )
     for name in quiet:
         logging.getLogger(name).setLevel(logging.WARNING)
-    return JobSubmissionClient(address, headers=jobserver.auth_headers())
+    return JobSubmissionClient(address, headers=job_server.auth_headers())
 
 
 def _send(client: JobSubmissionClient, config: SubmitConfig, folder: str, entrypoint: str) -> str:

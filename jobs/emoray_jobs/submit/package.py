@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from emoray.config import to_yaml
 from emoray.errors import ConfigError, InputError
-from emoray_jobs.jobserver import is_this_machine
+from emoray_jobs.cluster.job_server import is_this_machine
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config

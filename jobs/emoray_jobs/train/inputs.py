@@ -17,7 +17,7 @@ import polars as pl
 
 from emoray.corpora.folds import Fold
 from emoray.errors import LakeError, TrainingError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.models.build import MODELS, OVER_DIALOGUES
 from emoray.scoring.bundle import text_read
 from emoray.stages import pipeline
@@ -25,10 +25,10 @@ from emoray.stages.norms import Norms
 from emoray.training.begin import plan_run
 from emoray.training.checkpoint import plan_fingerprint
 from emoray.training.training_set import TrainingSet
-from emoray_jobs import annotate
-from emoray_jobs.packing import packed, training_keys
-from emoray_jobs.release import Prepared
-from emoray_jobs.train_worker import Assignment
+from emoray_jobs.annotate.state import state as annotation_state
+from emoray_jobs.train.register import Prepared
+from emoray_jobs.train.run_spec import Assignment
+from emoray_jobs.train.training_set import packed, training_keys
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -123,7 +123,7 @@ def prepare(config: Config, lake: Lake, data: Material, fold: Fold | None = None
 def _annotations(config: Config, lake: Lake) -> tuple[dict[str, str], Norms]:
     """Fingerprints and norms of the annotations. A model that reads no text does without where there are none."""
     try:
-        state = annotate.state(config, lake)
+        state = annotation_state(config, lake)
     except LakeError as error:
         if error.kind != "not_annotated" or text_read(config.model):
             raise

@@ -20,18 +20,18 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from emoray.errors import StoppedError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry.tracking import Tracking, connect
 from emoray.schema import DIMENSIONS
 from emoray.training.checkpoint import Checkpoint, checkpoint_steps
-from emoray_jobs import run_journal
-from emoray_jobs.cluster import session
-from emoray_jobs.preparing import material, prepare
+from emoray_jobs.cluster.session import session
 from emoray_jobs.progress import say, waiting
-from emoray_jobs.release import Prepared, begin_run, register
-from emoray_jobs.run_record import RunRecord
-from emoray_jobs.stopping import StopRequest, stop_request
-from emoray_jobs.train_worker import train_here
+from emoray_jobs.train import metric_journal
+from emoray_jobs.train.inputs import material, prepare
+from emoray_jobs.train.register import Prepared, begin_run, register
+from emoray_jobs.train.run_record import RunRecord
+from emoray_jobs.train.stop_signal import StopRequest, stop_request
+from emoray_jobs.train.worker import train_here
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -130,7 +130,7 @@ def _train(
     first = 0 if before is None else before.step
     if not record.has_begun:
         record.begin(begin_run(tracking, config, prepared))
-    logger = run_journal.MetricLogger(tracking.client, record.run_id)
+    logger = metric_journal.MetricLogger(tracking.client, record.run_id)
     with lake.fs.open(lake.path(assignment.plan)) as file:
         lines = _EpochLines(pq.read_table(file, columns=["epoch"]), first)
 
@@ -138,14 +138,14 @@ def _train(
         logger.log(entry)
         lines.see(entry)
 
-    follower = run_journal.Follower(lake, record.run, see)
+    follower = metric_journal.Follower(lake, record.run, see)
     with tracking.running(record.run_id):
         if before is not None and first == lines.steps:
             # Killed between its last step and the end of this call.
             follower.catch_up()
         elif config.train.workers and lines.steps:
             stack.enter_context(session(config.cluster, config.lake))
-            from emoray_jobs.train_launch import train_on_ray
+            from emoray_jobs.train.launch import train_on_ray
 
             local = not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
             with stop_request() as stop:

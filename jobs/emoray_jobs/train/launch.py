@@ -15,10 +15,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from emoray.errors import TrainingError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray_jobs.progress import say
-from emoray_jobs.stopping import StopRequest
-from emoray_jobs.train_worker import ERROR, STOP, Assignment, train_on_worker
+from emoray_jobs.train.run_spec import Assignment
+from emoray_jobs.train.stop_signal import StopRequest
+from emoray_jobs.train.worker import ERROR, STOP, train_on_worker
 
 #: How often Ray Train looks whether its workers live or are done; its own two seconds add up in short runs.
 HEALTH_CHECK_S = "0.5"

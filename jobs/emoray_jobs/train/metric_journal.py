@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.training.checkpoint import checkpoint_steps
 
 if TYPE_CHECKING:

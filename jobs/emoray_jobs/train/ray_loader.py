@@ -14,14 +14,14 @@ import torch
 
 from emoray.audio.io import AudioConfig
 from emoray.errors import TransientError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.frontend import Frontend
 from emoray.training.loader import Share, make_share
 from emoray.training.pack import pack_shard, seal, training_rows, write_shard
 from emoray.training.training_set import TrainingSet
 from emoray_jobs.progress import Advance
-from emoray_jobs.train_worker import Assignment
+from emoray_jobs.train.run_spec import Assignment
 
 #: Shards that one task packs at most: it scans the stage tables once for all of them, and holds their text vectors.
 SHARDS_PER_TASK = 32

@@ -23,7 +23,8 @@ from emoray.scoring.bundle import open_bundle, save_bundle, text_read
 from emoray.training.checkpoint import Checkpoint, load_trained_weights
 from emoray.training.predict import summarise
 from emoray.training.training_set import TrainingSet
-from emoray_jobs.train_worker import Assignment, predict_levels
+from emoray_jobs.train.local import predict_levels
+from emoray_jobs.train.run_spec import Assignment
 
 if TYPE_CHECKING:
     import polars as pl

@@ -12,13 +12,13 @@ import polars as pl
 
 from emoray.audio.io import AudioConfig
 from emoray.errors import LakeError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.models.build import frontend
 from emoray.models.config import ModelConfig
 from emoray.stages import filters, pipeline
 from emoray.training.pack import is_sealed, pack, training_rows, training_set_hash
 from emoray.training.training_set import TrainingSet
-from emoray_jobs.cluster import session
+from emoray_jobs.cluster.session import session
 from emoray_jobs.progress import track
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def packed(
         }
         if config.train.workers:
             stack.enter_context(session(config.cluster, config.lake))
-            from emoray_jobs.plan_data import pack_with_ray
+            from emoray_jobs.train.ray_loader import pack_with_ray
 
             with track("packing the training set", "utterances") as advance:
                 pack_with_ray(lake.config, corpus, fingerprints, ids, set_hash, advance=advance, **options)

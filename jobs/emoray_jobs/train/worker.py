@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import polars as pl
 import pyarrow.parquet as pq
 import torch
-from torch import nn
 
-from emoray.corpora.folds import Fold
 from emoray.errors import StoppedError, TrainingError
-from emoray.lake import Lake, LakeConfig
-from emoray.models.config import ModelConfig
+from emoray.lake.tables import Lake
 from emoray.training.begin import begin
 from emoray.training.checkpoint import Checkpoint, prune
-from emoray.training.config import TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import Loader, LocalLoader
-from emoray.training.predict import predict
 from emoray.training.training_set import TrainingSet
-from emoray_jobs import run_journal
-from emoray_jobs.train_config import LaunchConfig
+from emoray_jobs.train import metric_journal
+from emoray_jobs.train.local import device_here, torch_threads
+from emoray_jobs.train.run_spec import Assignment
 
 #: In a run's folder: why its workers stopped, where a restart would not help.
 ERROR = "error.json"
@@ -33,31 +26,6 @@ ERROR = "error.json"
 STOP = "stop.json"
 LOOK_LOCAL_S = 0.3
 LOOK_REMOTE_S = 5.0
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What the workers of a run are told.
-
-    Attributes:
-        lake: Where everything is.
-        run: Name of the run; its folder is `checkpoints/<run>/`.
-        model: The model to train.
-        train: How.
-        launch: How the work is spread.
-        training_set: Hash of the packed training set.
-        plan: Path of the batch plan below the lake's root.
-        fold: The fold whose splits hold; None: the corpus's own.
-    """
-
-    lake: LakeConfig
-    run: str
-    model: ModelConfig
-    train: TrainConfig
-    launch: LaunchConfig
-    training_set: str
-    plan: str
-    fold: Fold | None = None
 
 
 def train_here(
@@ -86,7 +54,7 @@ def train_on_worker(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    from emoray_jobs.plan_data import TaskLoader
+    from emoray_jobs.train.ray_loader import TaskLoader
 
     assignment: Assignment = config["assignment"]
     context = ray.train.get_context()
@@ -157,7 +125,7 @@ def _train(
     def keep(checkpoint: Checkpoint) -> None:
         if learner.rank == 0:
             # The journal first: its entry counts only once the checkpoint that it belongs to is there.
-            run_journal.write(lake, assignment.run, checkpoint.step, checkpoint.pending)
+            metric_journal.write(lake, assignment.run, checkpoint.step, checkpoint.pending)
             checkpoint.push(lake, assignment.run)
             prune(lake, assignment.run, assignment.launch.keep_checkpoints)
         on_checkpoint(checkpoint)
@@ -166,42 +134,3 @@ def _train(
     resume = Checkpoint.latest(lake, assignment.run)
     callbacks = Callbacks(on_checkpoint=keep, asked_to_stop=asked_to_stop)
     return fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)
-
-
-def predict_levels(
-    model: nn.Module, training_set: TrainingSet, ids: Sequence[str], levels: Sequence[str], config: TrainConfig
-) -> dict[str, pl.DataFrame]:
-    """Predictions at each semantic level, made in this process; the model is on the CPU afterwards.
-
-    Args:
-        model: A model with its weights.
-        training_set: Where the clips are.
-        ids: Which clips.
-        levels: Semantic levels.
-        config: Batch size, threads, and whether to compute on a GPU.
-
-    Returns:
-        Level → frame of `emoray.training.predict.predict`.
-    """
-    device, size = device_here(config), config.eval_batch_size
-    model.to(device)
-    with torch_threads(config.threads):
-        frames = {level: predict(model, training_set, ids, level, batch_size=size, device=device) for level in levels}
-    model.to("cpu")
-    return frames
-
-
-def device_here(config: TrainConfig) -> str:
-    """Where this process computes: on a GPU if workers do and it sees one."""
-    return "cuda" if config.gpu and torch.cuda.is_available() else "cpu"
-
-
-@contextlib.contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Let torch use so many threads for the time of a block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -21,7 +21,7 @@ import soxr
 
 from emoray.config import Section
 from emoray.errors import AudioError, TransientError
-from emoray.storage import connect
+from emoray.lake.storage import connect
 
 AUDIO_HZ = 16_000
 

@@ -9,15 +9,17 @@ from typing import Literal
 import pyarrow as pa
 
 from emoray.config import Section
-from emoray.corpora import emodb, folds, huggingface, iemocap, ledger, manifest, msp_podcast, segment, synthetic
+from emoray.corpora import emodb, folds, huggingface, iemocap, import_report, msp_podcast, segment
 from emoray.corpora.emodb import EmodbConfig
 from emoray.corpora.huggingface import HuggingfaceConfig
 from emoray.corpora.iemocap import IemocapConfig
-from emoray.corpora.ledger import Ledger
-from emoray.corpora.manifest import ManifestConfig
+from emoray.corpora.import_report import Ledger
+from emoray.corpora.manifest import read as manifest
+from emoray.corpora.manifest.read import ManifestConfig
 from emoray.corpora.msp_podcast import MspPodcastConfig
-from emoray.corpora.synthetic import SyntheticConfig, ceiling, planted
-from emoray.lake import Lake
+from emoray.corpora.synthetic import build as synthetic
+from emoray.corpora.synthetic.build import SyntheticConfig, ceiling, planted
+from emoray.lake.tables import Lake
 from emoray.schema import assert_speaker_disjoint
 
 __all__ = [
@@ -32,7 +34,7 @@ __all__ = [
     "build",
     "ceiling",
     "folds",
-    "ledger",
+    "import_report",
     "planted",
 ]
 
@@ -99,7 +101,7 @@ def build(config: CorpusConfig, lake: Lake, progress: Progress) -> pa.Table:
     progress(0, table.num_rows)
     if config.name not in lake.corpora() or not lake.utterances(config.name).equals(table):
         lake.write_utterances(config.name, table)
-    ledger.write(lake, config.name, books)
+    import_report.write(lake, config.name, books)
     # The folds of a manifest are its owner's, and may be of another make.
     folds.write(lake, config.name, table if config.kind in WITH_FOLDS else table.slice(0, 0))
     progress(table.num_rows, table.num_rows)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from emoray.corpora.ledger import Ledger
+from emoray.corpora.import_report import Ledger
 
 Words = list[dict[str, Any]]
 

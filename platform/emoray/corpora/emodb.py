@@ -15,7 +15,7 @@ import pyarrow as pa
 import soundfile
 
 from emoray.config import Section
-from emoray.corpora.ledger import Ledger, Published
+from emoray.corpora.import_report import Ledger, Published
 from emoray.errors import InputError
 from emoray.schema import empty_row, utterances_table
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emoray.errors import InputError, LakeError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import UTTERANCES, assert_speaker_disjoint
 
 #: Train, dev and test need one each.

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from emoray.corpora.columns import USUAL_NAMES
-from emoray.corpora.manifest_file import Record
-from emoray.corpora.records import RecordsConfig, Source, rows
+from emoray.corpora.manifest.columns import USUAL_NAMES
+from emoray.corpora.manifest.files import Record
+from emoray.corpora.manifest.records import RecordsConfig, Source, rows
 from emoray.errors import InputError, MissingExtraError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import utterances_table
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from emoray.config import Section
 from emoray.corpora import alignment, folds
+from emoray.corpora.import_report import Ledger, Published
 from emoray.corpora.labels import number, on_scale, votes
-from emoray.corpora.ledger import Ledger, Published
-from emoray.corpora.tree import Tree
+from emoray.corpora.source_folder import Tree
 from emoray.errors import InputError
 from emoray.schema import empty_row, utterances_table
 

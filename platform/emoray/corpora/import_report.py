@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 
 #: So many of the rows that a count stands for are named.
 NAMED = 3

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from emoray.corpora.ledger import Ledger
+from emoray.corpora.import_report import Ledger
 from emoray.schema import DIMENSIONS
 
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from emoray.corpora.ledger import Ledger
-from emoray.corpora.tree import Tree
+from emoray.corpora.import_report import Ledger
+from emoray.corpora.source_folder import Tree
 from emoray.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ from emoray.audio.activity import ActivityConfig, utterances, weights_version
 from emoray.audio.io import AUDIO_HZ
 from emoray.audio.stream import stream
 from emoray.config import Section
-from emoray.corpora import inherit
+from emoray.corpora import segment_rows
 from emoray.errors import EmorayError, InputError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import stage_schema, utterances_table
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def split(
         one
         for row in rows
         if (value := heard.values.get(row["utterance_id"]))
-        for one in inherit.utterances(row, value)
+        for one in segment_rows.utterances(row, value)
     ]
     if not cut:
         raise InputError(
@@ -288,6 +288,6 @@ def _report(name: str, lake: Lake, rows: Sequence[Row], silent: Sequence[str], r
         log.warning("%d of %d recordings cannot be read (%s): %s; see %s", len(refused), len(rows), kinds, first, where)
     if silent:
         log.warning("%d of %d recordings hold no speech; see %s", len(silent), len(rows), where)
-    lost = sum(bool(row["transcript"]) and not inherit.timed(row) for row in rows)
+    lost = sum(bool(row["transcript"]) and not segment_rows.timed(row) for row in rows)
     if lost:
         log.warning("%d transcripts have no word times and cannot be shared out over the utterances", lost)

@@ -8,7 +8,7 @@ import os
 import soundfile
 
 from emoray.errors import InputError
-from emoray.storage import connect, explained
+from emoray.lake.storage import connect, explained
 
 #: What macOS leaves beside every file that it copies to a foreign disk.
 RESOURCE_FORK = "._"

@@ -4,6 +4,7 @@ A stage says what it asks and reads the answers; which engine answers is configu
 """
 
 from emoray.engines.client import Answer, Engine, Question
-from emoray.engines.config import EndpointConfig, EngineConfig, VllmConfig, open_engine
+from emoray.engines.config import EndpointConfig, EngineConfig, VllmConfig
+from emoray.engines.open import open_engine
 
 __all__ = ["Answer", "EndpointConfig", "Engine", "EngineConfig", "Question", "VllmConfig", "open_engine"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from emoray.config import Section
-from emoray.engines.client import Engine
-from emoray.errors import ConfigError
 
 
 class VllmConfig(Section):
@@ -70,26 +68,3 @@ class EngineConfig(Section):
     def gpus(self) -> int:
         """GPUs that one worker takes where there are any."""
         return self.vllm.tensor_parallel_size if self.kind == "vllm" else 0
-
-
-def open_engine(model: str, config: EngineConfig) -> Engine:
-    """This process's engine for a model; loaded at the first call.
-
-    Args:
-        model: Folder in Hugging Face layout; for an endpoint, the name that it serves.
-        config: Which engine.
-
-    Raises:
-        MissingExtraError: vLLM is not installed.
-        ServiceError: The engine cannot be started.
-        ConfigError: No such kind, or it lacks a setting.
-    """
-    if config.kind == "vllm":
-        from emoray.engines.local import local_engine
-
-        return local_engine(model, config.vllm)
-    if config.kind == "endpoint":
-        from emoray.engines.endpoint import Endpoint
-
-        return Endpoint(model, config.endpoint)
-    raise ConfigError(f"unknown engine {config.kind!r}", where="engine.kind")

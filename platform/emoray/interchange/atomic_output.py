@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from emoray.errors import InputError
-from emoray.storage import connect, explained
+from emoray.lake.storage import connect, explained
 
 
 @contextlib.contextmanager

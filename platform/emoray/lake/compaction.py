@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from emoray.lake import MERGED, REPLACES, Lake
+from emoray.lake.tables import MERGED, REPLACES, Lake
 
 #: Rows are gathered until they fill so much memory, then written as one file.
 FILE_BYTES = 128 * 2**20

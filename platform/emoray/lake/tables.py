@@ -28,8 +28,8 @@ import tenacity
 
 from emoray.config import Section
 from emoray.errors import LakeError
+from emoray.lake.storage import connect, explained
 from emoray.schema import UTTERANCES, validate_utterances
-from emoray.storage import connect, explained
 
 # Arrow's own allocators keep what a table took; a process that goes over tables piece by piece gives it back.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 #: A file of an utterances table: its version, and how many files that version has.
 VERSIONED = re.compile(r"part-(\d{20})-\d{5}-of-(\d{5})\.parquet")
-#: Begin of the name of a file that emoray.compaction wrote.
+#: Begin of the name of a file that emoray.lake.tables.compaction wrote.
 MERGED = "part-merged-"
 #: Key in such a file's schema metadata: names of the files that it completes the replacement of, as JSON.
 REPLACES = b"emoray.replaces"
@@ -222,7 +222,7 @@ class Lake:
         return pads.dataset(files, filesystem=self.fs, format=self._format(), schema=schema) if files else None
 
     def replaced(self, files: Sequence[str]) -> dict[str, str]:
-        """Which files' rows a compaction has put into another file (emoray.compaction).
+        """Which files' rows a compaction has put into another file (emoray.lake.tables.compaction).
 
         Args:
             files: Paths of the files of one folder.

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from torch import nn
 
-from emoray.models.acoustic import Acoustic
-from emoray.models.challenge import ChallengeBaseline
-from emoray.models.cnn14 import Cnn14
-from emoray.models.concat import Concat
 from emoray.models.config import EncoderConfig, ModelConfig
-from emoray.models.emosphere import EmoSphere
 from emoray.models.encoders import architecture
 from emoray.models.frontend import Frontend, LogMelFrontend, WaveformFrontend
-from emoray.models.late_fusion import LateFusion
-from emoray.models.mean import TrainMean
-from emoray.models.msf_ser import MsfSer
-from emoray.models.multistage import Multistage
-from emoray.models.perspective import Perspective
-from emoray.models.single_stage import SingleStage
-from emoray.models.text import TextOnly
-from emoray.models.wav2vec2_dim import Wav2Vec2Dim
+from emoray.models.systems.acoustic import Acoustic
+from emoray.models.systems.challenge import ChallengeBaseline
+from emoray.models.systems.cnn14 import Cnn14
+from emoray.models.systems.concat import Concat
+from emoray.models.systems.emosphere import EmoSphere
+from emoray.models.systems.late_fusion import LateFusion
+from emoray.models.systems.mean import TrainMean
+from emoray.models.systems.msf_ser import MsfSer
+from emoray.models.systems.multistage import Multistage
+from emoray.models.systems.perspective import Perspective
+from emoray.models.systems.single_stage import SingleStage
+from emoray.models.systems.text import TextOnly
+from emoray.models.systems.wav2vec2_dim import Wav2Vec2Dim
 
 MODELS: dict[str, type[nn.Module]] = {
     "msf_ser": MsfSer,

@@ -16,9 +16,8 @@ from mlflow.types.schema import AnyType
 from emoray.audio.io import decode
 from emoray.errors import EmorayError, InputError
 from emoray.schema import DIMENSIONS
-from emoray.scoring.bundle import load_bundle
 from emoray.scoring.score import Score, ScoreRequest
-from emoray.scoring.scorer import Scorer
+from emoray.scoring.scorer import Scorer, load_bundle
 
 _DATA_URI = "data:"
 _BATCH = 16

@@ -23,7 +23,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from emoray.errors import ConfigError, RegistryError, ServiceError, StoppedError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry.config import TrackingConfig
 
 __all__ = ["Tracking", "TrackingConfig", "connect", "tracking_uri"]

@@ -311,7 +311,7 @@ def load(tracking: Tracking, version: Version, cache_dir: str | Path | None = No
     Raises:
         RegistryError: Its files are gone or no usable bundle.
     """
-    from emoray.scoring.bundle import load_bundle
+    from emoray.scoring.scorer import load_bundle
 
     scorer = load_bundle(fetch(tracking, version, cache_dir))
     scorer.version = version.version

@@ -34,14 +34,14 @@ from emoray.evaluation.conformal import HalfWidths
 from emoray.models.build import SOUND_ALONE, build, portable
 from emoray.models.config import ModelConfig
 from emoray.schema import GRANULARITIES
-from emoray.scoring.fitted import FORMAT, PROMPT, broken, misfit, model_document, open_stages, read
+from emoray.scoring.bundle_files import FORMAT, PROMPT, broken, misfit, model_document, open_stages, read
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
-from emoray.stages.prompt import read_prompt
+from emoray.stages.semantics.prompt import read_prompt
 from emoray.stages.weights import model_folder, revision
 
 if TYPE_CHECKING:
-    from emoray.scoring.scorer import Scorer
+    pass
 
 #: What is taken from a Hugging Face folder. No `.bin`: those are pickles.
 _ENCODER_FILES = (".safetensors", ".json", ".txt", ".model")
@@ -184,17 +184,6 @@ def open_bundle(folder: str | Path) -> Bundle:
         conformal_level=conformal["level"],
         metrics=read(root / "metrics.json"),
     )
-
-
-def load_bundle(folder: str | Path) -> Scorer:
-    """Open a bundle as a scorer.
-
-    Raises:
-        RegistryError: See `open_bundle`.
-    """
-    from emoray.scoring.scorer import Scorer
-
-    return Scorer(open_bundle(folder))
 
 
 def _copy_encoder(model: str, target: Path) -> None:

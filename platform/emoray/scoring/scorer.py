@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from emoray.errors import AudioError
 from emoray.models.batch import Batch, Output
 from emoray.models.build import frontend
 from emoray.schema import DIMENSIONS, GRANULARITIES
-from emoray.scoring.bundle import Bundle
+from emoray.scoring.bundle import Bundle, open_bundle
 from emoray.scoring.score import Estimate, Score, ScoreRequest, Semantic, TimePoint
 from emoray.scoring.semantics import SemanticsRunner
 
@@ -235,3 +236,12 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         batch.append(place)
     if batch:
         yield batch
+
+
+def load_bundle(folder: str | Path) -> Scorer:
+    """Open a bundle as a scorer.
+
+    Raises:
+        RegistryError: See `open_bundle`.
+    """
+    return Scorer(open_bundle(folder))

@@ -15,7 +15,8 @@ from emoray.stages.base import WAVEFORM, Stage
 from emoray.stages.fingerprint import fingerprint
 from emoray.stages.guard import NOT_OF_A_ROW, run_guarded
 from emoray.stages.pipeline import audio_stages, text_stages
-from emoray.stages.transcribe import ReferenceConfig, ReferenceTranscribe, TranscribeConfig
+from emoray.stages.transcribe.config import ReferenceConfig, TranscribeConfig
+from emoray.stages.transcribe.stage import ReferenceTranscribe
 
 #: Which stage gives a text vector, and from which semantic level on it may be used.
 SOURCE = {

@@ -11,8 +11,8 @@ from emoray.stages.emphasis import EmphasisConfig
 from emoray.stages.filters import FiltersConfig
 from emoray.stages.guard import GuardConfig
 from emoray.stages.norms import NormsConfig
-from emoray.stages.semantics import SemanticsConfig
-from emoray.stages.transcribe import TranscribeConfig
+from emoray.stages.semantics.stage import SemanticsConfig
+from emoray.stages.transcribe.config import TranscribeConfig
 
 
 class AnnotateConfig(Section):

@@ -17,8 +17,8 @@ import pyarrow as pa
 from emoray.config import Section
 from emoray.errors import ConfigError, StageError
 from emoray.stages.base import Row, Stage, Value
-from emoray.stages.delivery import semitones
 from emoray.stages.norms import Norms
+from emoray.stages.prosodic_features import semitones
 
 FLAT = 1e-6  # a feature that varies less than this within the utterance says nothing about it
 

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow.dataset as pads
 
 from emoray.config import Section
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 
 #: Measure → the stage whose value has it. A row that lies outside several is counted for the first of them.
 STAGE_OF = {

@@ -25,7 +25,7 @@ import polars as pl
 from emoray.config import Section
 from emoray.errors import InputError, StageError
 from emoray.schema import UNKNOWN_SPEAKER
-from emoray.stages.delivery import MEASURES, Measures, letter_count, measure_delivery
+from emoray.stages.prosodic_features import MEASURES, Measures, letter_count, measure_delivery
 
 TRAIN = "train"
 DIGITS = 5  # significant digits kept, so that the order of a sum cannot change the hash

@@ -15,8 +15,8 @@ from emoray.stages.guard import GuardConfig, Outcome, run_guarded
 from emoray.stages.norms import Norms
 from emoray.stages.prosody import MeasureProsody
 from emoray.stages.quality import MeasureQuality
-from emoray.stages.semantics import writer
-from emoray.stages.transcribe import transcriber
+from emoray.stages.semantics.stage import writer
+from emoray.stages.transcribe.stage import transcriber
 
 AUDIO_STAGES = ("decode", "prosody", "transcribe")
 TEXT_STAGES = ("emphasis", "semantics", "embed_transcript", "embed_semantics")

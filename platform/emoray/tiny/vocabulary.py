@@ -11,9 +11,9 @@ import json
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from emoray.corpora.synthetic_text import LEXICON, PEOPLE, PLACES, THINGS, TIMES
-from emoray.stages.cues import WORDS
-from emoray.stages.record import SemanticsRecord
+from emoray.corpora.synthetic.text import LEXICON, PEOPLE, PLACES, THINGS, TIMES
+from emoray.stages.semantics.cues import WORDS
+from emoray.stages.semantics.record import SemanticsRecord
 
 VOCABULARY = 1200
 #: Letters with the space before them, or one other character: no merge ever joins a word with what follows it.

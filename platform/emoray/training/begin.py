@@ -9,7 +9,7 @@ import torch
 
 from emoray.models.build import MODELS, OVER_DIALOGUES, WITHOUT_GRADIENT, build
 from emoray.models.config import ModelConfig
-from emoray.models.mean import TrainMean
+from emoray.models.systems.mean import TrainMean
 from emoray.training.batch_plan import make_plan
 from emoray.training.config import TrainConfig
 from emoray.training.objectives import RegionTargets, class_weights

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from emoray.errors import LakeError, TrainingError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.training.sharding import share_of, whole
 
 WEIGHTS, BEST, OPTIMIZER, STATE = "model.safetensors", "best.safetensors", "optimizer.pt", "state.json"

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from emoray.audio.io import AUDIO_HZ, AudioConfig, decode
 from emoray.errors import AudioError, TrainingError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.models.frontend import Frontend
 from emoray.schema import DIMENSIONS, GRANULARITIES
 

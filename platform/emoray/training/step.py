@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from emoray.errors import TrainingError
 from emoray.models.batch import Batch
 from emoray.models.cnn14_encoder import MaskedBatchNorm
-from emoray.models.late_fusion import separately_trained
+from emoray.models.systems.late_fusion import separately_trained
 from emoray.schema import DIMENSIONS
 from emoray.training.config import TrainConfig
 from emoray.training.gathered import Gathered, as_gathered, clip_shapes, from_matrix, inputs, sizes_of, to_matrix

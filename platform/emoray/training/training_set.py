@@ -22,7 +22,7 @@ import torch
 
 from emoray.corpora import folds
 from emoray.errors import TransientError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.models.batch import Batch
 from emoray.schema import DIMENSIONS, GRANULARITIES
 from emoray.training.augment import change

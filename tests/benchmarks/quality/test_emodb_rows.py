@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.emodb import MODELS, TITLES, configured, table
+from benchmarks.quality.emodb import MODELS, TITLES, configured, table
 
 from emoray.evaluation.bootstrap import Interval
 from emoray.models.build import SOUND_ALONE

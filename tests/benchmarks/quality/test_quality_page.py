@@ -5,7 +5,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks.quality_page import Result, write_page
+from benchmarks.quality.page import Result, write_page
 
 CEILING = {"arousal": 0.9, "dominance": 0.8, "valence": 1.0}  # in any order
 

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 import pytest
-from benchmarks.rows import Job, configuration, train_missing
+from benchmarks.quality.rows import Job, configuration, train_missing
 from training_kit import model_config, pack_rows, planted_rows, train_config
 
-from emoray.lake import LakeConfig
+from emoray.lake.tables import LakeConfig
 
 
 def splits(clips: int) -> list[dict]:

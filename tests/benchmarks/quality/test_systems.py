@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks.rows import Job, configuration
-from benchmarks.systems import ROWS, SYSTEMS, chosen, jobs_of
-from benchmarks.systems_page import Scored, write_page
+from benchmarks.quality.rows import Job, configuration
+from benchmarks.quality.systems import ROWS, SYSTEMS, chosen, jobs_of
+from benchmarks.quality.systems_page import Scored, write_page
 
 from emoray.models.build import MODELS, build
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from benchmarks.__main__ import _report
-from benchmarks.measure import Measurement, Reading, Side, against, rounds
 from benchmarks.proc import descendants
+from benchmarks.speed.measure import Measurement, Reading, Side, against, rounds
 
-PEERS = Path(__file__).parents[2] / "benchmarks" / "peers"
+PEERS = Path(__file__).parents[3] / "benchmarks" / "speed" / "peers"
 
 #: Counts its runs since the last reset, holds 64 MiB from the second on, and has a child that only waits.
 COUNTER = f"""

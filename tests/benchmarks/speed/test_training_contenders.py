@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.measure import Reading
-from benchmarks.p6_lengths import compared, from_first_batch
+from benchmarks.speed.measure import Reading
+from benchmarks.speed.p6_lengths import compared, from_first_batch
 
 
 def side(predictions: list[list[float]], before: float, after: float, **more: object) -> Reading:

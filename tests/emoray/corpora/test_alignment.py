@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emoray.corpora import alignment
-from emoray.corpora.ledger import Ledger
+from emoray.corpora.import_report import Ledger
 
 SHORT = '''File type = "ooTextFile"
 Object class = "TextGrid"

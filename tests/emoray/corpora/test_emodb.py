@@ -10,7 +10,7 @@ from emoray import corpora
 from emoray.config import read_preset, validate
 from emoray.corpora import CorpusConfig, emodb
 from emoray.errors import InputError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 
 SHARED = Path(os.environ.get("EMORAY_EMODB", Path(__file__).parents[4] / "shared" / "emodb"))
 

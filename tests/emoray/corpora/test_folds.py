@@ -10,7 +10,7 @@ from emoray import corpora
 from emoray.config import read_preset, validate
 from emoray.corpora import CorpusConfig, folds
 from emoray.errors import InputError, LakeError, SchemaError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import empty_row, utterances_table
 
 LAPTOP = read_preset("laptop")["corpus"]

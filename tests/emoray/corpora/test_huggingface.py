@@ -17,7 +17,7 @@ from emoray.audio.io import AudioConfig, decode
 from emoray.config import read_preset, validate
 from emoray.corpora import CorpusConfig
 from emoray.errors import InputError, MissingExtraError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 
 LAPTOP = read_preset("laptop")["corpus"]
 CLASSES = ["neutral", "anger"]

@@ -9,7 +9,7 @@ from emoray import corpora
 from emoray.config import read_preset, validate
 from emoray.corpora import CorpusConfig, folds, iemocap
 from emoray.errors import InputError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import assert_speaker_disjoint
 
 LAPTOP = read_preset("laptop")["corpus"]

@@ -13,7 +13,7 @@ from emoray import corpora
 from emoray.config import read_preset, validate
 from emoray.corpora import CorpusConfig, msp_podcast
 from emoray.errors import ConfigError, InputError, SchemaError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 
 LAPTOP = read_preset("laptop")["corpus"]
 TURN = PodcastTurn("MSP-PODCAST_0001_0008")

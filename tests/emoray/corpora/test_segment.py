@@ -14,9 +14,9 @@ from emoray import corpora
 from emoray.audio.io import AudioConfig, decode
 from emoray.config import merge, read_preset, validate
 from emoray.corpora import CorpusConfig
-from emoray.corpora.synthetic import SyntheticConfig
+from emoray.corpora.synthetic.build import SyntheticConfig
 from emoray.errors import InputError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 
 HZ = 16_000
 GAP_S = 1.2

@@ -13,7 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from emoray.errors import InputError, LakeError
-from emoray.interchange.delivery import delivered
+from emoray.interchange.atomic_output import delivered
 
 
 @pytest.fixture(scope="module")

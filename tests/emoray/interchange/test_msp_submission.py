@@ -8,7 +8,8 @@ import pytest
 from interchange_kit import corpus, failed, labels_of, score, scores, utterance
 
 from emoray.config import read_preset, validate
-from emoray.corpora import CorpusConfig, manifest
+from emoray.corpora import CorpusConfig
+from emoray.corpora.manifest import read as manifest
 from emoray.errors import InputError
 from emoray.interchange import msp_submission
 from emoray.schema import DIMENSIONS, utterances_table

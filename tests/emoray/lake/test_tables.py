@@ -13,7 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from emoray.errors import LakeError
-from emoray.lake import Lake, LakeConfig, rows_to_outcomes
+from emoray.lake.tables import Lake, LakeConfig, rows_to_outcomes
 from emoray.schema import empty_row, stage_schema, utterances_table
 
 VALUE = pa.struct([("text", pa.string()), ("vector", pa.list_(pa.float32()))])

@@ -13,14 +13,15 @@ import scoring_kit as kit
 
 from emoray.config import read_preset
 from emoray.errors import ConfigError, RegistryError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.registry import clean_process, promotion, versions
 from emoray.registry.card import model_card
 from emoray.registry.config import TrackingConfig
 from emoray.registry.gate import Check, Decision, Latency, measure_latency
 from emoray.registry.promotion import champions, promote, rollback
 from emoray.registry.tracking import connect, tracking_uri
-from emoray.scoring.bundle import load_bundle, open_bundle
+from emoray.scoring.bundle import open_bundle
+from emoray.scoring.scorer import load_bundle
 
 CONFIG = TrackingConfig(**read_preset("laptop")["tracking"])
 PASSED = Decision(True, (Check("gain", True, "better"),), "gate", {"latency": {"p95_ms": 1.0}})
@@ -82,7 +83,7 @@ def test_two_processes_may_open_a_new_store_at_once(tmp_path):
     code = (
         "import sys\n"
         "from emoray.config import read_preset\n"
-        "from emoray.lake import Lake, LakeConfig\n"
+        "from emoray.lake.tables import Lake, LakeConfig\n"
         "from emoray.registry.config import TrackingConfig\n"
         "from emoray.registry.tracking import connect\n"
         "lake = Lake(LakeConfig(root=sys.argv[1], storage_options={}))\n"

@@ -11,8 +11,8 @@ from engine_kit import RECORD, endpoint_config, serving
 
 from emoray.config import merge
 from emoray.errors import ConfigError
-from emoray.scoring.bundle import load_bundle
-from emoray.scoring.fitted import open_stages
+from emoray.scoring.bundle_files import open_stages
+from emoray.scoring.scorer import load_bundle
 from emoray.stages.config import AnnotateConfig
 
 PROMPT = "version: 4\nsystem: s\nuser: 'asked about {transcript}'\nrepair: '{problem}'\n"

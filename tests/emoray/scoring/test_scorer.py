@@ -8,9 +8,8 @@ import scoring_kit as kit
 from emoray.errors import AudioError
 from emoray.models.build import SOUND_ALONE
 from emoray.schema import DIMENSIONS
-from emoray.scoring.bundle import load_bundle
 from emoray.scoring.predictions import predict_rows
-from emoray.scoring.scorer import Scorer, _batches
+from emoray.scoring.scorer import Scorer, _batches, load_bundle
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 from emoray.stages.pipeline import annotate_rows, audio_stages, fingerprints, text_stages

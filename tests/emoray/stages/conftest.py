@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from emoray.config import merge, read_preset, validate
-from emoray.corpora.synthetic import SyntheticConfig, build
-from emoray.lake import Lake, LakeConfig
+from emoray.corpora.synthetic.build import SyntheticConfig, build
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.guard import GuardConfig
 from emoray.stages.norms import Norms
@@ -80,7 +80,7 @@ def spoken(heard):
 @pytest.fixture(scope="session")
 def plain_norms() -> Norms:
     """Norms with round figures: mean 0, variance 1 within and 3 between speakers; a word lasts .1 s per letter."""
-    from emoray.stages.delivery import MEASURES
+    from emoray.stages.prosodic_features import MEASURES
 
     figure = {"mean": 0.0, "within": 1.0, "between": 3.0, "clips": 100.0}
     return Norms(dict.fromkeys(MEASURES, figure), {"intercept_s": 0.0, "per_letter_s": 0.1}, {})

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 
 from emoray.config import merge, read_preset, validate
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import stage_schema
 from emoray.stages.decode import Decode
 from emoray.stages.filters import FiltersConfig, excluded
 from emoray.stages.quality import MeasureQuality
-from emoray.stages.transcribe import Transcribe
+from emoray.stages.transcribe.stage import Transcribe
 
 PRINTS = {"decode": "d", "quality": "q", "transcribe": "t"}
 ROWS = pl.DataFrame({"utterance_id": [f"u{number}" for number in range(6)]})

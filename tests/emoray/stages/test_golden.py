@@ -17,7 +17,7 @@ import soundfile
 from emoray.stages.norms import Norms
 from emoray.stages.pipeline import annotate_rows, audio_stages, text_stages
 from emoray.stages.quality import MeasureQuality
-from emoray.stages.transcribe import transcriber
+from emoray.stages.transcribe.stage import transcriber
 
 GOLDEN = Path(__file__).with_name("golden.json")
 VECTOR_PARTS = 6  # so many numbers of a vector are kept

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from emoray.errors import InputError, StageError
-from emoray.stages.delivery import MEASURES, measure_delivery
 from emoray.stages.norms import Norms, NormsConfig
+from emoray.stages.prosodic_features import MEASURES, measure_delivery
 
 CONFIG = NormsConfig(enrol_clips=3)
 

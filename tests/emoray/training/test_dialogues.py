@@ -26,7 +26,7 @@ from training_kit import (
 
 from emoray.config import merge
 from emoray.errors import TrainingError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import frontend
 from emoray.schema import utterances_table
 from emoray.training.batch_plan import DIALOGUE_PLAN, make_plan, units_of

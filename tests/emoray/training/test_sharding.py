@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from training_kit import NO_DROPOUT, gloo_worker, held, model_config, pack_rows, planted_rows, run_fit, train_config
 
 from emoray.config import merge
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import build
 from emoray.tiny.checkpoints import make
 from emoray.training.checkpoint import Checkpoint, trained_weights

@@ -13,7 +13,7 @@ from training_kit import AUDIO, TEXT_WIDTH, model_config, pack_rows, planted_row
 
 from emoray.corpora.folds import Fold
 from emoray.errors import LakeError, SchemaError, TrainingError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import frontend
 from emoray.schema import stage_schema, utterances_table
 from emoray.stages.embed import EmbedSemantics, EmbedTranscript

@@ -27,10 +27,13 @@ from annotate_kit import (
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import to_yaml
 from emoray.errors import ErrorBudgetExceeded, InputError, LakeError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
-from emoray_jobs import annotate, annotate_plan, dataflow
-from emoray_jobs.annotate_summary import Counts
+from emoray_jobs.annotate import job as annotate
+from emoray_jobs.annotate import plan as annotate_plan
+from emoray_jobs.annotate.state import state as annotation_state
+from emoray_jobs.annotate.summary import Counts
+from emoray_jobs.pipeline import ray_pipeline
 
 CLIPS = 18
 
@@ -46,7 +49,7 @@ def done(tmp_path_factory, ray_session):
 def test_ray_gives_what_a_bare_loop_gives(done):
     config, result = done
     assert result.counts == Counts(CLIPS, CLIPS, 0, 0, {})
-    expected = by_hand(config, annotate.state(config, Lake(config.lake)))
+    expected = by_hand(config, annotation_state(config, Lake(config.lake)))
     for stage, table in stored(config, result.fingerprints).items():
         assert table["utterance_id"].to_list() == sorted(expected[stage])
         assert table["error"].null_count() == CLIPS
@@ -110,7 +113,7 @@ def test_another_emphasis_reads_no_audio(done):
 def test_state_needs_annotations(tmp_path):
     config = config_for(tmp_path)
     with pytest.raises(LakeError) as refused:
-        annotate.state(config, Lake(config.lake))
+        annotation_state(config, Lake(config.lake))
     assert refused.value.kind == "not_annotated"
 
 
@@ -142,7 +145,7 @@ def test_batches_stay_apart_where_ray_moves_several_at_once(tmp_path, ray_sessio
         return [*others, AtOnce(transcript.config)]
 
     monkeypatch.setattr(pipeline, "text_stages", text)
-    monkeypatch.setattr(dataflow, "MAX_BLOCKS", 2)
+    monkeypatch.setattr(ray_pipeline, "MAX_BLOCKS", 2)
     config = config_for(tmp_path)
     make_corpus(tmp_path, 14)
     result = annotate.run(config)

@@ -9,9 +9,10 @@ from annotate_kit import CHEAP_STAGES, config_for, leave_out_encoder
 from benchmarks.clips import BAD, make_bad_clips, make_clips, utterance, write_corpus
 
 from emoray.config import to_yaml
-from emoray.lake import Lake
-from emoray_jobs import annotate, worklist
+from emoray.lake.tables import Lake
+from emoray_jobs.annotate.state import state as annotation_state
 from emoray_jobs.cli import main
+from emoray_jobs.pipeline import pending
 
 GOOD = 50
 
@@ -35,16 +36,16 @@ def test_all_good_clips_come_through_and_the_exit_status_tells_whether_too_many_
     assert main(["annotate", "--config", str(file)]) == 0
     assert f"{GOOD} complete + 0 partial + {len(bad)} quarantined" in capsys.readouterr().out
 
-    fingerprints = annotate.state(config, lake).fingerprints
+    fingerprints = annotation_state(config, lake).fingerprints
     ids = pl.Series(lake.utterances(config.corpus.name, ["utterance_id"])["utterance_id"]).sort()
     assert len(ids) == GOOD + len(bad)
     for stage in CHEAP_STAGES:
-        answers = worklist.answers(lake, stage, fingerprints[stage], ids)
+        answers = pending.answers(lake, stage, fingerprints[stage], ids)
         assert answers["answered"].all()
         failed = {name: kind for name, kind in zip(ids, answers["failed"], strict=True) if kind}
         kinds = {name: kind if stage == "decode" else "missing_input" for name, (_, kind) in bad.items()}
         assert failed == kinds, stage
-    assert {error["type"] for error in worklist.errors(lake, "decode", fingerprints["decode"]).values()} == {
+    assert {error["type"] for error in pending.errors(lake, "decode", fingerprints["decode"]).values()} == {
         kind for _, kind in BAD.values()
     }
 

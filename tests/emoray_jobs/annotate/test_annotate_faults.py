@@ -27,12 +27,14 @@ from annotate_kit import (
 
 from emoray.config import to_yaml
 from emoray.errors import ServiceError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
 from emoray.stages.prosody import MeasureProsody
-from emoray.stages.semantics import CuesSemantics
-from emoray_jobs import annotate, planner, sink
-from emoray_jobs.annotate_summary import Counts
+from emoray.stages.semantics.stage import CuesSemantics
+from emoray_jobs.annotate import job as annotate
+from emoray_jobs.annotate.state import state as annotation_state
+from emoray_jobs.annotate.summary import Counts
+from emoray_jobs.pipeline import pools, writer
 
 pytestmark = pytest.mark.long
 
@@ -75,7 +77,7 @@ def test_killed_driver_goes_on_where_it_was(tmp_path, ray_session, monkeypatch):
     result = annotate.run(config)
     assert result.counts == Counts(clips, clips, 0, 0, {})
     assert result.stages[0].reused >= len(before)
-    expected = by_hand(config, annotate.state(config, Lake(config.lake)))
+    expected = by_hand(config, annotation_state(config, Lake(config.lake)))
     for stage, table in stored(config, result.fingerprints).items():
         assert table["utterance_id"].to_list() == [f"u{number:03d}" for number in range(clips)]
         for row in table.iter_rows(named=True):
@@ -113,7 +115,7 @@ def test_rows_that_kill_their_process_are_found_and_recorded(tmp_path, ray_sessi
 
     monkeypatch.setattr(pipeline, "audio_stages", audio)
     monkeypatch.setattr(pipeline, "text_stages", text)
-    monkeypatch.setattr(planner, "BATCHES_PER_ACTOR", 100)
+    monkeypatch.setattr(pools, "BATCHES_PER_ACTOR", 100)
     result = annotate.run(config)
     assert result.counts == Counts(24, 22, 2, 0, {})
     assert {stage.name: stage.failed for stage in result.stages} == {
@@ -137,7 +139,7 @@ def test_what_a_dying_sink_held_is_done_again(tmp_path, ray_session, monkeypatch
     leave_out_encoder(monkeypatch)
     config = config_for(tmp_path, "annotate.flush_rows=1000", "annotate.flush_s=1000")
     make_corpus(tmp_path, 12)
-    start = sink.start
+    start = writer.start
     killed = []
 
     def start_and_kill(*arguments):
@@ -153,7 +155,7 @@ def test_what_a_dying_sink_held_is_done_again(tmp_path, ray_session, monkeypatch
             killed[0].start()
         return actor
 
-    monkeypatch.setattr(sink, "start", start_and_kill)
+    monkeypatch.setattr(writer, "start", start_and_kill)
     result = annotate.run(config)
     killed[0].join()
     assert result.counts == Counts(12, 12, 0, 0, {})
@@ -193,7 +195,7 @@ def test_two_commands_at_once_give_the_result_of_one(tmp_path, ray_session):
     results = [json.loads(out.splitlines()[-1]) for out, _ in said]
     assert results[0] == results[1]
     assert results[0]["counts"] == vars(Counts(clips, clips, 0, 0, {}))
-    state = annotate.state(config, Lake(config.lake))
+    state = annotation_state(config, Lake(config.lake))
     assert results[0]["fingerprints"] == {stage: state.fingerprints[stage] for stage in CHEAP_STAGES}
     expected = by_hand(config, state)
     for stage in CHEAP_STAGES:
@@ -225,12 +227,12 @@ def test_a_full_disk_stops_the_job_with_the_reason_and_nothing_half_written(tmp_
     config = config_for(tmp_path, "annotate.flush_rows=12")
     make_corpus(tmp_path, clips)
 
-    class Cramped(sink.Sink):
+    class Cramped(writer.Sink):
         def __init__(self, *arguments):
             resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
             super().__init__(*arguments)
 
-    monkeypatch.setattr(sink, "Sink", Cramped)
+    monkeypatch.setattr(writer, "Sink", Cramped)
     with pytest.raises(ServiceError, match=r"40 utterances cannot be finished.*/annotations/prosody/.*cannot write"):
         annotate.run(config)
     monkeypatch.undo()

@@ -11,11 +11,12 @@ from annotate_kit import config_for, leave_out_encoder, make_corpus, rows_writte
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.errors import LakeError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import utterances_table
-from emoray_jobs import annotate, annotate_plan
-from emoray_jobs.annotate_summary import Counts
-from emoray_jobs.packing import training_keys
+from emoray_jobs.annotate import job as annotate
+from emoray_jobs.annotate import plan as annotate_plan
+from emoray_jobs.annotate.summary import Counts
+from emoray_jobs.train.training_set import training_keys
 
 FILTERS = ("annotate.filters.loudness_lufs={min: -50}", "annotate.filters.languages=[en]")
 QUIET, GERMAN = "u100", "u101"

@@ -10,8 +10,10 @@ from annotate_kit import by_hand, config_for, leave_out_encoder, make_corpus, st
 from engine_kit import RECORD, serving
 
 from emoray.errors import ServiceError
-from emoray.lake import Lake
-from emoray_jobs import annotate, annotate_plan
+from emoray.lake.tables import Lake
+from emoray_jobs.annotate import job as annotate
+from emoray_jobs.annotate import plan as annotate_plan
+from emoray_jobs.annotate.state import state as annotation_state
 
 CLIPS = 8
 PROMPT = "version: {version}\nsystem: s\nuser: '{{transcript}} / {{delivery}}'\nrepair: '{{problem}}'\n"
@@ -102,7 +104,7 @@ def test_vllm_on_ray_gives_what_it_gives_in_a_bare_loop(ray_session, short, tmp_
     )
     result = annotate.run(config)
     assert result.counts.complete == CLIPS
-    expected = by_hand(config, annotate.state(config, Lake(config.lake)))["semantics"]
+    expected = by_hand(config, annotation_state(config, Lake(config.lake)))["semantics"]
     table = stored(config, result.fingerprints)["semantics"]
     assert dict(zip(table["utterance_id"], table["value"].to_list(), strict=True)) == {
         name: outcome.value for name, outcome in expected.items()

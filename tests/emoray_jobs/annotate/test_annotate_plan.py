@@ -11,8 +11,11 @@ import ray
 from annotate_kit import STAGES, config_for, make_corpus, plain_encoder
 from rich.console import Console
 
-from emoray.lake import Lake
-from emoray_jobs import annotate, annotate_plan, annotate_summary, annotate_tracking, machines
+from emoray.lake.tables import Lake
+from emoray_jobs.annotate import job as annotate
+from emoray_jobs.annotate import plan as annotate_plan
+from emoray_jobs.annotate import summary, tracking
+from emoray_jobs.cluster import hardware
 
 CLIPS = 32
 
@@ -103,13 +106,13 @@ def test_the_summary_says_how_busy_the_pools_were(done):
         # The stages' own clocks stand within the pool's.
         assert sum(spent_s[stage] for stage in name.split("+")) <= pool.busy_s
     assert result.workforce.spilled_bytes == 0
-    assert "spilled to disk: 0 MiB" in printed(annotate_summary.render(result))
+    assert "spilled to disk: 0 MiB" in printed(summary.render(result))
 
 
 def test_spilled_bytes_are_those_that_ray_wrote(ray_session):
-    before = machines.spilled_bytes()
+    before = hardware.spilled_bytes()
     kept = [ray.put(np.full(128 * 2**20, place, np.uint8)) for place in range(6)]  # into a store of 512 MiB
-    assert machines.spilled_bytes() - before >= 128 * 2**20
+    assert hardware.spilled_bytes() - before >= 128 * 2**20
     assert [int(ray.get(one)[0]) for one in kept] == list(range(6))
 
 
@@ -133,5 +136,5 @@ def test_the_summary_is_a_run_in_the_tracking_store(done):
 def test_a_tracking_store_that_is_away_costs_a_warning(done, caplog):
     config, result = done
     away = changed(config, "tracking.uri=http://127.0.0.1:9")
-    annotate_tracking.track(away, Lake(config.lake), result, status="FINISHED")
+    tracking.track(away, Lake(config.lake), result, status="FINISHED")
     assert "the summary could not be logged: http://127.0.0.1:9" in caplog.text

@@ -22,10 +22,11 @@ from scoring_kit import speech
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import to_yaml
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import utterances_table
-from emoray_jobs import annotate
-from emoray_jobs.annotate_summary import Counts
+from emoray_jobs.annotate import job as annotate
+from emoray_jobs.annotate.state import state as annotation_state
+from emoray_jobs.annotate.summary import Counts
 from emoray_jobs.cli import main
 
 pytestmark = pytest.mark.long
@@ -63,7 +64,7 @@ def test_throttled_slow_and_cut_short_it_still_gives_the_same_tables(ray_session
         for path in lake.fs.find(lake.path("annotations")):
             with lake.fs.open(path) as file:
                 pq.read_table(file)  # only whole files, though half of some arrived
-        expected = by_hand(config, annotate.state(config, lake))
+        expected = by_hand(config, annotation_state(config, lake))
         for stage, table in stored(config, result.fingerprints).items():
             assert table["utterance_id"].to_list() == [f"u{number:03d}" for number in range(CLIPS)]
             for row in table.iter_rows(named=True):

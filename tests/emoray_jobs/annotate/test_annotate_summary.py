@@ -7,9 +7,9 @@ import pytest
 from annotate_kit import config_for, make_corpus
 
 from emoray.errors import LakeError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
-from emoray_jobs import annotate_summary
+from emoray_jobs.annotate import summary
 
 
 def test_outcomes_that_another_run_took_away_are_said_to_be_gone(tmp_path):
@@ -20,4 +20,4 @@ def test_outcomes_that_another_run_took_away_are_said_to_be_gone(tmp_path):
     filtered = pl.DataFrame(schema={"utterance_id": pl.String, "reason": pl.String})
     kept = pl.DataFrame({"utterance_id": lake.utterances(config.corpus.name)["utterance_id"].to_pylist()})
     with pytest.raises(LakeError, match=r"3 utterances have lost outcomes.*Run the same command again"):
-        annotate_summary.count(lake, 3, kept, filtered, stages, pipeline.fingerprints(config.annotate, None))
+        summary.count(lake, 3, kept, filtered, stages, pipeline.fingerprints(config.annotate, None))

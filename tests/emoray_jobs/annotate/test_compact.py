@@ -9,7 +9,7 @@ import pyarrow as pa
 from annotate_kit import config_for
 
 from emoray.config import to_yaml
-from emoray.lake import Lake, rows_to_outcomes
+from emoray.lake.tables import Lake, rows_to_outcomes
 from emoray.schema import stage_schema
 from emoray_jobs.cli import main
 

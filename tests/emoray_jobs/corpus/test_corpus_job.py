@@ -12,9 +12,9 @@ from rich.console import Console
 
 from emoray import corpora
 from emoray.errors import LakeError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import utterances_table
-from emoray_jobs import corpus
+from emoray_jobs.corpus import job as corpus
 
 
 def labelled(number: int, valence: float, **columns):

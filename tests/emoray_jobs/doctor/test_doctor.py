@@ -15,9 +15,10 @@ import pytest
 from rich.console import Console
 
 from emoray import config as settings
-from emoray_jobs import doctor
-from emoray_jobs.checks import Finding, engines, machine, services, speech
 from emoray_jobs.config import Config
+from emoray_jobs.doctor import engines, machine, services, speech
+from emoray_jobs.doctor import job as doctor
+from emoray_jobs.doctor.finding import Finding
 
 
 @pytest.fixture(autouse=True)

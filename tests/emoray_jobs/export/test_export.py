@@ -17,11 +17,13 @@ from interchange_kit import corpus as make_corpus
 from emoray.config import to_yaml
 from emoray.errors import InputError, LakeError
 from emoray.interchange import emotionml_reader
-from emoray.lake import Lake, rows_to_outcomes
+from emoray.lake.tables import Lake, rows_to_outcomes
 from emoray.schema import DIMENSIONS, stage_schema
 from emoray.stages import pipeline
-from emoray.stages.transcribe import Transcribe
-from emoray_jobs import cli, corpus_import, export
+from emoray.stages.transcribe.stage import Transcribe
+from emoray_jobs import cli
+from emoray_jobs.corpus import import_file
+from emoray_jobs.export import job as export
 
 FORMATS = ("audformat", "emotionml", "msp", "parquet")
 
@@ -51,7 +53,7 @@ def test_a_corpus_goes_out_and_comes_in_again(config, tmp_path, name):
     result = export.run(config, format=name, out=str(tmp_path / f"out{export.SUFFIXES[name]}"))
     assert result.rows == 4
     again = config.model_copy(update={"corpus": config.corpus.model_copy(update={"name": "again"})})
-    corpus_import.run(again, path=result.address)
+    import_file.run(again, path=result.address)
     lake = Lake(config.lake)
     before = {row["utterance_id"]: row for row in lake.utterances(CORPUS).to_pylist()}
     after = {row["utterance_id"]: row for row in lake.utterances("again").to_pylist()}
@@ -64,8 +66,8 @@ def test_a_corpus_goes_out_and_comes_in_again(config, tmp_path, name):
         if name != "emotionml":
             assert (row["split"], row["speaker_id"]) == (before[key]["split"], before[key]["speaker_id"])
     with pytest.raises(InputError, match=r"'again' is in this lake already.*--force"):
-        corpus_import.run(again, path=result.address)
-    corpus_import.run(again, path=result.address, force=True)
+        import_file.run(again, path=result.address)
+    import_file.run(again, path=result.address, force=True)
 
 
 def test_what_was_left_out_is_said(config):
@@ -199,7 +201,7 @@ def test_scores_as_printed_bring_their_course(config, tmp_path):
 
 
 def test_a_table_of_scores_has_the_columns_that_the_stage_gives():
-    from emoray_jobs.scoring_stage import ScoreStage
+    from emoray_jobs.score.stage import ScoreStage
 
     columns = {"utterance_id": pa.string(), "audio_uri": pa.string()}
     for field in ScoreStage.value_type:
@@ -237,7 +239,7 @@ def test_what_cannot_be_exported_or_imported_is_said(config, tmp_path):
     for name, message in (("x.csv", "are manifests"), ("x.parquet", "not a Parquet file of utterances")):
         (tmp_path / name).write_text("x")
         with pytest.raises(InputError, match=message):
-            corpus_import.run(other, path=str(tmp_path / name))
+            import_file.run(other, path=str(tmp_path / name))
     pq.write_table(pa.table({"x": [1]}), tmp_path / "y.parquet")
     with pytest.raises(InputError, match="this is no exported corpus: it has no column 'utterance_id'"):
-        corpus_import.run(other, path=str(tmp_path / "y.parquet"))
+        import_file.run(other, path=str(tmp_path / "y.parquet"))

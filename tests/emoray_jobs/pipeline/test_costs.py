@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scoring_kit import speech
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
 from emoray.stages.base import WAVEFORM
 from emoray.stages.prosody import MeasureProsody
-from emoray_jobs import calibration
-from emoray_jobs.calibration import Work, run_measured
+from emoray_jobs.pipeline import costs
+from emoray_jobs.pipeline.costs import Work, run_measured
 
 batch = st.tuples(st.integers(1, 64), st.floats(0.1, 500), st.floats(0.001, 60))
 
@@ -63,30 +63,30 @@ def test_the_lake_remembers_by_stage_and_machine(tmp_path):
     lake = Lake(config.lake)
     stages = pipeline.audio_stages(config.annotate)
     prosody = stages[1]
-    calibration.record(lake, prosody, "A fast (R) CPU", total([(10, 50.0, 1.0)]))
-    calibration.record(lake, prosody, "A fast (R) CPU", total([(10, 50.0, 3.0)]))
-    assert calibration.costs(lake, stages, "A fast (R) CPU")["prosody"].work_s(20, 100.0) == pytest.approx(4.0)
-    assert calibration.costs(lake, stages, "another") == {}
+    costs.record(lake, prosody, "A fast (R) CPU", total([(10, 50.0, 1.0)]))
+    costs.record(lake, prosody, "A fast (R) CPU", total([(10, 50.0, 3.0)]))
+    assert costs.load_costs(lake, stages, "A fast (R) CPU")["prosody"].work_s(20, 100.0) == pytest.approx(4.0)
+    assert costs.load_costs(lake, stages, "another") == {}
     coarser = config_for(tmp_path, "annotate.prosody.hop_s=0.02")
-    assert calibration.costs(lake, pipeline.audio_stages(coarser.annotate), "A fast (R) CPU") == {}
+    assert costs.load_costs(lake, pipeline.audio_stages(coarser.annotate), "A fast (R) CPU") == {}
 
 
 def test_a_record_that_cannot_be_read_is_passed_over(tmp_path, caplog):
     config = config_for(tmp_path)
     lake, prosody = Lake(config.lake), MeasureProsody(config.annotate.prosody)
-    calibration.record(lake, prosody, "cpu", total([(10, 50.0, 1.0)]))
+    costs.record(lake, prosody, "cpu", total([(10, 50.0, 1.0)]))
     (file,) = (tmp_path / "calibration" / "cpu").iterdir()
     file.write_text('{"rows": 3, "from another version": 1}')
-    assert calibration.costs(lake, [prosody], "cpu") == {}
+    assert costs.load_costs(lake, [prosody], "cpu") == {}
     assert str(file) in caplog.text
 
 
 def test_new_measurements_make_themselves_felt(tmp_path):
     config = config_for(tmp_path)
     lake, prosody = Lake(config.lake), MeasureProsody(config.annotate.prosody)
-    calibration.record(lake, prosody, "cpu", total([(10_000_000, 5e7, 1e6)]))
-    calibration.record(lake, prosody, "cpu", total([(20_000, 1e5, 6e3)]))
-    cost = calibration.costs(lake, [prosody], "cpu")["prosody"]
+    costs.record(lake, prosody, "cpu", total([(10_000_000, 5e7, 1e6)]))
+    costs.record(lake, prosody, "cpu", total([(20_000, 1e5, 6e3)]))
+    cost = costs.load_costs(lake, [prosody], "cpu")["prosody"]
     assert cost.work_s(1, 5.0) == pytest.approx((0.1 + 0.3) / 2)
 
 

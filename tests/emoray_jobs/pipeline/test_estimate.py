@@ -6,14 +6,14 @@ import polars as pl
 import pytest
 from annotate_kit import config_for
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.stages import pipeline
-from emoray.stages.transcribe import transcriber
-from emoray_jobs import calibration
-from emoray_jobs.calibration import Work
-from emoray_jobs.forecast import forecast
-from emoray_jobs.planner import Machines, Node
-from emoray_jobs.worklist import Worklist
+from emoray.stages.transcribe.stage import transcriber
+from emoray_jobs.cluster.hardware import Machines, Node
+from emoray_jobs.pipeline import costs
+from emoray_jobs.pipeline.costs import Work
+from emoray_jobs.pipeline.estimate import forecast
+from emoray_jobs.pipeline.pending import Worklist
 
 CPUS = Machines((Node("slow", None, 4.0, 0, 2**36), Node("fast", None, 12.0, 0, 2**36)))
 
@@ -37,7 +37,7 @@ def worklist_of(stages, todo: dict[str, int]) -> Worklist:
 def measured(lake, stage, kind: str, per_row_s: float, peak_bytes: int = 1) -> None:
     for audio_s in (200.0, 800.0):
         work = Work.of_batch(100, audio_s, per_row_s * 100, first=False, peak_bytes=peak_bytes)
-        calibration.record(lake, stage, kind, work)
+        costs.record(lake, stage, kind, work)
 
 
 def test_work_follows_the_rows_and_the_machines(place):

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from emoray.errors import LakeError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import stage_schema
-from emoray_jobs.sink import Sink
+from emoray_jobs.pipeline.writer import Sink
 
 TABLE = ("stage", "0123456789abcdef")
 OTHER = ("other", "0123456789abcdef")

@@ -16,9 +16,12 @@ from process_kit import kill_when_stored
 from emoray.errors import LakeError, SchemaError
 from emoray.evaluation import metrics
 from emoray.evaluation.summary import check_predictions
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
-from emoray_jobs import cli, evaluate, protocol, train
+from emoray_jobs import cli
+from emoray_jobs.evaluate import job as evaluate
+from emoray_jobs.protocol import job as protocol
+from emoray_jobs.train import job as train
 
 PARENT = "mlflow.parentRunId"
 CLASSES = "model.classes=[anger,happiness,sadness,neutral]"
@@ -240,11 +243,11 @@ def test_a_trial_that_fails_is_named_and_takes_no_other_down(tmp_path, capsys, m
 
 @pytest.mark.long
 def test_trials_on_ray_end_like_those_in_one_process_also_when_one_dies(tmp_path, ray_session, monkeypatch):
-    from emoray_jobs import protocol_tune
+    from emoray_jobs.protocol import tune
 
     alone = protocol_kit.iemocap(tmp_path / "alone")
     expected = protocol.run(alone)
-    monkeypatch.setattr(protocol_tune, "_work", protocol_kit.work_and_die_once)
+    monkeypatch.setattr(tune, "_work", protocol_kit.work_and_die_once)
     config = protocol_kit.iemocap(tmp_path / "together", "train.workers=1")
     result = protocol.run(config)
     assert not result.failed
@@ -270,7 +273,7 @@ def test_trials_on_ray_end_like_those_in_one_process_also_when_one_dies(tmp_path
 
 def test_the_two_commands_of_the_readme(tmp_path, capsys, monkeypatch):
     protocol_kit.iemocap(tmp_path)
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     (shown,) = (block for block in re.findall(r"^```yaml\n(.*?)^```", readme, re.M | re.S) if "iemocap.yaml" in block)
     (lines,) = (
         block for block in re.findall(r"^```bash\n(.*?)^```", readme, re.M | re.S) if "emoray protocol" in block

@@ -12,13 +12,14 @@ from scoring_kit import SENTENCE, make_bundle
 
 from emoray.audio.io import decode
 from emoray.errors import InputError, RegistryError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import connect
 from emoray.schema import DIMENSIONS
-from emoray.scoring.bundle import load_bundle
 from emoray.scoring.score import ScoreRequest
-from emoray_jobs import cli, score
+from emoray.scoring.scorer import load_bundle
+from emoray_jobs import cli
+from emoray_jobs.score import job as score
 
 CLIPS = 10
 

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from emoray import config as settings
 from emoray.errors import ConfigError, InputError, ServiceError
-from emoray_jobs import jobserver, submit
+from emoray_jobs.cluster import job_server
 from emoray_jobs.config import Config
-from emoray_jobs.parcel import CONFIG_FILE, Parcel, package_folders, packed
+from emoray_jobs.submit import job as submit
+from emoray_jobs.submit.package import CONFIG_FILE, Parcel, package_folders, packed
 
 REMOTE = "http://head.example:8265"
 ON_S3 = "lake.root=s3://bucket/emoray"
@@ -197,9 +198,9 @@ def test_a_cluster_address_is_not_a_job_servers():
 
 def test_the_address_given_wins(monkeypatch):
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://env:8265")
-    assert jobserver.resolve_address(None, None) == "http://env:8265"
-    assert jobserver.resolve_address(None, "configured:8265/") == "http://configured:8265"
-    assert jobserver.resolve_address("https://given", "configured:8265") == "https://given"
+    assert job_server.resolve_address(None, None) == "http://env:8265"
+    assert job_server.resolve_address(None, "configured:8265/") == "http://configured:8265"
+    assert job_server.resolve_address("https://given", "configured:8265") == "https://given"
 
 
 def test_nobody_listening_is_told_at_once():
@@ -242,24 +243,24 @@ def test_another_ray_is_refused_before_anything_is_sent(server):
 
 
 def test_the_token_is_found_where_ray_finds_it(tmp_path, monkeypatch):
-    assert jobserver.auth_headers() == {}
+    assert job_server.auth_headers() == {}
     home = tmp_path / "home" / ".ray"
     home.mkdir(parents=True)
     (home / "auth_token").write_text("from home\n")
-    assert jobserver.auth_headers() == {"Authorization": "Bearer from home"}
+    assert job_server.auth_headers() == {"Authorization": "Bearer from home"}
     (tmp_path / "token").write_text("from file\n")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    assert jobserver.auth_token() == ("from file", str(tmp_path / "token"))
+    assert job_server.auth_token() == ("from file", str(tmp_path / "token"))
     monkeypatch.setenv("RAY_AUTH_TOKEN", "from the shell")
-    assert jobserver.auth_token() == ("from the shell", "RAY_AUTH_TOKEN")
+    assert job_server.auth_token() == ("from the shell", "RAY_AUTH_TOKEN")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert jobserver.auth_headers() == {}
+    assert job_server.auth_headers() == {}
 
 
 def test_a_token_file_that_is_named_must_be_there(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere/token")
     with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN_PATH=/nowhere/token"):
-        jobserver.auth_token()
+        job_server.auth_token()
 
 
 @pytest.mark.parametrize(

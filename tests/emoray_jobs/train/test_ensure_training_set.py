@@ -7,11 +7,11 @@ import contextlib
 import pyarrow as pa
 from jobs_kit import config, write_corpus
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import stage_schema
 from emoray.stages import pipeline
 from emoray.stages.decode import Decode
-from emoray_jobs.packing import packed
+from emoray_jobs.train.training_set import packed
 
 
 def pack(settings, lake):

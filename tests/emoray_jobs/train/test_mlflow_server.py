@@ -18,9 +18,12 @@ import sqlalchemy
 from moto.server import ThreadedMotoServer
 from process_kit import until_ready
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
-from emoray_jobs import evaluate, promote, score, train
+from emoray_jobs import promote
+from emoray_jobs.evaluate import job as evaluate
+from emoray_jobs.score import job as score
+from emoray_jobs.train import job as train
 
 BUCKET = "artifacts"
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from emoray_jobs.stopping import StopRequest, stop_request
+from emoray_jobs.train.stop_signal import StopRequest, stop_request
 
 
 class KilledError(Exception):

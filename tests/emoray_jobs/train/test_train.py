@@ -10,10 +10,12 @@ import pytest
 from process_kit import kill_when_stored, stop_at
 
 from emoray.errors import LakeError, TrainingError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.scoring.bundle import open_bundle
-from emoray_jobs import evaluate, run_journal, train
+from emoray_jobs.evaluate import job as evaluate
+from emoray_jobs.train import job as train
+from emoray_jobs.train import metric_journal
 
 STEP_KEYS = {"loss", "loss_ccc", "ccc_valence", "ccc_arousal", "ccc_dominance", "lr", "grad_norm"}
 
@@ -172,20 +174,20 @@ def test_the_train_mean_is_a_version_like_any_other_and_reports_ccc_0(bare):
 
 def test_metrics_of_steps_without_a_stored_checkpoint_are_not_logged(bare):
     lake = Lake(bare.lake)
-    run_journal.write(lake, "r", 2, [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.9}])
-    assert run_journal.entries(lake, "r") == []
+    metric_journal.write(lake, "r", 2, [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.9}])
+    assert metric_journal.entries(lake, "r") == []
     lake.write_json({}, "checkpoints", "r", "000000002", "state.json")
-    assert [entry["step"] for entry in run_journal.entries(lake, "r")] == [2]
-    assert run_journal.entries(lake, "r", after=2) == []
+    assert [entry["step"] for entry in metric_journal.entries(lake, "r")] == [2]
+    assert metric_journal.entries(lake, "r", after=2) == []
 
 
 def test_the_logger_skips_what_another_driver_logged(bare):
     tracking = jobs_kit.store(bare)
     run_id = tracking.start_run("r")
     entry = {"timestamp_ms": 1, "metrics": [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.9}]}
-    run_journal.MetricLogger(tracking.client, run_id).log(entry)
+    metric_journal.MetricLogger(tracking.client, run_id).log(entry)
     later = {"timestamp_ms": 2, "metrics": [*entry["metrics"], {"step": 2, "loss": 0.8}]}
-    run_journal.MetricLogger(tracking.client, run_id).log(later)
+    metric_journal.MetricLogger(tracking.client, run_id).log(later)
     assert jobs_kit.logged(tracking.client, run_id) == {("loss", 0): 1.0, ("loss", 1): 0.9, ("loss", 2): 0.8}
 
 

@@ -8,11 +8,13 @@ import pyarrow.compute as pc
 import pytest
 import scoring_kit
 
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.card import model_card
-from emoray.scoring.bundle import load_bundle
-from emoray_jobs import annotate, evaluate, train
+from emoray.scoring.scorer import load_bundle
+from emoray_jobs.annotate import job as annotate
+from emoray_jobs.evaluate import job as evaluate
+from emoray_jobs.train import job as train
 
 pytestmark = pytest.mark.long
 

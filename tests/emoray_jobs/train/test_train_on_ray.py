@@ -6,8 +6,9 @@ import jobs_kit
 import pytest
 
 from emoray.errors import TrainingError
-from emoray.lake import Lake
-from emoray_jobs import train, train_launch
+from emoray.lake.tables import Lake
+from emoray_jobs.train import job as train
+from emoray_jobs.train import launch
 
 pytestmark = pytest.mark.long
 
@@ -26,7 +27,7 @@ def test_two_workers_of_whom_one_dies_end_like_one_process(corpus, ray_session, 
     alone = corpus("alone")
     expected = train.run(alone)
     config = corpus("together", "train.workers=2")
-    monkeypatch.setattr(train_launch, "train_on_worker", jobs_kit.train_and_die_once)
+    monkeypatch.setattr(launch, "train_on_worker", jobs_kit.train_and_die_once)
     result = train.run(config)
     assert Lake(config.lake).exists("died")
     assert result.dev == pytest.approx(expected.dev, abs=1e-5)

@@ -11,8 +11,8 @@ import os
 
 import pyarrow as pa
 
-from emoray.corpora.manifest_file import read_records
-from emoray.corpora.records import RecordsConfig, Source, rows
+from emoray.corpora.manifest.files import read_records
+from emoray.corpora.manifest.records import RecordsConfig, Source, rows
 from emoray.corpora.segment import SegmentConfig
 from emoray.errors import InputError
 from emoray.schema import utterances_table

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from emoray.config import Section
-from emoray.corpora.columns import column_map, vote_columns
-from emoray.corpora.manifest_file import Record
+from emoray.corpora.manifest.columns import column_map, vote_columns
+from emoray.corpora.manifest.files import Record
 from emoray.corpora.splits import SplitFractions, draw
 from emoray.errors import InputError
 from emoray.schema import DIMENSIONS, SPLITS, UTTERANCES, empty_row

@@ -23,11 +23,11 @@ from pydantic import Field, NonNegativeInt
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import Section
-from emoray.corpora.synthetic_dialogues import converse
-from emoray.corpora.synthetic_plan import Plan, Speaker, draw_plans, draw_speakers
-from emoray.corpora.synthetic_speech import Speech, Synthesiser
+from emoray.corpora.synthetic.dialogues import converse
+from emoray.corpora.synthetic.plan import Plan, Speaker, draw_plans, draw_speakers
+from emoray.corpora.synthetic.speech import Speech, Synthesiser
 from emoray.errors import ConfigError, LakeError
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray.schema import DIMENSIONS, empty_row, utterances_table
 
 #: Goes up when the same configuration gives another corpus.
@@ -55,7 +55,7 @@ class SyntheticConfig(Section):
         utterances_per_speaker: Clips per voice.
         opposed_fraction: Share of sentences with two opposed affect words, where emphasis decides the valence.
         label_noise_sd: Standard deviation of the raters' noise, on [0, 1].
-        dialogue_turns: Turns of two-speaker dialogues (`emoray.corpora.synthetic_dialogues`); 0 for single clips.
+        dialogue_turns: Turns of two-speaker dialogues (`emoray.corpora.synthetic.dialogues`); 0 for single clips.
         carry_over: How much of a turn's labels goes over into the next turn's, from 0 to 1; without dialogues nothing.
         processes: Synthesisers side by side; has no influence on the result.
     """

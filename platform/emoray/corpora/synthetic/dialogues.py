@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from emoray.corpora.synthetic_plan import HIGHEST, LOWEST, Plan, Speaker
+from emoray.corpora.synthetic.plan import HIGHEST, LOWEST, Plan, Speaker
 
 #: Middle of the label scale, towards which nothing is carried.
 MIDDLE = 0.5

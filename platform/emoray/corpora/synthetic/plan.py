@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from emoray.corpora.synthetic_text import Sentence, draw_sentence
+from emoray.corpora.synthetic.text import Sentence, draw_sentence
 
 #: espeak-ng's English accents, and the voice variants in which F0 is found reliably (not whispers, robots, or very
 #: rough voices).

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import soxr
 
 from emoray.audio.io import AUDIO_HZ
-from emoray.corpora.synthetic_plan import EMPHASIS_PAUSE_S, PITCH_TOP, Markup, Plan, Speaker
+from emoray.corpora.synthetic.plan import EMPHASIS_PAUSE_S, PITCH_TOP, Markup, Plan, Speaker
 from emoray.errors import InputError, MissingExtraError
 
 #: Silence before the first and after the last word.

@@ -12,7 +12,7 @@ from emoray.models.heads import ClassHead, MlpHead, PooledSound
 class Acoustic(nn.Module):
     """MSF-SER's sound alone [ours]: encoder, attentive statistics, a linear projection and an MLP.
 
-    The MSP-Podcast challenge baseline, which has no projection, is `emoray.models.challenge`. Text vectors in the batch
+    The MSP-Podcast challenge baseline, which has no projection, is `systems/challenge.py`. Text vectors in the batch
     are ignored.
 
     Args:

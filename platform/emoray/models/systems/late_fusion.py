@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from emoray.models.acoustic import Acoustic
 from emoray.models.batch import Batch, Output
-from emoray.models.cnn14 import Cnn14
 from emoray.models.config import ModelConfig
-from emoray.models.text import TextOnly
+from emoray.models.systems.acoustic import Acoustic
+from emoray.models.systems.cnn14 import Cnn14
+from emoray.models.systems.text import TextOnly
 
 
 class LateFusion(nn.Module):

@@ -8,11 +8,11 @@ from __future__ import annotations
 from torch import nn
 
 from emoray.models.batch import Batch, Output
-from emoray.models.cnn14 import cnn14_encoder
 from emoray.models.config import ModelConfig
 from emoray.models.fusion import TextVector
 from emoray.models.heads import Cnn14Head
 from emoray.models.pooling import max_mean
+from emoray.models.systems.cnn14 import cnn14_encoder
 
 
 class Multistage(nn.Module):

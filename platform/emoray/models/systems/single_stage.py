@@ -8,11 +8,11 @@ from __future__ import annotations
 from torch import nn
 
 from emoray.models.batch import Batch, Output
-from emoray.models.cnn14 import cnn14_encoder
 from emoray.models.config import ModelConfig
 from emoray.models.fusion import TextVector
 from emoray.models.heads import Cnn14Head
 from emoray.models.pooling import max_mean
+from emoray.models.systems.cnn14 import cnn14_encoder
 
 
 class SingleStage(nn.Module):
@@ -20,7 +20,7 @@ class SingleStage(nn.Module):
 
     The projected text vector is added once, to the embedding that CNN14 pools over time: h + ReLU(W e + b), then the
     head. That it is this embedding, before the hidden layer, and that the projection has the ReLU of the multistage
-    form are [ours]. Granularities and absent text as in `emoray.models.multistage`.
+    form are [ours]. Granularities and absent text as in `emoray.models.systems.multistage`.
 
     Args:
         config: Encoder, granularities, head and classes.

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from emoray.stages.delivery import Measures
 from emoray.stages.norms import Expectation
-from emoray.stages.record import SemanticsRecord
+from emoray.stages.prosodic_features import Measures
+from emoray.stages.semantics.record import SemanticsRecord
 
 #: Upper bounds of the first eight grades, in standard deviations.
 GRADES_SD = (-2.1, -1.4, -0.8, -0.27, 0.27, 0.8, 1.4, 2.1)
@@ -135,7 +135,7 @@ def describe(measures: Measures, expected: Expectation) -> SemanticsRecord:
     """Put a clip's delivery into words.
 
     Args:
-        measures: As measured (`emoray.stages.delivery`).
+        measures: As measured (`emoray.stages.prosodic_features`).
         expected: As expected of the speaker, or of the corpus.
     """
     away = deviations(measures, expected)

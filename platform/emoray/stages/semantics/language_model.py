@@ -16,12 +16,12 @@ from emoray.config import Section
 from emoray.engines import Answer, Engine, EngineConfig, Question, open_engine
 from emoray.errors import ConfigError, StageError
 from emoray.stages.base import WAVEFORM, Row, Value
-from emoray.stages.cues import describe
-from emoray.stages.delivery import measure_delivery
 from emoray.stages.embed import word_spans
 from emoray.stages.norms import Norms
-from emoray.stages.prompt import read_prompt
-from emoray.stages.record import Semantics, SemanticsRecord, decoding_schema, semantics_value
+from emoray.stages.prosodic_features import measure_delivery
+from emoray.stages.semantics.cues import describe
+from emoray.stages.semantics.prompt import read_prompt
+from emoray.stages.semantics.record import Semantics, SemanticsRecord, decoding_schema, semantics_value
 from emoray.stages.weights import model_folder, revision
 
 

@@ -8,11 +8,11 @@ from emoray.config import Section
 from emoray.engines import EngineConfig
 from emoray.errors import ConfigError
 from emoray.stages.base import Row, Value
-from emoray.stages.cues import describe
-from emoray.stages.delivery import measure_delivery
-from emoray.stages.language_model import AudioLlmSemantics, LanguageModelConfig, TextLlmSemantics
 from emoray.stages.norms import Norms
-from emoray.stages.record import Semantics, semantics_value
+from emoray.stages.prosodic_features import measure_delivery
+from emoray.stages.semantics.cues import describe
+from emoray.stages.semantics.language_model import AudioLlmSemantics, LanguageModelConfig, TextLlmSemantics
+from emoray.stages.semantics.record import Semantics, semantics_value
 
 
 class CuesConfig(Section):

@@ -9,65 +9,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from emoray.config import Section
-from emoray.engines import VllmConfig
 from emoray.errors import ConfigError, StageError
 from emoray.schema import WORD
 from emoray.stages.base import WAVEFORM, Row, Stage, Value
+from emoray.stages.transcribe.config import ReferenceConfig, TranscribeConfig, WhisperConfig, WhisperVllmConfig
 
 Times = Literal["corpus", "aligned", "recogniser", "none"]
-
-
-class ReferenceConfig(Section):
-    """The transcript that the corpus gives.
-
-    Attributes:
-        times: Where word times come from: the `corpus`, a forced alignment (`aligned`; US English only), or `none`,
-            which keeps the transcript and leaves emphasis absent. `auto` takes the corpus's, else aligns English, else
-            none: a word that the aligner does not know, or words that it does not find, cost the times only.
-    """
-
-    times: Literal["auto", "corpus", "aligned", "none"]
-
-
-class WhisperConfig(Section):
-    """Whisper through transformers.
-
-    Attributes:
-        model: Hugging Face name or folder.
-        language: Language code, or null to let the model detect it.
-        device: `auto`, `cpu` or `cuda`; not part of the fingerprint.
-    """
-
-    model: str
-    language: str | None
-    device: Literal["auto", "cpu", "cuda"]
-
-
-class WhisperVllmConfig(Section):
-    """Whisper in vLLM: the fast way on GPUs. It gives no word times of its own.
-
-    Attributes:
-        model: Hugging Face name or folder.
-        language: Language code, or null to let the model detect it.
-        times: Word times by a forced alignment of what was heard (`aligned`; US English only), or `none`. `auto` aligns
-            English, and where that fails, or in another language, the words have none.
-        vllm: How the engine is run; not part of the fingerprint.
-    """
-
-    model: str
-    language: str | None
-    times: Literal["auto", "aligned", "none"]
-    vllm: VllmConfig
-
-
-class TranscribeConfig(Section):
-    """Which transcriber; `pocketsphinx` carries its model and has no options."""
-
-    kind: Literal["reference", "pocketsphinx", "whisper", "whisper_vllm"]
-    reference: ReferenceConfig
-    whisper: WhisperConfig
-    whisper_vllm: WhisperVllmConfig
 
 
 class Transcribe(Stage):
@@ -132,7 +79,7 @@ class ReferenceTranscribe(Transcribe):
         else:
             words = [_word(word, None, None) for word in text.split()]
             if times == "aligned":
-                from emoray.stages.sphinx import UNALIGNABLE, aligner
+                from emoray.stages.transcribe.pocketsphinx import UNALIGNABLE, aligner
 
                 try:
                     words = aligner().align(row[WAVEFORM], text)
@@ -175,7 +122,7 @@ class PocketsphinxTranscribe(Transcribe):
         Raises:
             StageError: `empty_transcript` where nothing was understood.
         """
-        from emoray.stages.sphinx import LANGUAGE, recogniser
+        from emoray.stages.transcribe.pocketsphinx import LANGUAGE, recogniser
 
         values = []
         for row in rows:
@@ -215,7 +162,7 @@ class WhisperTranscribe(Transcribe):
         Raises:
             StageError: `empty_transcript` where nothing was understood.
         """
-        from emoray.stages.whisper import whisper
+        from emoray.stages.transcribe.whisper import whisper
 
         recogniser = whisper(self.config.model, self.config.device)
         heard = recogniser.recognise([row[WAVEFORM] for row in rows], self.config.language)
@@ -259,7 +206,7 @@ class WhisperVllmTranscribe(Transcribe):
             Per row its value, or a StageError: `empty_transcript` where nothing was understood, and for
             `times: aligned` what `sphinx.Aligner.align` raises.
         """
-        from emoray.stages.whisper_vllm import recognise
+        from emoray.stages.transcribe.whisper_vllm import recognise
 
         heard = recognise([row[WAVEFORM] for row in rows], self.config)
         return [self._one(row, text, language) for row, (text, language) in zip(rows, heard, strict=True)]
@@ -269,7 +216,7 @@ class WhisperVllmTranscribe(Transcribe):
             return _nothing_heard(row)
         wanted = self.config.times
         if wanted == "aligned" or (wanted == "auto" and language == "en"):
-            from emoray.stages.sphinx import UNALIGNABLE, aligner
+            from emoray.stages.transcribe.pocketsphinx import UNALIGNABLE, aligner
 
             try:
                 return _value(text, aligner().align(row[WAVEFORM], text), language, None, "aligned")

@@ -21,7 +21,7 @@ from emoray.errors import ConfigError
 from emoray.stages.weights import model_folder
 
 if TYPE_CHECKING:
-    from emoray.stages.transcribe import WhisperVllmConfig
+    from emoray.stages.transcribe.config import WhisperVllmConfig
 
 Waveform = npt.NDArray[np.float32]
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from emoray import corpora
 from emoray.config import read_preset, validate
-from emoray.corpora import CorpusConfig, manifest
+from emoray.corpora import CorpusConfig
+from emoray.corpora.manifest import read as manifest
 from emoray.errors import EmorayError, InputError, SchemaError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import validate_utterances
 
 

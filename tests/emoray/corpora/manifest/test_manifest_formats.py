@@ -13,7 +13,8 @@ import soundfile
 from lhotse.supervision import AlignmentItem
 
 from emoray.config import read_preset, validate
-from emoray.corpora import CorpusConfig, manifest
+from emoray.corpora import CorpusConfig
+from emoray.corpora.manifest import read as manifest
 from emoray.errors import InputError
 
 LAPTOP = read_preset("laptop")["corpus"]

@@ -11,11 +11,11 @@ from emoray import corpora
 from emoray.audio import AudioConfig, ProsodyConfig, decode, measure
 from emoray.config import read_preset, validate
 from emoray.corpora import CorpusConfig, SyntheticConfig, ceiling, planted
-from emoray.corpora.synthetic import draw, emotion
-from emoray.corpora.synthetic_plan import draw_plans, draw_speakers
-from emoray.corpora.synthetic_text import LEXICON, draw_sentence
+from emoray.corpora.synthetic.build import draw, emotion
+from emoray.corpora.synthetic.plan import draw_plans, draw_speakers
+from emoray.corpora.synthetic.text import LEXICON, draw_sentence
 from emoray.errors import ConfigError, InputError, LakeError, MissingExtraError
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import DIMENSIONS, assert_speaker_disjoint, validate_utterances
 
 AUDIO = AudioConfig(min_duration_s=0.1, max_duration_s=60, silence_dbfs=-70)

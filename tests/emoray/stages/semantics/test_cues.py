@@ -8,12 +8,12 @@ from pydantic import ValidationError
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from emoray.stages.cues import GRADES_SD, WORDS, describe, deviations, grade
-from emoray.stages.delivery import MEASURES
 from emoray.stages.embed import EmbedSemantics
 from emoray.stages.norms import Expectation
-from emoray.stages.record import SemanticsRecord, render_semantics
-from emoray.stages.semantics import CuesConfig, CuesSemantics, semantics_value
+from emoray.stages.prosodic_features import MEASURES
+from emoray.stages.semantics.cues import GRADES_SD, WORDS, describe, deviations, grade
+from emoray.stages.semantics.record import SemanticsRecord, render_semantics
+from emoray.stages.semantics.stage import CuesConfig, CuesSemantics, semantics_value
 
 STANDARD = Expectation(dict.fromkeys(MEASURES, 0.0), {**dict.fromkeys(MEASURES, 1.0), "pitch_st": 2.0}, clips=5)
 

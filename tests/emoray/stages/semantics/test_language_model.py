@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 from emoray.errors import ConfigError, ServiceError
 from emoray.stages.guard import run_guarded
 from emoray.stages.pipeline import fingerprints
-from emoray.stages.prompt import read_prompt
-from emoray.stages.record import PHRASE_CHARACTERS, SemanticsRecord, decoding_schema, render_semantics
-from emoray.stages.semantics import writer
+from emoray.stages.semantics.prompt import read_prompt
+from emoray.stages.semantics.record import PHRASE_CHARACTERS, SemanticsRecord, decoding_schema, render_semantics
+from emoray.stages.semantics.stage import writer
 
 PROMPT = "version: 7\nsystem: Be brief.\nuser: 'Said: {transcript} Measured: {delivery}'\nrepair: 'No: {problem}'\n"
 

@@ -6,8 +6,8 @@ import pytest
 
 from emoray.errors import ServiceError
 from emoray.stages.guard import run_guarded
-from emoray.stages.record import SemanticsRecord
-from emoray.stages.semantics import writer
+from emoray.stages.semantics.record import SemanticsRecord
+from emoray.stages.semantics.stage import writer
 
 
 @pytest.fixture(scope="session")

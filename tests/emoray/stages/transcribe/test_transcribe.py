@@ -7,8 +7,8 @@ import pytest
 
 from emoray.errors import StageError
 from emoray.stages.guard import run_guarded
-from emoray.stages.sphinx import aligner
-from emoray.stages.transcribe import transcriber
+from emoray.stages.transcribe.pocketsphinx import aligner
+from emoray.stages.transcribe.stage import transcriber
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emoray.errors import ConfigError
-from emoray.stages.transcribe import transcriber
+from emoray.stages.transcribe.stage import transcriber
 from emoray.stages.weights import revision
 
 

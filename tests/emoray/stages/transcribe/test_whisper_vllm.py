@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from emoray.errors import ConfigError, StageError
-from emoray.stages.transcribe import transcriber
-from emoray.stages.whisper_vllm import WINDOW_S, _pieces
+from emoray.stages.transcribe.stage import transcriber
+from emoray.stages.transcribe.whisper_vllm import WINDOW_S, _pieces
 
 
 @pytest.fixture(scope="session")

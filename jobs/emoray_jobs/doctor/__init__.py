@@ -1,0 +1,1 @@
+"""`emoray doctor`: one function per check, from the configuration to a finding."""

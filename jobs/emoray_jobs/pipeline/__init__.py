@@ -1,0 +1,1 @@
+"""What verbs share that bring utterances through stages: pending work, batches, pools, execution, writing, costs."""

@@ -1,0 +1,1 @@
+"""`emoray protocol`: trials over the folds and seeds of a corpus, and their report."""

@@ -1,0 +1,1 @@
+"""`emoray score`: recordings, folders and tables, by the classes that answer online."""

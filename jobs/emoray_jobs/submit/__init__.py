@@ -1,0 +1,1 @@
+"""`emoray submit`: a verb as a job on a Ray cluster, and what travels with it."""

@@ -1,0 +1,53 @@
+"""What training does in the process at hand: device, threads, predictions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+import torch
+from torch import nn
+
+from emoray.training.config import TrainConfig
+from emoray.training.predict import predict
+from emoray.training.training_set import TrainingSet
+
+
+def predict_levels(
+    model: nn.Module, training_set: TrainingSet, ids: Sequence[str], levels: Sequence[str], config: TrainConfig
+) -> dict[str, pl.DataFrame]:
+    """Predictions at each semantic level, made in this process; the model is on the CPU afterwards.
+
+    Args:
+        model: A model with its weights.
+        training_set: Where the clips are.
+        ids: Which clips.
+        levels: Semantic levels.
+        config: Batch size, threads, and whether to compute on a GPU.
+
+    Returns:
+        Level → frame of `emoray.training.predict.predict`.
+    """
+    device, size = device_here(config), config.eval_batch_size
+    model.to(device)
+    with torch_threads(config.threads):
+        frames = {level: predict(model, training_set, ids, level, batch_size=size, device=device) for level in levels}
+    model.to("cpu")
+    return frames
+
+
+def device_here(config: TrainConfig) -> str:
+    """Where this process computes: on a GPU if workers do and it sees one."""
+    return "cuda" if config.gpu and torch.cuda.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Let torch use so many threads for the time of a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

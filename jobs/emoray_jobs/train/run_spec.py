@@ -1,0 +1,36 @@
+"""What a training worker is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emoray.corpora.folds import Fold
+from emoray.lake.tables import LakeConfig
+from emoray.models.config import ModelConfig
+from emoray.training.config import TrainConfig
+from emoray_jobs.config import LaunchConfig
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the workers of a run are told.
+
+    Attributes:
+        lake: Where everything is.
+        run: Name of the run; its folder is `checkpoints/<run>/`.
+        model: The model to train.
+        train: How.
+        launch: How the work is spread.
+        training_set: Hash of the packed training set.
+        plan: Path of the batch plan below the lake's root.
+        fold: The fold whose splits hold; None: the corpus's own.
+    """
+
+    lake: LakeConfig
+    run: str
+    model: ModelConfig
+    train: TrainConfig
+    launch: LaunchConfig
+    training_set: str
+    plan: str
+    fold: Fold | None = None

@@ -1,0 +1,1 @@
+"""Manifests: CSV, JSON lines, Parquet and lhotse cuts, read into the utterances table."""

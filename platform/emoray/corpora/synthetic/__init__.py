@@ -1,0 +1,1 @@
+"""The synthetic corpus: sentences, planted labels, and speech by espeak-ng."""

@@ -1,0 +1,1 @@
+"""The lake: tables and documents on local disk or s3://, whole files only."""
