@@ -18,7 +18,7 @@ from emoray.schema import empty_row, utterances_table
 from emoray.stages import pipeline
 from emoray.stages.base import Row, Value
 from emoray.stages.embed import EmbedSemantics, EmbedTranscript
-from emoray.stages.guard import Outcome
+from emoray.stages.guard import RowOutcome
 from emoray_jobs.annotate.state import State
 from emoray_jobs.config import Config
 
@@ -123,7 +123,7 @@ def rows_written(config: Config, stage: str, fingerprint: str) -> list[str]:
     return [] if dataset is None else sorted(dataset.to_table(columns=["utterance_id"])["utterance_id"].to_pylist())
 
 
-def by_hand(config: Config, state: State) -> dict[str, dict[str, Outcome]]:
+def by_hand(config: Config, state: State) -> dict[str, dict[str, RowOutcome]]:
     """What a bare loop over the rows gives: stage → utterance_id → outcome."""
     rows = Lake(config.lake).utterances(config.corpus.name).to_pylist()
     stages = [

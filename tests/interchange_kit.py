@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emoray.interchange.label import Label, Tally, labels
+from emoray.interchange.label import ExportStats, Label, labels
 from emoray.schema import DIMENSIONS, ERROR, GRANULARITIES, empty_row, utterances_table
 
 SCALE = {"scale_min": 1.0, "scale_max": 7.0}
@@ -100,7 +100,7 @@ def course(*valences: float, start_s: float = 0.0) -> list[dict[str, float]]:
     ]
 
 
-def labels_of(*tables: pa.Table) -> tuple[list[Label], Tally]:
+def labels_of(*tables: pa.Table) -> tuple[list[Label], ExportStats]:
     """All labels, and the count of the rows."""
-    tally = Tally()
+    tally = ExportStats()
     return list(labels(tables, tally)), tally

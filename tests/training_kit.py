@@ -181,7 +181,7 @@ def _share_run(run: SharedRun, rank: int) -> dict[str, Any]:
     callbacks = Callbacks(
         on_step=lambda _step, metrics: steps.append(metrics),
         on_checkpoint=keep,
-        asked_to_stop=lambda: rank > 0 and len(steps) == run.stop_after,
+        should_stop=lambda: rank > 0 and len(steps) == run.stop_after,
     )
     resume = Checkpoint.latest(lake, run.resume) if run.resume else None
     try:

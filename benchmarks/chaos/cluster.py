@@ -77,7 +77,9 @@ class Nodes:
             victims = [driver.pid]
         elif what == "worker":
             workers = [pid for node in self._cluster.list_all_nodes() for pid in proc.descendants(self._raylet(node))]
-            victims = [pid for pid in sorted(workers) if pid in at_work or proc.command(pid).startswith("ray::Sink")]
+            victims = [
+                pid for pid in sorted(workers) if pid in at_work or proc.command(pid).startswith("ray::OutcomeWriter")
+            ]
         elif what == "raylet":
             victims = [self._raylet(node) for node in self._cluster.worker_nodes]
         else:

@@ -20,7 +20,7 @@ from emoray.corpora.synthetic.build import SyntheticConfig, build
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.stages.base import Row
 from emoray.stages.config import AnnotateConfig
-from emoray.stages.emphasis import detector, evaluate_emphasis
+from emoray.stages.emphasis import build_emphasis, evaluate_emphasis
 from emoray.stages.norms import Norms
 from emoray.stages.pipeline import annotate_rows, audio_stages
 
@@ -76,7 +76,7 @@ def measure(rows: list[Row], times: str) -> dict[str, Any]:
     heard = annotate_rows(audio_stages(config), rows, config.guard)
     for row in rows:
         row.pop("waveform", None)
-    stage = detector(config.emphasis, Norms.fit(rows, config.norms))
+    stage = build_emphasis(config.emphasis, Norms.fit(rows, config.norms))
     annotate_rows([stage], rows, config.guard)
     elapsed_s = time.perf_counter() - started
     errors = collections.Counter(outcome.error["type"] for outcome in heard["transcribe"] if outcome.error)

@@ -25,7 +25,7 @@ from emoray_jobs.annotate import job as annotate
 from emoray_jobs.cluster.session import session
 from emoray_jobs.config import Config
 from emoray_jobs.pipeline import pending
-from emoray_jobs.pipeline.executor import Passes
+from emoray_jobs.pipeline.executor import StageExecutor
 
 
 def configured(given: dict[str, Any]) -> Config:
@@ -69,7 +69,7 @@ def transcribe(given: dict[str, Any]) -> None:
             prints = pipeline.fingerprints(config.annotate, None)
             utterances = lake.utterances_dataset(config.corpus.name)
             rows = pending.durations(utterances.to_table())
-            Passes(config, lake, utterances, rows, stack).finish(stages, prints, "transcribing")
+            StageExecutor(config, lake, utterances, rows, stack).finish(stages, prints, "transcribing")
 
     def found() -> dict[str, str]:
         outcomes = lake.stage_outcomes("transcribe", pipeline.fingerprints(config.annotate, None)["transcribe"])

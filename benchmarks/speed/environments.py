@@ -60,4 +60,4 @@ def python(peer: str) -> Path:
 
 def script(name: str) -> Path:
     """A peer's program."""
-    return ROOT / "benchmarks" / "peers" / name
+    return ROOT / "benchmarks" / "speed" / "peers" / name

@@ -72,7 +72,7 @@ class Measurement:
         return dataclasses.asdict(self) | {"median": self.median}
 
 
-class Side:
+class Contender:
     """A process that gets ready and does its work when told (benchmarks/speed/peers/protocol.py). A context manager.
 
     Args:
@@ -164,7 +164,7 @@ class Side:
         return dict(json.loads(line))
 
 
-def rounds(sides: Sequence[Side], count: int, show: Callable[[str], None]) -> dict[str, list[Reading]]:
+def rounds(sides: Sequence[Contender], count: int, show: Callable[[str], None]) -> dict[str, list[Reading]]:
     """Run the sides in turn, `count` times and once before, to warm up, which is not counted.
 
     Every second round runs them in reverse, so that none always comes after the same one.

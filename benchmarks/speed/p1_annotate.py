@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.speed.datasets import Scale, synthetic
-from benchmarks.speed.measure import OWN, Measurement, Side, against, rounds
+from benchmarks.speed.measure import OWN, Contender, Measurement, against, rounds
 
 
 def measure(folder: Path, scale: Scale) -> list[Measurement]:
@@ -13,8 +13,8 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
     theirs = {"overrides": synthetic(folder / "bare", scale.clips), "cores": scale.cores}
     ours = {"overrides": synthetic(folder / "ray", scale.clips)}
     with (
-        Side("annotate", OWN, {"what": "annotate", **ours}, folder) as on_ray,
-        Side("bare loop", OWN, {"what": "bare loop", **theirs}, folder) as bare,
+        Contender("annotate", OWN, {"what": "annotate", **ours}, folder) as on_ray,
+        Contender("bare loop", OWN, {"what": "bare loop", **theirs}, folder) as bare,
     ):
         readings = rounds([on_ray, bare], scale.pairs, scale.show)
     complete = {side: reading[-1].results["complete"] for side, reading in readings.items()}

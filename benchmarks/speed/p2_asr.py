@@ -13,7 +13,7 @@ from pathlib import Path
 import soundfile
 from benchmarks.speed import environments
 from benchmarks.speed.datasets import Scale, voices
-from benchmarks.speed.measure import OWN, Measurement, Side, against, rounds
+from benchmarks.speed.measure import OWN, Contender, Measurement, against, rounds
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.lake.tables import Lake, LakeConfig
@@ -51,7 +51,7 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
         f"cluster.object_store_mib={OBJECT_STORE_MIB}",
     ]
     with contextlib.ExitStack() as stack:
-        sides = [stack.enter_context(Side("emoray", OWN, {"what": "transcribe", "overrides": overrides}, folder))]
+        sides = [stack.enter_context(Contender("emoray", OWN, {"what": "transcribe", "overrides": overrides}, folder))]
         for name, (program, environment, batch) in PEERS.items():
             try:
                 python = str(environments.python(environment)) if environment else sys.executable
@@ -67,7 +67,7 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
                 "object_store_bytes": OBJECT_STORE_MIB * 2**20,
             }
             command = (python, str(environments.script(program)))
-            sides.append(stack.enter_context(Side(name, command, task, folder)))
+            sides.append(stack.enter_context(Contender(name, command, task, folder)))
         readings = rounds(sides, scale.pairs, scale.show)
     ours = readings["emoray"][-1].results
     what = f"clips/s over {{}}'s, {len(clips)} clips of mixed length, Whisper {MODEL.layers} × {MODEL.width}"

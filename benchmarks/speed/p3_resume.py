@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.speed.datasets import Scale, synthetic
-from benchmarks.speed.measure import OWN, Measurement, Side
+from benchmarks.speed.measure import OWN, Contender, Measurement
 
 from emoray.config import load
 from emoray.lake.tables import Lake
@@ -31,12 +31,12 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
     peaks = dict.fromkeys(seconds, 0)
     clips, repeated = 0, []
     for number in range(scale.pairs + 1):
-        with Side("full", OWN, task, folder) as side:
+        with Contender("full", OWN, task, folder) as side:
             whole = side.run()
             again = side.run(reset=False)
-        with Side("killed", OWN, task, folder) as victim:
+        with Contender("killed", OWN, task, folder) as victim:
             cut = victim.kill_after(KILL_AT * whole.seconds)
-        with Side("after the kill", OWN, task, folder) as successor:
+        with Contender("after the kill", OWN, task, folder) as successor:
             rest = successor.run(reset=False)
         clips = whole.results["complete"]
         if rest.results["complete"] != clips:

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from benchmarks.speed import environments
 from benchmarks.speed.datasets import Scale, voices
-from benchmarks.speed.measure import OWN, Measurement, Reading, Side, against, rounds
+from benchmarks.speed.measure import OWN, Contender, Measurement, Reading, against, rounds
 
 from emoray.audio.io import AUDIO_HZ
 
@@ -41,8 +41,8 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
         task = {"what": what, "clips": files, **prosody}
         hours = sum(seconds[: len(files)]) / 3600
         with (
-            Side(f"{what} ours", OWN, task | {"out": str(folder / f"{what}-ours.npz")}, folder) as ours,
-            Side(f"{what} librosa", peer, task | {"out": str(folder / f"{what}-peer.npz")}, folder) as theirs,
+            Contender(f"{what} ours", OWN, task | {"out": str(folder / f"{what}-ours.npz")}, folder) as ours,
+            Contender(f"{what} librosa", peer, task | {"out": str(folder / f"{what}-peer.npz")}, folder) as theirs,
         ):
             readings = rounds([ours, theirs], scale.pairs, scale.show)
         note = f"{judge(readings[ours.name][-1], readings[theirs.name][-1])}; {_rates(readings, hours)}"

@@ -10,15 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.speed.datasets import QUIET, Scale, training_set
-from benchmarks.speed.measure import OWN, Measurement, Side, against, rounds
+from benchmarks.speed.measure import OWN, Contender, Measurement, against, rounds
 
 
 def measure(folder: Path, scale: Scale) -> list[Measurement]:
     """The step rate, and the share of our time in which training waited for data."""
     task = training_set(folder, scale.train_clips, scale.train_epochs)
     with (
-        Side("train", OWN, {"what": "train", **task}, folder) as ours,
-        Side("bare loop", OWN, {"what": "train in memory", **task}, folder) as bare,
+        Contender("train", OWN, {"what": "train", **task}, folder) as ours,
+        Contender("bare loop", OWN, {"what": "train in memory", **task}, folder) as bare,
     ):
         readings = rounds([ours, bare], scale.pairs, scale.show)
     own, other = (readings[side.name][-1].results["losses"] for side in (ours, bare))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from benchmarks.speed import environments
 from benchmarks.speed.datasets import QUIET, Scale, training_set
-from benchmarks.speed.measure import OWN, Measurement, Reading, Side, against, rounds
+from benchmarks.speed.measure import OWN, Contender, Measurement, Reading, against, rounds
 from benchmarks.speed.training_contenders import Material
 
 #: Peer → how it makes its batches.
@@ -48,9 +48,10 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
     }
     command = (python, str(environments.script("hf_trainer.py")))
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(Side("emoray", OWN, {"what": "train", "probe": probe, **task}, folder))
+        ours = stack.enter_context(Contender("emoray", OWN, {"what": "train", "probe": probe, **task}, folder))
         peers = [
-            stack.enter_context(Side(name, command, {**theirs, "batches": how}, folder)) for name, how in PEERS.items()
+            stack.enter_context(Contender(name, command, {**theirs, "batches": how}, folder))
+            for name, how in PEERS.items()
         ]
         readings = rounds([ours, *peers], scale.pairs, scale.show)
     for peer in peers:

@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from emoray.config import load
 from emoray.lake.tables import Lake
 from emoray.training.begin import begin, plan_run
-from emoray.training.loader import Share, make_share
+from emoray.training.loader import WorkerBatch, make_share
 from emoray.training.objectives import ccc_loss
 from emoray.training.optimizer import build_optimizer, lr_factor
 from emoray.training.predict import predict
@@ -28,8 +28,8 @@ from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 from emoray_jobs.cluster.session import session
 from emoray_jobs.config import Config
-from emoray_jobs.train.ray_loader import TaskLoader
-from emoray_jobs.train.run_spec import Assignment
+from emoray_jobs.train.ray_loader import RayBatchLoader
+from emoray_jobs.train.run_spec import RunSpec
 
 
 class Material:
@@ -73,12 +73,12 @@ def from_lake(given: dict[str, Any]) -> None:
     """
     material = Material(given)
     config, plan, probe = material.config, material.plan, given.get("probe", [])
-    assignment = Assignment(config.lake, "benchmark", config.model, config.train, config.launch, given["set"], "")
+    assignment = RunSpec(config.lake, "benchmark", config.model, config.train, config.launch, given["set"], "")
     now: dict[str, Any] = {}
 
     def reset() -> None:
         learner = material.begin()
-        shares = TaskLoader(assignment, 0, 1)(plan, 0)
+        shares = RayBatchLoader(assignment, 0, 1)(plan, 0)
         now.update(learner=learner, shares=itertools.chain([next(shares)], shares))
         now["before"] = material.judged(learner, probe) if probe else None
 
@@ -97,7 +97,7 @@ def from_lake(given: dict[str, Any]) -> None:
         serve(work, reset, found)
 
 
-def timed_next(shares: Iterator[Share]) -> tuple[Share | None, float]:
+def timed_next(shares: Iterator[WorkerBatch]) -> tuple[WorkerBatch | None, float]:
     """The next share, or None, and the seconds that it took to come."""
     began = time.perf_counter()
     share = next(shares, None)

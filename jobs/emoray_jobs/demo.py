@@ -155,14 +155,14 @@ def _post(url: str, config: Config, lake: Lake, champion: str, console: Console)
     """Send a clip of a voice that no model was trained on, with its transcript."""
     import httpx
 
-    from emoray_jobs.progress import waiting
+    from emoray_jobs.progress import spinner
 
     row = _unheard_clip(lake, config.corpus.name)
     with lake.fs.open(row["audio_uri"], "rb") as file:
         wav = file.read()
     fields = {name: row[name] for name in ("transcript", "speaker_id") if row[name] is not None}
     with httpx.Client(base_url=url, timeout=60) as client:
-        with waiting("waiting for the champion to be loaded"):
+        with spinner("waiting for the champion to be loaded"):
             _until_serving(client, champion, config.serve.ready_timeout_s)
         started = time.monotonic()
         answer = client.post("/v1/score", content=wav, params=fields, headers={"Content-Type": "audio/wav"})

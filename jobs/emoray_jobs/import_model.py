@@ -21,7 +21,7 @@ from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import open_bundle, save_bundle
 from emoray.stages import pipeline, weights
 from emoray.stages.norms import Norms
-from emoray_jobs.progress import waiting
+from emoray_jobs.progress import spinner
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -85,7 +85,7 @@ def run(
         ConfigError: The checkpoint cannot be fetched, is of no known layout, or its weights do not fit.
     """
     scale = scale or SCALES.get(source)
-    with waiting(f"reading {source}"):
+    with spinner(f"reading {source}"):
         folder, commit = _fetch(source, revision)
         checkpoint = read_checkpoint(folder, config.model, name=source, encoder=encoder)
         identity = weights.revision(str(folder))
@@ -99,7 +99,7 @@ def run(
             "emoray.source": source if commit is None else f"{source}@{commit}",
             "emoray.licence": checkpoint.licence or "unknown",
         }
-        with waiting(f"registering {source}"):
+        with spinner(f"registering {source}"):
             made = _register(config, tracking, source, checkpoint, scale, tags)
     return ImportResult(
         source=source,

@@ -57,7 +57,7 @@ def track(what: str, unit: str = "") -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
-def waiting(what: str) -> Iterator[None]:
+def spinner(what: str) -> Iterator[None]:
     """Show that something of unknown length is under way: a spinner on a terminal, one line elsewhere."""
     console = Console(stderr=True)
     if console.is_terminal:
@@ -95,7 +95,7 @@ class _Lines:
         _line(f"{self.what}: {done:,} of {total:,}{self.unit}, {now - self.started:.0f} s")
 
 
-def say(text: str) -> None:
+def message(text: str) -> None:
     """One line of news."""
     _line(text)
 

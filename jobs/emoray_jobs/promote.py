@@ -20,7 +20,7 @@ from emoray.scoring.bundle import open_bundle
 from emoray.scoring.predictions import request_of
 from emoray.scoring.scorer import load_bundle
 from emoray_jobs.evaluate.predictions import find_version, predictions, utterance_rows
-from emoray_jobs.progress import waiting
+from emoray_jobs.progress import spinner
 from emoray_jobs.train.local import torch_threads
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def run(config: Config, *, version: str | None = None) -> PromoteResult:
         )
     splits = lake.utterances(config.corpus.name, ["split"])["split"].unique().to_pylist()
     split, note = gate.gate_split(splits)
-    with contextlib.ExitStack() as stack, waiting(f"judging version {challenger.version} on {split}"):
+    with contextlib.ExitStack() as stack, spinner(f"judging version {challenger.version} on {split}"):
         new = _predictions(config, lake, tracking, stack, challenger, split)
         old = None if champion is None else _predictions(config, lake, tracking, stack, champion, split)
         if old is not None:

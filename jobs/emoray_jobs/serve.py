@@ -23,7 +23,7 @@ from rich.text import Text
 from emoray.errors import ConfigError, ServiceError
 from emoray.lake.tables import Lake
 from emoray_jobs.cluster.session import session
-from emoray_jobs.progress import waiting
+from emoray_jobs.progress import spinner
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -55,7 +55,7 @@ class ServeResult:
 
 
 def run(
-    config: Config, *, build: bool = False, detach: bool = False, say: Callable[[str], None] | None = None
+    config: Config, *, build: bool = False, detach: bool = False, message: Callable[[str], None] | None = None
 ) -> ServeResult:
     """Start the application, say how to call it, and block until Ctrl-C (or SIGTERM).
 
@@ -63,7 +63,7 @@ def run(
         config: The configuration; `cluster.address` decides between a Ray of this machine's own and a running cluster.
         build: Only make the Serve config.
         detach: Return once the application runs and leave it to the cluster.
-        say: Receives each line of news; by default they go to stderr.
+        message: Receives each line of news; by default they go to stderr.
 
     Raises:
         ConfigError: `detach` without a cluster, whose end would be the application's end.
@@ -71,7 +71,7 @@ def run(
     """
     if build:
         return ServeResult(config_yaml=serve_config(config))
-    say = say or Console(stderr=True, highlight=False, soft_wrap=True).print
+    message = message or Console(stderr=True, highlight=False, soft_wrap=True).print
     joins = config.cluster.address or os.environ.get("RAY_ADDRESS")
     if detach and not joins:
         raise ConfigError(
@@ -81,12 +81,12 @@ def run(
         )
     with running(config, keep=detach) as url:
         for line in _greeting(config, url):
-            say(line)
+            message(line)
         if detach:
-            say("It stays on the cluster; `serve shutdown` there ends it.")
+            message("It stays on the cluster; `serve shutdown` there ends it.")
             return ServeResult(url=url, left_running=True)
-        say("Ctrl-C ends it.")
-        _follow(url, say)
+        message("Ctrl-C ends it.")
+        _follow(url, message)
     return ServeResult(url=url)
 
 
@@ -108,13 +108,13 @@ def running(config: Config, *, keep: bool = False) -> Iterator[str]:
     if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
         _assert_port_is_free(app_config)
     with session(config.cluster, config.lake):
-        with waiting("starting the scoring application"):
+        with spinner("starting the scoring application"):
             started_serve = _start(app_config)
         try:
             yield url_of(app_config)
         finally:
             if not keep:
-                with waiting("ending the scoring application"):
+                with spinner("ending the scoring application"):
                     _stop(app_config, everything=started_serve)
 
 
@@ -241,7 +241,7 @@ def _stop(app_config: AppConfig, *, everything: bool) -> None:
         serve.delete(app_config.serve.app_name)
 
 
-def _follow(url: str, say: Callable[[str], None]) -> None:
+def _follow(url: str, message: Callable[[str], None]) -> None:
     """Tell about versions that come and fail, until interrupted."""
     import httpx
 
@@ -257,7 +257,7 @@ def _follow(url: str, say: Callable[[str], None]) -> None:
             except httpx.HTTPError as error:
                 status = {"unreachable": str(error) or type(error).__name__}
             for line in news(told, status):
-                say(line)
+                message(line)
             told = status
     finally:
         for number, handler in previous.items():

@@ -24,7 +24,7 @@ class Loaded(Generic[T]):
     value: T
 
 
-class VersionWatch(Generic[T]):
+class AliasWatcher(Generic[T]):
     """Holds the version that an alias names.
 
     All methods run on one event loop; `lookup` and `load` run in threads. `current` is swapped by one assignment, so

@@ -14,7 +14,7 @@ PRODUCT = {"prosody": "prosody", "transcribe": "transcript", "emphasis": "emphas
 
 
 @dataclass
-class Evidence:
+class ClipSemantics:
     """Collected while a request waits.
 
     What is shown and what is used differ: recognised words are shown, but a version that was fitted with given ones
@@ -34,23 +34,23 @@ class Evidence:
     fingerprints: dict[str, str] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
-    def add(self, annotated: Annotated, *, show_only: Iterable[str] = ()) -> None:
+    def add(self, annotated: Annotated, *, display_only: Iterable[str] = ()) -> None:
         """Take in what a deployment found out.
 
         Args:
             annotated: Its result.
-            show_only: Stages whose values the scorer shall not get.
+            display_only: Stages whose values the scorer shall not get.
         """
-        hidden = set(show_only)
+        hidden = set(display_only)
         self.shown |= annotated.values
         for stage, value in annotated.values.items():
             if stage not in hidden:
                 self.values[stage] = value
                 self.fingerprints[stage] = annotated.fingerprints[stage]
         for stage, message in annotated.errors.items():
-            self.lacks(PRODUCT[stage], message)
+            self.mark_missing(PRODUCT[stage], message)
 
-    def lacks(self, product: str, reason: str) -> None:
+    def mark_missing(self, product: str, reason: str) -> None:
         """Note why something is absent (the first reason stays)."""
         self.absent.setdefault(product, reason)
 

@@ -17,14 +17,14 @@ from ray.serve.handle import DeploymentHandle
 
 from emoray.audio.io import Waveform, decode
 from emoray_serving.api import create_app, no_champion
-from emoray_serving.clip_semantics import Evidence
+from emoray_serving.clip_semantics import ClipSemantics
 from emoray_serving.config import AppConfig
 from emoray_serving.errors import ApiError
 from emoray_serving.messages import Scored, ScoreJob
 from emoray_serving.reply import build_reply
 from emoray_serving.request import ParsedRequest, fetch_audio
 from emoray_serving.schemas import ModelStatus, ScoreReply
-from emoray_serving.semantics_client import Clip, Gatherer
+from emoray_serving.semantics_client import Clip, SemanticsClient
 from emoray_serving.timing import timed
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Gateway:
     ) -> None:
         self._config = config
         self._scorer = scorer
-        self._gatherer = Gatherer(transcriber, describer, config.serve.transcriber.recogniser)
+        self._gatherer = SemanticsClient(transcriber, describer, config.serve.transcriber.recogniser)
         self._threads = ThreadPoolExecutor(config.serve.gateway.decode_threads, thread_name_prefix="decode")
         self._status: ModelStatus | None = None
 
@@ -80,7 +80,7 @@ class Gateway:
             raise no_champion(status)
         with timed(timing_ms, "decode"):
             waveform = await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, request)
-        evidence = Evidence()
+        evidence = ClipSemantics()
         if parameters.semantics != "none":
             clip = Clip(
                 request_id=request_id,

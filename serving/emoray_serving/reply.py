@@ -7,7 +7,7 @@ from typing import Any
 from emoray.audio.io import Waveform
 from emoray.schema import GRANULARITIES
 from emoray.scoring.score import Estimate, Score
-from emoray_serving.clip_semantics import Evidence
+from emoray_serving.clip_semantics import ClipSemantics
 from emoray_serving.config import Semantics
 from emoray_serving.schemas import (
     Absent,
@@ -36,7 +36,7 @@ def build_reply(
     request_id: str,
     parameters: ScoreParameters,
     waveform: Waveform,
-    evidence: Evidence,
+    evidence: ClipSemantics,
     model: ModelInfo,
     score: Score,
     timing_ms: dict[str, float],
@@ -96,7 +96,7 @@ def _time_course(score: Score) -> list[Window]:
     ]
 
 
-def _transcript(parameters: ScoreParameters, evidence: Evidence, score: Score) -> Transcript | None:
+def _transcript(parameters: ScoreParameters, evidence: ClipSemantics, score: Score) -> Transcript | None:
     transcribed = evidence.shown.get("transcribe")
     if transcribed is None:
         if not parameters.transcript:
@@ -123,7 +123,7 @@ def _word(word: dict[str, Any]) -> Word:
     )
 
 
-def _semantics(parameters: ScoreParameters, evidence: Evidence, score: Score) -> SemanticsUsed:
+def _semantics(parameters: ScoreParameters, evidence: ClipSemantics, score: Score) -> SemanticsUsed:
     absent = []
     for name in _WANTED[parameters.semantics]:
         if name in score.absent:

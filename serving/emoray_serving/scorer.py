@@ -12,7 +12,7 @@ from ray import serve
 from emoray.errors import EmorayError, ServiceError
 from emoray.scoring.score import ScoreRequest
 from emoray.scoring.scorer import Scorer
-from emoray_serving.alias_watcher import Loaded, VersionWatch
+from emoray_serving.alias_watcher import AliasWatcher, Loaded
 from emoray_serving.config import AppConfig
 from emoray_serving.messages import Scored, ScoreJob
 from emoray_serving.schemas import ModelInfo, ModelStatus, Scale
@@ -35,7 +35,7 @@ class ScorerReplica:
         self._config = config
         self._versions = Versions(config)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="score")
-        self._watch: VersionWatch[Scorer] = VersionWatch(
+        self._watch: AliasWatcher[Scorer] = AliasWatcher(
             self._versions.lookup,
             self._load,
             poll_s=own.poll_s,

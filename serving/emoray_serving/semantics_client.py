@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ray.serve.handle import DeploymentHandle
 
 from emoray.stages.base import Row
-from emoray_serving.clip_semantics import Evidence
+from emoray_serving.clip_semantics import ClipSemantics
 from emoray_serving.config import Recogniser, Semantics
 from emoray_serving.messages import GIVEN, OWN, RECOGNISED, Annotated, StageJob
 from emoray_serving.timing import timed
@@ -54,7 +54,7 @@ class Clip:
         return {"utterance_id": self.request_id, "transcript": self.transcript, "speaker_id": self.speaker_id}
 
 
-class Gatherer:
+class SemanticsClient:
     """Asks the two deployments.
 
     Args:
@@ -80,7 +80,7 @@ class Gatherer:
             except Exception:
                 logger.exception("%s cannot prepare version %s", handle.deployment_name, version)
 
-    async def gather(self, clip: Clip, timing_ms: dict[str, float]) -> Evidence:
+    async def gather(self, clip: Clip, timing_ms: dict[str, float]) -> ClipSemantics:
         """Collect what is ready by the deadline; what is not is noted with its reason."""
         with timed(timing_ms, "transcribe"):
             evidence = await self._words(clip)
@@ -88,14 +88,14 @@ class Gatherer:
             with timed(timing_ms, "describe"):
                 await self._description(clip, evidence)
         else:
-            evidence.lacks("description", evidence.absent["prosody"])
+            evidence.mark_missing("description", evidence.absent["prosody"])
         return evidence
 
-    async def _words(self, clip: Clip) -> Evidence:
-        evidence = Evidence(source=GIVEN if clip.transcript else RECOGNISED)
+    async def _words(self, clip: Clip) -> ClipSemantics:
+        evidence = ClipSemantics(source=GIVEN if clip.transcript else RECOGNISED)
         wanted: tuple[str, ...] = ("prosody", "transcribe")
         if evidence.source == RECOGNISED and self._recogniser == "none":
-            evidence.lacks("transcript", "none was given, and this service has no recogniser")
+            evidence.mark_missing("transcript", "none was given, and this service has no recogniser")
             wanted = ("prosody",)
         row = {**clip.row, "waveform": clip.samples}
         found = await self._ask(self._transcriber, clip, StageJob(clip.version, evidence.source, wanted, row))
@@ -103,11 +103,11 @@ class Gatherer:
         if "transcribe" in found.values and not fits:
             how = "given" if evidence.source == GIVEN else f"recognised by {self._recogniser}"
             what = f"the words were {how}, but version {clip.version} was fitted with another kind of transcript"
-            evidence.lacks("transcript", what)
-        evidence.add(found, show_only=() if fits else ("transcribe",))
+            evidence.mark_missing("transcript", what)
+        evidence.add(found, display_only=() if fits else ("transcribe",))
         return evidence
 
-    async def _description(self, clip: Clip, evidence: Evidence) -> None:
+    async def _description(self, clip: Clip, evidence: ClipSemantics) -> None:
         """Emphasis and description, each from no more than the version may see."""
         usable = {**clip.row, **evidence.values}
         jobs: list[tuple[tuple[str, ...], Row, bool]] = []
@@ -119,8 +119,8 @@ class Gatherer:
             if clip.semantics == "full":  # a description can rest on the delivery alone
                 jobs.append((("semantics",), usable, False))
         asked = (self._ask(self._describer, clip, StageJob(clip.version, OWN, wanted, row)) for wanted, row, _ in jobs)
-        for (wanted, _, show_only), found in zip(jobs, await asyncio.gather(*asked), strict=True):
-            evidence.add(found, show_only=wanted if show_only else ())
+        for (wanted, _, display_only), found in zip(jobs, await asyncio.gather(*asked), strict=True):
+            evidence.add(found, display_only=wanted if display_only else ())
 
     async def _ask(self, handle: DeploymentHandle, clip: Clip, job: StageJob) -> Annotated:
         """One answer. Whatever keeps it from coming is the reason for what is then absent, never the request's end."""

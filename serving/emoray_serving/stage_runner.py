@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from emoray.errors import ConfigError
 from emoray.stages.base import WAVEFORM, Row, Stage
 from emoray.stages.fingerprint import fingerprint
-from emoray.stages.guard import NOT_OF_A_ROW, GuardConfig, run_guarded
+from emoray.stages.guard import BATCH_LEVEL_ERRORS, GuardConfig, run_isolating_rows
 from emoray_serving.messages import Annotated, StageJob
 
 #: Sets of stages kept in memory: those of the served version, of the one before, and one more for a swap in progress.
@@ -109,8 +109,8 @@ class StageRunner:
                     results[index].errors[name] = chosen.absent[name]
             for stage in stages:
                 try:
-                    outcomes = run_guarded(stage, rows, chosen.guard)
-                except NOT_OF_A_ROW as error:  # an engine that is away: what the other stages give is still good
+                    outcomes = run_isolating_rows(stage, rows, chosen.guard)
+                except BATCH_LEVEL_ERRORS as error:  # an engine that is away: what the other stages give is still good
                     for index in members:
                         results[index].errors[stage.name] = str(error)
                     continue

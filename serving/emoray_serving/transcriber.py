@@ -6,7 +6,7 @@ from ray import serve
 
 from emoray.stages.prosody import MeasureProsody
 from emoray.stages.transcribe.config import TranscribeConfig
-from emoray.stages.transcribe.stage import transcriber
+from emoray.stages.transcribe.stage import build_transcribe
 from emoray_serving.config import AppConfig
 from emoray_serving.messages import GIVEN, RECOGNISED, Annotated, StageJob
 from emoray_serving.stage_runner import StageRunner, StageSet, chained_fingerprints
@@ -48,8 +48,8 @@ class Transcriber:
         kind = "reference" if variant == GIVEN or self._recogniser == "none" else self._recogniser
         config = fitted.annotate.transcribe.model_copy(update={"kind": kind})
         prosody = MeasureProsody(fitted.annotate.prosody)
-        prints = chained_fingerprints([prosody, transcriber(config)], fitted.fingerprints, fitted.norms.hash)
-        return StageSet([prosody, transcriber(without_corpus_times(config))], prints, fitted.annotate.guard)
+        prints = chained_fingerprints([prosody, build_transcribe(config)], fitted.fingerprints, fitted.norms.hash)
+        return StageSet([prosody, build_transcribe(without_corpus_times(config))], prints, fitted.annotate.guard)
 
 
 def without_corpus_times(config: TranscribeConfig) -> TranscribeConfig:

@@ -72,7 +72,7 @@ from emoray_jobs import annotate
 from emoray_jobs.config import Config
 leave_out_encoder(MonkeyPatch())
 result = annotate.run(load(Config, file=sys.argv[1]))
-print(json.dumps({"counts": vars(result.counts), "nodes": result.workforce.nodes}))
+print(json.dumps({"counts": vars(result.counts), "nodes": result.resources.nodes}))
 """
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from emoray_serving.alias_watcher import VersionWatch
+from emoray_serving.alias_watcher import AliasWatcher
 
 
 class Registry:
@@ -28,7 +28,7 @@ class Registry:
         return f"scorer {version}"
 
     def watch(self):
-        return VersionWatch(
+        return AliasWatcher(
             self.lookup, self.load, poll_s=2, keep_previous_s=15, retry_max_s=60, clock=lambda: self.now
         )
 

@@ -20,10 +20,10 @@ from emoray.stages.base import Row, Stage
 from emoray.stages.guard import GuardConfig
 from emoray.stages.norms import Norms
 from emoray_jobs.cluster import hardware
-from emoray_jobs.cluster.hardware import Machines
+from emoray_jobs.cluster.hardware import ClusterResources
 from emoray_jobs.cluster.session import session
 from emoray_jobs.pipeline import costs
-from emoray_jobs.pipeline.costs import Work, run_measured
+from emoray_jobs.pipeline.costs import CostSums, run_measured
 from emoray_jobs.pipeline.pools import gpus_of_worker, group_stages
 from emoray_jobs.progress import track
 
@@ -50,7 +50,7 @@ def measure_sample(config: Config, lake: Lake, utterances: pa.Table, wanted: Col
     audio = pipeline.audio_stages(config.annotate, config.lake.storage_options)
     done = 0
     with session(config.cluster, config.lake), track("measuring stages on a sample", "stages") as advance:
-        there = hardware.joined()
+        there = hardware.cluster_resources()
         phase: list[Stage] = audio
         for _ in range(2):
             for group in group_stages(phase):
@@ -63,7 +63,12 @@ def measure_sample(config: Config, lake: Lake, utterances: pa.Table, wanted: Col
 
 
 def _measured(
-    config: Config, lake: Lake, there: Machines, group: Sequence[Stage], rows: list[Row], wanted: Collection[str]
+    config: Config,
+    lake: Lake,
+    there: ClusterResources,
+    group: Sequence[Stage],
+    rows: list[Row],
+    wanted: Collection[str],
 ) -> list[Row]:
     task = ray.remote(num_cpus=min(1.0, there.cpus), num_gpus=gpus_of_worker(group, there), max_calls=1)(_run)
     try:
@@ -83,17 +88,17 @@ def _measured(
                     remedy="Annotate some rows first: the stage tables then say what is wrong with them",
                     kind="calibration_failed",
                 )
-            costs.record(lake, stage, kind, work[stage.name])
+            costs.add_measurement(lake, stage, kind, work[stage.name])
     return rows
 
 
-def _run(stages: list[Stage], rows: list[Row], guard: GuardConfig) -> tuple[list[Row], str, dict[str, Work]]:
+def _run(stages: list[Stage], rows: list[Row], guard: GuardConfig) -> tuple[list[Row], str, dict[str, CostSums]]:
     """In a worker: a first batch that loads what the stages need, then a batch of short clips and one of long ones."""
     kind, on_gpu = hardware.kind_of_worker()
     rows = sorted(rows, key=costs.seconds_of)
     third = -(-len(rows) // 3)
     batches = [rows[third : 2 * third], rows[:third], rows[2 * third :]]
-    work = dict.fromkeys((stage.name for stage in stages), Work())
+    work = dict.fromkeys((stage.name for stage in stages), CostSums())
     for batch in filter(None, batches):
         for stage in stages:
             work[stage.name] += run_measured(stage, batch, guard, kind, on_gpu=on_gpu)[1]

@@ -22,11 +22,11 @@ from emoray.stages.base import Stage
 from emoray.stages.filters import FiltersConfig
 from emoray.stages.norms import Norms
 from emoray_jobs.annotate import summary
-from emoray_jobs.annotate.state import NORMS_READ, _norms_pointer, known_norms, of_splits
+from emoray_jobs.annotate.state import NORMS_READ, _norms_pointer, load_norms, select_splits
 from emoray_jobs.annotate.summary import AnnotateResult
 from emoray_jobs.pipeline import pending
-from emoray_jobs.pipeline.batches import joined
-from emoray_jobs.pipeline.executor import Passes
+from emoray_jobs.pipeline.batches import join_stage_values
+from emoray_jobs.pipeline.executor import StageExecutor
 from emoray_jobs.progress import track
 
 if TYPE_CHECKING:
@@ -55,55 +55,57 @@ def run(
     started = time.monotonic()
     lake = Lake(config.lake)
     utterances = lake.utterances_dataset(config.corpus.name)
-    held = lake.steadily(
-        lambda: utterances.to_table(columns=list(pending.HELD), use_threads=False), "utterances", config.corpus.name
+    held = lake.retry_if_files_vanish(
+        lambda: utterances.to_table(columns=list(pending.DRIVER_COLUMNS), use_threads=False),
+        "utterances",
+        config.corpus.name,
     )
-    everything, selected = pending.durations(held), pending.durations(of_splits(held, splits))
-    filtered = everything.filter(~pending.among(everything, selected)).select(
-        "utterance_id", pl.lit(summary.BY_SPLIT).alias("reason")
+    everything, selected = pending.utterance_lengths(held), pending.utterance_lengths(select_splits(held, splits))
+    filtered = everything.filter(~pending.is_member(everything, selected)).select(
+        "utterance_id", pl.lit(summary.REASON_SPLIT).alias("reason")
     )
     total = everything.height
     del held, everything
     with contextlib.ExitStack() as stack:
-        job = Passes(config, lake, utterances, selected, stack)
+        executor = StageExecutor(config, lake, utterances, selected, stack)
         audio = pipeline.audio_stages(config.annotate, config.lake.storage_options)
         fingerprints = pipeline.fingerprints(config.annotate, None)
         if retry_failed:
             _forget_failures(lake, audio, fingerprints)
-        for stages in _steps(audio, config.annotate.filters):
-            job.finish(stages, fingerprints, "measuring and transcribing")
+        for stages in _filter_checkpoints(audio, config.annotate.filters):
+            executor.run_until_complete(stages, fingerprints, "measuring and transcribing")
             known = {stage.name: fingerprints[stage.name] for stage in stages}
-            outside = filters.excluded(lake, job.kept, config.annotate.filters, known)
-            job.leave_out(outside)
+            outside = filters.excluded(lake, executor.kept, config.annotate.filters, known)
+            executor.exclude(outside)
             filtered = pl.concat([filtered, outside])
         try:
-            norms = _fitted_norms(config, lake, utterances, job.kept["utterance_id"], fingerprints, refit_norms)
+            norms = _fitted_norms(config, lake, utterances, executor.kept["utterance_id"], fingerprints, refit_norms)
         except StageError:
             # Nothing could be measured at all: say what is wrong with the clips before what that means for the norms.
-            counts = summary.count(lake, total, job.kept, filtered, audio, fingerprints)
-            done = [summary.of_stage(lake, job, stage, fingerprints[stage.name]) for stage in audio]
-            summary.hold_budget(counts, done, config.annotate.max_error_fraction)
+            counts = summary.classify_utterances(lake, total, executor.kept, filtered, audio, fingerprints)
+            done = [summary.summarize_stage(lake, executor, stage, fingerprints[stage.name]) for stage in audio]
+            summary.check_error_budget(counts, done, config.annotate.max_error_fraction)
             raise
         text = pipeline.text_stages(config.annotate, norms)
         fingerprints = pipeline.fingerprints(config.annotate, norms.hash)
         if retry_failed:
             _forget_failures(lake, text, fingerprints)
-        job.finish(text, fingerprints, "describing and embedding")
+        executor.run_until_complete(text, fingerprints, "describing and embedding")
     stages = [*audio, *text]
     result = AnnotateResult(
         corpus=config.corpus.name,
-        counts=summary.count(lake, total, job.kept, filtered, stages, fingerprints),
-        stages=[summary.of_stage(lake, job, stage, fingerprints[stage.name]) for stage in stages],
+        counts=summary.classify_utterances(lake, total, executor.kept, filtered, stages, fingerprints),
+        stages=[summary.summarize_stage(lake, executor, stage, fingerprints[stage.name]) for stage in stages],
         fingerprints=fingerprints,
         norms_hash=norms.hash,
-        audio_s=summary.decoded_audio_s(lake, job, fingerprints["decode"]),
+        audio_s=summary.decoded_audio_s(lake, executor, fingerprints["decode"]),
         wall_s=time.monotonic() - started,
-        workforce=job.workforce(),
+        resources=executor.resources(),
         flush_rows=config.annotate.flush_rows,
     )
     status = "FAILED"
     try:
-        summary.hold_budget(result.counts, result.stages, config.annotate.max_error_fraction)
+        summary.check_error_budget(result.counts, result.stages, config.annotate.max_error_fraction)
         status = "FINISHED"
     except ErrorBudgetExceeded as error:
         error.summary = render(result)
@@ -121,7 +123,7 @@ def render(result: AnnotateResult) -> RenderableType:
     return summary.render(result)
 
 
-def _steps(audio: Sequence[Stage], config: FiltersConfig) -> list[list[Stage]]:
+def _filter_checkpoints(audio: Sequence[Stage], config: FiltersConfig) -> list[list[Stage]]:
     """How far the audio stages go before filters are held against the rows: what they leave out goes no further."""
     names = [stage.name for stage in audio]
     # Quality follows decode at once: what decode says can wait for it, and no clip is opened once more in between.
@@ -133,7 +135,7 @@ def _steps(audio: Sequence[Stage], config: FiltersConfig) -> list[list[Stage]]:
 def _fitted_norms(
     config: Config, lake: Lake, utterances: pads.Dataset, ids: pl.Series, fingerprints: Mapping[str, str], refit: bool
 ) -> Norms:
-    known = None if refit else known_norms(config, lake)
+    known = None if refit else load_norms(config, lake)
     if known is not None:
         return known
     columns = ["utterance_id", "speaker_id", "split"]
@@ -142,7 +144,7 @@ def _fitted_norms(
     def rows() -> Iterator[dict[str, Any]]:
         done = 0
         with track("fitting norms", "utterances") as advance:
-            for part in joined(lake, utterances, ids, reads, columns):
+            for part in join_stage_values(lake, utterances, ids, reads, columns):
                 for batch in part.to_batches(max_chunksize=256):
                     yield from batch.to_pylist()
                     done += batch.num_rows

@@ -15,13 +15,13 @@ from rich.table import Table
 from emoray.lake.tables import Lake
 from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
-from emoray_jobs.annotate.state import known_norms, of_splits
+from emoray_jobs.annotate.state import load_norms, select_splits
 from emoray_jobs.cluster import hardware
-from emoray_jobs.cluster.hardware import Machines
+from emoray_jobs.cluster.hardware import ClusterResources
 from emoray_jobs.cluster.session import session
 from emoray_jobs.pipeline import pending
-from emoray_jobs.pipeline.estimate import Forecast, forecast
-from emoray_jobs.pipeline.pending import Worklist
+from emoray_jobs.pipeline.estimate import WorkEstimate, estimate_work
+from emoray_jobs.pipeline.pending import PendingWork
 from emoray_jobs.pipeline.pools import Pool
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Plan:
     filtered: dict[str, int]
     stages: list[StagePlan]
     norms_hash: str | None
-    machines: Machines
+    machines: ClusterResources
     pools: list[Pool]
     seconds: float | None
     price: float | None
@@ -89,25 +89,25 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
         ConfigError: A stage wants more GPUs than there are.
     """
     lake = Lake(config.lake)
-    utterances = of_splits(lake.utterances(config.corpus.name), splits)
-    norms = known_norms(config, lake)
+    utterances = select_splits(lake.utterances(config.corpus.name), splits)
+    norms = load_norms(config, lake)
     norms_hash = norms.hash if norms else None
     fingerprints = pipeline.fingerprints(config.annotate, norms_hash)
-    rows = pending.durations(utterances)
+    rows = pending.utterance_lengths(utterances)
     outside = filters.excluded(lake, rows, config.annotate.filters, fingerprints)
-    rows = rows.filter(~pending.among(rows, outside))
+    rows = rows.filter(~pending.is_member(rows, outside))
     phases = [
         _work(lake, rows, stages, fingerprints)
         for stages in (pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None))
     ]
     there = _machines(config)
-    forecasts = [forecast(lake, work, there, config.annotate) for work in phases]
+    forecasts = [estimate_work(lake, work, there, config.annotate) for work in phases]
     if calibrate and any(None in one.work_s.values() for one in forecasts):
         from emoray_jobs.annotate.calibrate import measure_sample
 
         unknown = [name for one in forecasts for name, work_s in one.work_s.items() if work_s is None]
         measure_sample(config, lake, utterances, unknown)
-        forecasts = [forecast(lake, work, there, config.annotate) for work in phases]
+        forecasts = [estimate_work(lake, work, there, config.annotate) for work in phases]
     seconds = None
     if all(one.seconds is not None for one in forecasts):
         seconds = sum(one.seconds or 0.0 for one in forecasts)
@@ -127,32 +127,32 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     )
 
 
-def _work(lake: Lake, rows: pl.DataFrame, stages: Sequence[Stage], fingerprints: Mapping[str, str]) -> Worklist:
+def _work(lake: Lake, rows: pl.DataFrame, stages: Sequence[Stage], fingerprints: Mapping[str, str]) -> PendingWork:
     if all(stage.name in fingerprints for stage in stages):
         return pending.outstanding(lake, rows, stages, fingerprints)
-    return Worklist(stages, rows.with_columns(pl.lit(True).alias(stage.name) for stage in stages))
+    return PendingWork(stages, rows.with_columns(pl.lit(True).alias(stage.name) for stage in stages))
 
 
-def _machines(config: Config) -> Machines:
+def _machines(config: Config) -> ClusterResources:
     if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
-        return hardware.here(config.cluster)
+        return hardware.local_resources(config.cluster)
     with session(config.cluster, config.lake):
-        return hardware.joined()
+        return hardware.cluster_resources()
 
 
-def _of_stage(stage: Stage, work: Worklist, found: Forecast, rows: int) -> StagePlan:
-    lacking = work.lacking(stage.name)
+def _of_stage(stage: Stage, work: PendingWork, found: WorkEstimate, rows: int) -> StagePlan:
+    missing = work.missing(stage.name)
     return StagePlan(
         name=stage.name,
-        compute=lacking.height,
-        reuse=rows - lacking.height,
-        audio_s=float(lacking["seconds"].sum()),
+        compute=missing.height,
+        reuse=rows - missing.height,
+        audio_s=float(missing["seconds"].sum()),
         work_s=found.work_s.get(stage.name, 0.0),
         measured_rows=int(found.measured_rows.get(stage.name, 0)),
     )
 
 
-def _price(config: Config, there: Machines, seconds: float | None) -> float | None:
+def _price(config: Config, there: ClusterResources, seconds: float | None) -> float | None:
     per_cpu_hour, per_gpu_hour = config.plan.price_per_cpu_hour, config.plan.price_per_gpu_hour
     missing = per_cpu_hour is None or (per_gpu_hour is None and there.gpus)
     if seconds is None or missing:

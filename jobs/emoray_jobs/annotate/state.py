@@ -45,7 +45,7 @@ def state(config: Config, lake: Lake) -> State:
     Raises:
         LakeError: The corpus was not annotated with this configuration.
     """
-    norms = known_norms(config, lake)
+    norms = load_norms(config, lake)
     if norms is None:
         raise LakeError(
             f"corpus {config.corpus.name!r} has no annotations for this configuration",
@@ -56,7 +56,7 @@ def state(config: Config, lake: Lake) -> State:
     return State(pipeline.fingerprints(config.annotate, norms.hash), norms, norms.hash)
 
 
-def of_splits(utterances: pa.Table, splits: Sequence[str]) -> pa.Table:
+def select_splits(utterances: pa.Table, splits: Sequence[str]) -> pa.Table:
     """The utterances of some splits; all if none is named.
 
     Raises:
@@ -71,7 +71,7 @@ def of_splits(utterances: pa.Table, splits: Sequence[str]) -> pa.Table:
     return utterances.filter(pc.is_in(utterances["split"], value_set=pa.array(splits)))
 
 
-def known_norms(config: Config, lake: Lake) -> Norms | None:
+def load_norms(config: Config, lake: Lake) -> Norms | None:
     """The norms that were fitted for the configured corpus and audio stages; None if there are none yet."""
     pointer = _norms_pointer(config)
     if not lake.exists(*pointer):

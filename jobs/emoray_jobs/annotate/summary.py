@@ -13,12 +13,12 @@ from emoray.errors import ErrorBudgetExceeded, LakeError
 from emoray.lake.tables import Lake
 from emoray.stages.base import Stage
 from emoray_jobs.pipeline import pending
-from emoray_jobs.pipeline.executor import Passes, Workforce
+from emoray_jobs.pipeline.executor import RunResources, StageExecutor
 
 #: Reason of an utterance that the caller's choice of splits leaves out.
-BY_SPLIT = "split"
+REASON_SPLIT = "split"
 #: The one error that is nobody's failure: the transcript came without word times and none can be had.
-UNTIMED = "missing_word_times"
+MISSING_WORD_TIMES = "missing_word_times"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Counts:
     untimed: int = 0
 
     @property
-    def tried(self) -> int:
+    def attempted(self) -> int:
         """Utterances that were not left out."""
         return self.utterances - sum(self.filtered.values())
 
@@ -87,7 +87,7 @@ class AnnotateResult:
         norms_hash: Which norms the text stages measured against.
         audio_s: Seconds of audio of the utterances that could be decoded.
         wall_s: How long the run took.
-        workforce: Who took part, and with how much memory.
+        resources: Who took part, and with how much memory.
         flush_rows: Rows per stage that the sink gathers before it writes a file.
     """
 
@@ -98,7 +98,7 @@ class AnnotateResult:
     norms_hash: str
     audio_s: float
     wall_s: float
-    workforce: Workforce
+    resources: RunResources
     flush_rows: int
 
     @property
@@ -107,7 +107,7 @@ class AnnotateResult:
         return sum(stage.computed for stage in self.stages)
 
 
-def count(
+def classify_utterances(
     lake: Lake,
     utterances: int,
     kept: pl.DataFrame,
@@ -131,10 +131,10 @@ def count(
     everything = pl.repeat(True, kept.height, eager=True)
     complete, wants_times, undecodable, failed_later = everything, everything, ~everything, ~everything
     for number, stage in enumerate(stages):
-        found = pending.answers(lake, stage.name, fingerprints[stage.name], kept["utterance_id"])
+        found = pending.outcome_status(lake, stage.name, fingerprints[stage.name], kept["utterance_id"])
         failed = found["failed"].is_not_null()
         complete &= found["answered"] & ~failed
-        wants_times &= found["answered"] & found["failed"].fill_null(UNTIMED).eq(UNTIMED)
+        wants_times &= found["answered"] & found["failed"].fill_null(MISSING_WORD_TIMES).eq(MISSING_WORD_TIMES)
         if number:
             failed_later |= failed
         else:
@@ -148,10 +148,10 @@ def count(
         filtered=dict(filtered.group_by("reason").len().sort("reason").iter_rows()),
         untimed=int((partial & wants_times).sum()),
     )
-    lacking = counts.tried - counts.complete - counts.partial - counts.quarantined
-    if lacking:
+    missing = counts.attempted - counts.complete - counts.partial - counts.quarantined
+    if missing:
         raise LakeError(
-            f"{lacking} utterances have lost outcomes that they had: another run forgets errors (--retry-failed), or a"
+            f"{missing} utterances have lost outcomes that they had: another run forgets errors (--retry-failed), or a"
             " file was removed",
             where=lake.uri("annotations"),
             remedy="Run the same command again: what is done is kept",
@@ -160,46 +160,48 @@ def count(
     return counts
 
 
-def of_stage(lake: Lake, job: Passes, stage: Stage, fingerprint: str) -> StageSummary:
+def summarize_stage(lake: Lake, job: StageExecutor, stage: Stage, fingerprint: str) -> StageSummary:
     """What was done for a stage, read from its table."""
-    answers = pending.answers(lake, stage.name, fingerprint, job.durations["utterance_id"])
-    computed = answers["answered"] & job.lacked[stage.name]
-    failed = answers.filter(pl.col("failed").is_not_null()).group_by("failed").len().sort("failed")
+    outcome_status = pending.outcome_status(lake, stage.name, fingerprint, job.utterance_lengths["utterance_id"])
+    computed = outcome_status["answered"] & job.lacked[stage.name]
+    failed = outcome_status.filter(pl.col("failed").is_not_null()).group_by("failed").len().sort("failed")
     return StageSummary(
         name=stage.name,
         fingerprint=fingerprint,
         computed=int(computed.sum()),
-        reused=int((answers["answered"] & ~computed).sum()),
+        reused=int((outcome_status["answered"] & ~computed).sum()),
         failed=dict(failed.iter_rows()),
-        busy_s=float(answers["elapsed_s"].filter(computed).cast(pl.Float64).sum()),
-        audio_s=float(job.durations["seconds"].filter(computed).sum()),
+        busy_s=float(outcome_status["elapsed_s"].filter(computed).cast(pl.Float64).sum()),
+        audio_s=float(job.utterance_lengths["seconds"].filter(computed).sum()),
     )
 
 
-def decoded_audio_s(lake: Lake, job: Passes, decode_fingerprint: str) -> float:
+def decoded_audio_s(lake: Lake, job: StageExecutor, decode_fingerprint: str) -> float:
     """Seconds of audio of the utterances that could be decoded."""
-    answers = pending.answers(lake, "decode", decode_fingerprint, job.durations["utterance_id"])
-    return float(job.durations["seconds"].filter(answers["answered"] & answers["failed"].is_null()).sum())
+    outcome_status = pending.outcome_status(lake, "decode", decode_fingerprint, job.utterance_lengths["utterance_id"])
+    return float(
+        job.utterance_lengths["seconds"].filter(outcome_status["answered"] & outcome_status["failed"].is_null()).sum()
+    )
 
 
-def hold_budget(counts: Counts, stages: Sequence[StageSummary], max_error_fraction: float) -> None:
+def check_error_budget(counts: Counts, stages: Sequence[StageSummary], max_error_fraction: float) -> None:
     """Raise if too many utterances failed.
 
     Raises:
         ErrorBudgetExceeded: More than `max_error_fraction` of those that were tried.
     """
     failed = counts.partial - counts.untimed + counts.quarantined
-    if failed <= max_error_fraction * counts.tried:
+    if failed <= max_error_fraction * counts.attempted:
         return
     kinds = [
         f"{stage.name}: {kind} ×{number}"
         for stage in stages
         for kind, number in stage.failed.items()
-        if kind not in ("missing_input", UNTIMED)
+        if kind not in ("missing_input", MISSING_WORD_TIMES)
     ]
     raise ErrorBudgetExceeded(
-        f"{failed} of {counts.tried} utterances failed, more than annotate.max_error_fraction={max_error_fraction:g}"
-        f" allows ({', '.join(kinds)})",
+        f"{failed} of {counts.attempted} utterances failed, more than"
+        f" annotate.max_error_fraction={max_error_fraction:g} allows ({', '.join(kinds)})",
         remedy="The stage tables hold each error. Mend the causes and run with --retry-failed, or raise the fraction",
     )
 
@@ -214,13 +216,13 @@ def render(result: AnnotateResult) -> RenderableType:
     for stage in result.stages:
         failed = ", ".join(f"{kind} {number}" for kind, number in stage.failed.items()) or "0"
         factor = "–" if stage.real_time_factor is None else f"{stage.real_time_factor:.4f}"
-        cells = (f"{stage.computed:,}", f"{stage.reused:,}", failed, f"{stage.busy_s:.1f}", factor)
-        table.add_row(stage.name, stage.fingerprint, *cells)
-    counts, work = result.counts, result.workforce
+        outcome_count = (f"{stage.computed:,}", f"{stage.reused:,}", failed, f"{stage.busy_s:.1f}", factor)
+        table.add_row(stage.name, stage.fingerprint, *outcome_count)
+    counts, work = result.counts, result.resources
     partial = f"{counts.partial:,} partial" + (f" ({counts.untimed:,} without word times)" if counts.untimed else "")
     classes = f"{counts.complete:,} complete + {partial} + {counts.quarantined:,} quarantined"
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.filtered.items())
-    left_out = f"{counts.utterances - counts.tried:,} filtered" + (f" ({reasons})" if reasons else "")
+    left_out = f"{counts.utterances - counts.attempted:,} filtered" + (f" ({reasons})" if reasons else "")
     busy = [f"{pool.name} {pool.busy_share:.0%} of {pool.workers}" for pool in work.pools]
     spilled = "unknown" if work.spilled_bytes is None else f"{work.spilled_bytes / 2**20:,.0f} MiB"
     return Group(

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from emoray.lake.tables import Lake
 from emoray_jobs.annotate.summary import AnnotateResult, render
-from emoray_jobs.progress import waiting
+from emoray_jobs.progress import spinner
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 WIDTH = 140
 #: MLflow itself would try for minutes.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+MLFLOW_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 def track(config: Config, lake: Lake, result: AnnotateResult, *, status: str) -> None:
@@ -39,7 +39,7 @@ def track(config: Config, lake: Lake, result: AnnotateResult, *, status: str) ->
         status: FINISHED, or FAILED for a run over its error budget.
     """
     try:
-        with _impatience(), waiting("logging the summary to MLflow"):
+        with _short_mlflow_timeouts(), spinner("logging the summary to MLflow"):
             _log(config, lake, result, status)
     except Exception as error:
         log.warning("the summary could not be logged: %s", error)
@@ -67,9 +67,9 @@ def _log(config: Config, lake: Lake, result: AnnotateResult, status: str) -> Non
 
 
 @contextlib.contextmanager
-def _impatience() -> Iterator[None]:
+def _short_mlflow_timeouts() -> Iterator[None]:
     """Keep a server that is away from holding up the job for minutes, unless the user said how long to try."""
-    own = {name: value for name, value in PATIENCE.items() if name not in os.environ}
+    own = {name: value for name, value in MLFLOW_TIMEOUTS.items() if name not in os.environ}
     os.environ.update(own)
     try:
         yield
@@ -80,13 +80,13 @@ def _impatience() -> Iterator[None]:
 
 def metrics(result: AnnotateResult) -> dict[str, float]:
     """The summary's numbers by name; stages and pools are parts of the names."""
-    counts, work = result.counts, result.workforce
+    counts, work = result.counts, result.resources
     found: dict[str, Any] = {
         "utterances": counts.utterances,
         "complete": counts.complete,
         "partial": counts.partial,
         "quarantined": counts.quarantined,
-        "filtered": counts.utterances - counts.tried,
+        "filtered": counts.utterances - counts.attempted,
         "audio_s": result.audio_s,
         "wall_s": result.wall_s,
         "peak_memory_bytes": work.peak_memory_bytes,

@@ -17,7 +17,7 @@ ACCELERATOR = "accelerator_type:"
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeResources:
     """A machine.
 
     Attributes:
@@ -36,14 +36,14 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Machines:
+class ClusterResources:
     """What a cluster has.
 
     Attributes:
         nodes: Its machines.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[NodeResources, ...]
 
     @property
     def cpus(self) -> float:
@@ -73,16 +73,16 @@ class Machines:
         return shares
 
 
-def here(config: ClusterConfig) -> Machines:
+def local_resources(config: ClusterConfig) -> ClusterResources:
     """What a Ray of this machine's own would have; it is not started."""
     from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
     # What `ray.init` does with the same arguments, so that the plan and the run agree.
     found = ResourceAndLabelSpec(num_cpus=config.num_cpus, object_store_memory=config.object_store_mib * 2**20)
-    return Machines((_node(found.resolve(is_head=True).to_resource_dict(), processor()),))
+    return ClusterResources((_node(found.resolve(is_head=True).to_resource_dict(), processor()),))
 
 
-def joined() -> Machines:
+def cluster_resources() -> ClusterResources:
     """What the Ray has that this process is connected to."""
     import ray
 
@@ -96,7 +96,7 @@ def joined() -> Machines:
         shape: task.options(scheduling_strategy=there(node, soft=True)).remote() for shape, node in asked.items()
     }
     kinds = dict(zip(answers, ray.get(list(answers.values())), strict=True))
-    return Machines(
+    return ClusterResources(
         tuple(_node(node["Resources"], processor() if node["NodeID"] == own else kinds[_shape(node)]) for node in alive)
     )
 
@@ -117,7 +117,7 @@ def spilled_bytes() -> int | None:
 
 @functools.cache
 def kind_of_worker() -> tuple[str, bool]:
-    """Kind of machine that this Ray worker computes on, as `Machines.kinds` names it, and whether that is a GPU."""
+    """Kind of machine that this Ray worker runs on, as `ClusterResources.kinds` names it, and whether that is a GPU."""
     import ray
 
     context = ray.get_runtime_context()
@@ -139,8 +139,8 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _node(resources: dict[str, Any], kind: str) -> Node:
-    return Node(
+def _node(resources: dict[str, Any], kind: str) -> NodeResources:
+    return NodeResources(
         kind=kind,
         gpu_kind=_accelerator(resources) if resources.get("GPU") else None,
         cpus=float(resources.get("CPU", 0)),

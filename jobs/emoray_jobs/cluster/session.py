@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from emoray.errors import ConfigError, ServiceError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray_jobs.config import ClusterConfig
-from emoray_jobs.progress import waiting
+from emoray_jobs.progress import spinner
 
 CONNECT_TIMEOUT_S = 10.0
 #: How long a worker process of a local Ray waits for work before it ends.
@@ -50,7 +50,7 @@ def session(config: ClusterConfig, lake: LakeConfig) -> Iterator[None]:
             _join(address, config)
         else:
             token = stack.enter_context(_token(lake))
-            with waiting("starting Ray on this machine"):
+            with spinner("starting Ray on this machine"):
                 _start_local(config, token)
         stack.callback(ray.shutdown)
         yield

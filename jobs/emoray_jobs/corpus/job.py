@@ -70,7 +70,7 @@ class Stats:
     timed: int = 0
     voted: int = 0
     dialogues: int = 0
-    books: corpora.Ledger | None = None
+    books: corpora.ImportReport | None = None
     folds: tuple[corpora.folds.Fold, ...] = ()
 
 
@@ -185,7 +185,7 @@ def _published_split(published: Published, split: str) -> str:
     return f"{published.splits[split]:,}" + (f" by {speakers:,} speakers" if speakers else "")
 
 
-def _books(books: corpora.Ledger, hours: float) -> list[RenderableType]:
+def _books(books: corpora.ImportReport, hours: float) -> list[RenderableType]:
     """What the import read, left out and found odd, with the published counts beside."""
     out = sum(tally.count for tally in books.left_out.values())
     lines: list[RenderableType] = [

@@ -40,7 +40,7 @@ from emoray_jobs.evaluate.stored import (
     store,
     test_splits,
 )
-from emoray_jobs.progress import waiting
+from emoray_jobs.progress import spinner
 from emoray_jobs.train.register import levels_of
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ def run(config: Config, *, model: str | None = None) -> EvaluateResult:
     bundle = open_bundle(versions.fetch(tracking, version))
     splits = test_splits(config, lake)
     with contextlib.ExitStack() as stack:
-        reports = [_judge(config, lake, tracking, stack, version, bundle, split) for split in splits]
+        reports = [_evaluate_split(config, lake, tracking, stack, version, bundle, split) for split in splits]
     return EvaluateResult(version.name, version.version, bundle.config.name, reports)
 
 
-def _judge(
+def _evaluate_split(
     config: Config,
     lake: Lake,
     tracking: Tracking,
@@ -83,7 +83,7 @@ def _judge(
     key = lake.read_json(*where, KEY) if lake.exists(*where, KEY) else {}
     if key.get("reported") == reported:
         return SplitReport(split, lake.uri(*where), lake.read_json(*where, METRICS), reused=True)
-    with waiting(f"evaluating version {version.version} on {split}"):
+    with spinner(f"evaluating version {version.version} on {split}"):
         if key.get("scored") == scored:
             judged = pl.read_parquet(io.BytesIO(lake.read_bytes(*where, PREDICTIONS)))
         else:

@@ -22,7 +22,7 @@ from emoray.scoring.scorer import load_bundle
 from emoray.stages.base import WAVEFORM, Row
 from emoray_jobs.progress import track
 from emoray_jobs.train.local import predict_levels, torch_threads
-from emoray_jobs.train.training_set import packed, training_keys
+from emoray_jobs.train.training_set import ensure_training_set, training_keys
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -76,7 +76,7 @@ def predictions(
     reads = text_read(bundle.config)
     if reads and not keys.select(pl.any_horizontal(*(pl.col(name).fill_null(False) for name in reads)).any()).item():
         return _from_audio(config, lake, bundle, keys, splits, levels)
-    training_set = packed(
+    training_set = ensure_training_set(
         config,
         lake,
         stack,

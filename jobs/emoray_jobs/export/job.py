@@ -11,12 +11,12 @@ from rich.console import Group, RenderableType
 
 from emoray.errors import InputError
 from emoray.interchange import audformat_database, emotionml, msp_submission, parquet
-from emoray.interchange.atomic_output import delivered
-from emoray.interchange.label import Tally, labels
+from emoray.interchange.atomic_output import atomic_output
+from emoray.interchange.label import ExportStats, labels
 from emoray.lake.tables import Lake
 from emoray.schema import DIMENSIONS
 from emoray_jobs.export.source import Source, corpus_source, scores_source, table_parts
-from emoray_jobs.progress import waiting
+from emoray_jobs.progress import spinner
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -89,11 +89,11 @@ def run(
         raise InputError("there is nothing to export", where=source.what, remedy="Look with emoray corpus stats")
     if out is None:
         out = lake.uri("exports", f"{source.label.replace('/', '-')}{SUFFIXES[format]}")
-    tally = Tally()
+    tally = ExportStats()
     header = audformat_database.HEADER if format == "audformat" else None
     with (
-        waiting(f"exporting {source.what}"),
-        delivered(out, config.lake.storage_options, force=force, header=header) as path,
+        spinner(f"exporting {source.what}"),
+        atomic_output(out, config.lake.storage_options, force=force, header=header) as path,
     ):
         _write(format, path, lake, source, tally, audio_root)
         if not tally.written:
@@ -106,7 +106,7 @@ def run(
     return ExportResult(format, source.what, out, tally.rows, tally.written, dict(tally.left_out), missing, tally.notes)
 
 
-def _write(format: Format, path: str, lake: Lake, source: Source, tally: Tally, audio_root: str | None) -> None:
+def _write(format: Format, path: str, lake: Lake, source: Source, tally: ExportStats, audio_root: str | None) -> None:
     """Write the format's file or folder."""
     if format == "parquet":
         parquet.write(path, table_parts(lake, source), tally)

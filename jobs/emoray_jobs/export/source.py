@@ -20,8 +20,8 @@ from emoray.lake.storage import connect
 from emoray.lake.tables import Lake
 from emoray.schema import DIMENSIONS, ERROR
 from emoray.stages import pipeline
-from emoray_jobs.annotate.state import known_norms, of_splits
-from emoray_jobs.pipeline.batches import joined
+from emoray_jobs.annotate.state import load_norms, select_splits
+from emoray_jobs.pipeline.batches import join_stage_values
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -53,10 +53,10 @@ class Source:
 def corpus_source(config: Config, lake: Lake, splits: Sequence[str]) -> Source:
     """The configured corpus, and those of its annotations that are there."""
     name = config.corpus.name
-    table = of_splits(lake.utterances(name), splits)
+    table = select_splits(lake.utterances(name), splits)
     fingerprints: dict[str, str] = {}
     if lake.list_folders("annotations"):
-        norms = known_norms(config, lake)
+        norms = load_norms(config, lake)
         current = pipeline.fingerprints(config.annotate, None if norms is None else norms.hash)
         fingerprints = {
             stage: current[stage]
@@ -78,7 +78,7 @@ def table_parts(lake: Lake, source: Source) -> Iterator[pa.Table]:
             types[stage] = dataset.schema.field("value").type
     schema = pa.schema([*source.table.schema, *(pa.field(stage, kind) for stage, kind in types.items())])
     ids = pl.Series(source.table["utterance_id"])
-    for part in joined(lake, pads.dataset(source.table), ids, source.fingerprints):
+    for part in join_stage_values(lake, pads.dataset(source.table), ids, source.fingerprints):
         yield part.cast(schema)
 
 
@@ -105,7 +105,7 @@ def scores_source(lake: Lake, name: str, splits: Sequence[str]) -> Source:
     if splits:
         if "split" not in table.column_names:
             raise InputError(f"scores of {corpus!r}, which is no corpus of the lake, have no splits", where="--split")
-        table = of_splits(table, splits)
+        table = select_splits(table, splits)
     known = sorted({f"{model}-{version}" for model, version in _versions(table)})
     return Source(label, f"scores {label}", table.sort_by("utterance_id"), ", ".join(known) or "unknown", {})
 

@@ -19,7 +19,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from emoray.lake.tables import Lake
-from emoray_jobs.pipeline.pending import Worklist, positions, record_batches
+from emoray_jobs.pipeline.pending import PendingWork, positions, record_batches
 
 #: Rows that are held in memory at a time while stage values are joined in.
 PART_ROWS = 4096
@@ -33,7 +33,7 @@ LACKING = "_lacking"
 BATCH = "_batch"
 
 
-def joined(
+def join_stage_values(
     lake: Lake,
     utterances: pads.Dataset,
     ids: pl.Series,
@@ -61,10 +61,12 @@ def joined(
     ids = ids.sort()
     with tempfile.TemporaryDirectory(prefix="emoray-join-") as folder:
         read = {"columns": None if columns is None else list(columns)}
-        lake.steadily(lambda: _spread(utterances, read, ids, size, os.path.join(folder, "rows")), "utterances")
+        lake.retry_if_files_vanish(
+            lambda: _partition(utterances, read, ids, size, os.path.join(folder, "rows")), "utterances"
+        )
         for stage, fingerprint in fingerprints.items():
-            spread = functools.partial(_spread_stage, lake, stage, fingerprint, ids, size, folder)
-            lake.steadily(spread, "annotations", stage, fingerprint)
+            spread = functools.partial(_partition_stage, lake, stage, fingerprint, ids, size, folder)
+            lake.retry_if_files_vanish(spread, "annotations", stage, fingerprint)
         for part in range(-(-len(ids) // size)):
             own = ids.slice(part * size, size).to_arrow().cast(pa.string())
             table = _part(folder, "rows", part, own)
@@ -75,14 +77,14 @@ def joined(
             yield table
 
 
-def _spread_stage(lake: Lake, stage: str, fingerprint: str, ids: pl.Series, size: int, folder: str) -> None:
+def _partition_stage(lake: Lake, stage: str, fingerprint: str, ids: pl.Series, size: int, folder: str) -> None:
     dataset = lake.dataset("annotations", stage, fingerprint)
     if dataset is not None:
         read = {"columns": ["utterance_id", "value"], "filter": pads.field("error").is_null()}
-        _spread(dataset, read, ids, size, os.path.join(folder, f"stage-{stage}"))
+        _partition(dataset, read, ids, size, os.path.join(folder, f"stage-{stage}"))
 
 
-def _spread(dataset: pads.Dataset, read: Mapping[str, Any], ids: pl.Series, size: int, prefix: str) -> None:
+def _partition(dataset: pads.Dataset, read: Mapping[str, Any], ids: pl.Series, size: int, prefix: str) -> None:
     """Spread the rows of sorted ids over files, one per part of `size` ids."""
     writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
     with contextlib.ExitStack() as stack:
@@ -107,7 +109,7 @@ def _part(folder: str, name: str, part: int, ids: pa.Array) -> pa.Table | None:
 def write_batches(
     lake: Lake,
     folder: str,
-    work: Worklist,
+    work: PendingWork,
     utterances: pads.Dataset,
     reads: Mapping[str, str],
     *,
@@ -130,10 +132,10 @@ def write_batches(
     """
     rows, names = work.rows, [stage.name for stage in work.stages]
     batches: list[dict[str, object]] = []
-    for number, table in enumerate(joined(lake, utterances, rows["utterance_id"], reads)):
+    for number, table in enumerate(join_stage_values(lake, utterances, rows["utterance_id"], reads)):
         part, rows = rows.head(table.num_rows), rows.slice(table.num_rows)
-        lacking = [list(itertools.compress(names, lacks)) for lacks in part.select(names).iter_rows()]
-        table = table.append_column(LACKING, pa.array(lacking, pa.list_(pa.string())))
+        missing = [list(itertools.compress(names, lacks)) for lacks in part.select(names).iter_rows()]
+        table = table.append_column(LACKING, pa.array(missing, pa.list_(pa.string())))
         path = f"{folder}/part-{number:05d}.parquet"
         buffer = io.BytesIO()
         schema = table.schema.append(pa.field(BATCH, pa.int32()))

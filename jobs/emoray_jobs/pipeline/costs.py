@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from emoray.lake.tables import Lake
 from emoray.stages.base import Row, Stage
 from emoray.stages.fingerprint import fingerprint
-from emoray.stages.guard import GuardConfig, Outcome, run_guarded
+from emoray.stages.guard import GuardConfig, RowOutcome, run_isolating_rows
 from emoray_jobs.pipeline import pending
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 #: Older measurements count as no more than so many rows, so that new ones make themselves felt.
 REMEMBERED_ROWS = 20_000
 #: Below this share of the largest possible value, the determinant says that the batches were all alike.
-ALIKE = 1e-3
+MIN_RELATIVE_DETERMINANT = 1e-3
 
 #: Stages that this process has run a batch of, by key and kind of machine.
 _begun: set[tuple[str, str]] = set()
@@ -55,7 +55,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Work:
+class CostSums:
     """Batches that went through one stage, as sums.
 
     Attributes:
@@ -83,23 +83,23 @@ class Work:
     peak_bytes: int = 0
 
     @classmethod
-    def of_batch(cls, rows: int, audio_s: float, work_s: float, *, first: bool, peak_bytes: int) -> Work:
+    def of_batch(cls, rows: int, audio_s: float, work_s: float, *, first: bool, peak_bytes: int) -> CostSums:
         """One batch, the first of its process or a later one."""
         if first:
             return cls(starts=1, start_rows=rows, start_audio_s=audio_s, start_work_s=work_s, peak_bytes=peak_bytes)
         return cls(rows, audio_s, work_s, audio_s**2 / rows, audio_s * work_s / rows, peak_bytes=peak_bytes)
 
-    def __add__(self, other: Work) -> Work:
+    def __add__(self, other: CostSums) -> CostSums:
         sums = {
             field.name: getattr(self, field.name) + getattr(other, field.name) for field in dataclasses.fields(self)
         }
-        return Work(**{**sums, "peak_bytes": max(self.peak_bytes, other.peak_bytes)})
+        return CostSums(**{**sums, "peak_bytes": max(self.peak_bytes, other.peak_bytes)})
 
-    def faded(self) -> Work:
+    def decayed(self) -> CostSums:
         """The same measurements with the weight of `REMEMBERED_ROWS` at most."""
         share = min(1.0, REMEMBERED_ROWS / self.rows) if self.rows else 1.0
         scaled = {field.name: getattr(self, field.name) * share for field in dataclasses.fields(self)}
-        return Work(**{**scaled, "peak_bytes": self.peak_bytes})
+        return CostSums(**{**scaled, "peak_bytes": self.peak_bytes})
 
     def cost(self) -> Cost | None:
         """The line through the batches; None where there were first batches only.
@@ -113,7 +113,7 @@ class Work:
             determinant = self.rows * self.audio2 - self.audio_s**2
             # Batches of one length tell nothing of its influence; text and sound both grow with it.
             per_row_s, per_audio_s = 0.0, self.work_s / self.audio_s
-            if determinant > ALIKE * self.rows * self.audio2:
+            if determinant > MIN_RELATIVE_DETERMINANT * self.rows * self.audio2:
                 per_row_s = (self.work_s * self.audio2 - self.audio_work * self.audio_s) / determinant
                 per_audio_s = (self.rows * self.audio_work - self.audio_s * self.work_s) / determinant
                 if per_audio_s < 0:
@@ -128,7 +128,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Shift:
+class BatchTiming:
     """What a worker did of one batch.
 
     Attributes:
@@ -141,13 +141,13 @@ class Shift:
     pool: str
     machine: str
     busy_s: float
-    work: dict[str, Work]
+    work: dict[str, CostSums]
 
 
 def run_measured(
     stage: Stage, rows: Sequence[Row], guard: GuardConfig, machine: str, *, on_gpu: bool
-) -> tuple[list[Outcome], Work]:
-    """Run a stage over rows, as `run_guarded` does, and measure.
+) -> tuple[list[RowOutcome], CostSums]:
+    """Run a stage over rows, as `run_isolating_rows` does, and measure.
 
     Args:
         stage: The stage.
@@ -158,16 +158,16 @@ def run_measured(
     """
     now = time.perf_counter if on_gpu or stage.waits else time.process_time
     started = now()
-    outcomes = run_guarded(stage, rows, guard)
+    outcomes = run_isolating_rows(stage, rows, guard)
     work_s = now() - started
     # A row that lacked an input cost nothing, and would make the others look cheap.
     tried = [seconds_of(row) for row, outcome in zip(rows, outcomes, strict=True) if outcome.elapsed_s > 0]
     if not tried:
-        return outcomes, Work()
+        return outcomes, CostSums()
     mark = (key(stage), machine)
     first = mark not in _begun
     _begun.add(mark)
-    return outcomes, Work.of_batch(len(tried), sum(tried), work_s, first=first, peak_bytes=peak_memory_bytes())
+    return outcomes, CostSums.of_batch(len(tried), sum(tried), work_s, first=first, peak_bytes=peak_memory_bytes())
 
 
 def peak_memory_bytes() -> int:
@@ -186,22 +186,22 @@ def load_costs(lake: Lake, stages: Iterable[Stage], machine: str) -> dict[str, C
     return {name: cost for name, cost in found.items() if cost is not None}
 
 
-def record(lake: Lake, stage: Stage, machine: str, work: Work) -> None:
+def add_measurement(lake: Lake, stage: Stage, machine: str, work: CostSums) -> None:
     """Add measurements to what is known. Of two runs that do so at the same moment, one may go unheard."""
     if work.rows or work.starts:
-        known = _read(lake, stage, machine).faded()
+        known = _read(lake, stage, machine).decayed()
         lake.write_json(dataclasses.asdict(known + work), *_place(stage, machine))
 
 
-def _read(lake: Lake, stage: Stage, machine: str) -> Work:
+def _read(lake: Lake, stage: Stage, machine: str) -> CostSums:
     place = _place(stage, machine)
     if not lake.exists(*place):
-        return Work()
+        return CostSums()
     try:
-        return Work(**lake.read_json(*place))
+        return CostSums(**lake.read_json(*place))
     except (TypeError, ValueError) as error:
         log.warning("%s is not a record of costs, and is passed over: %s", lake.uri(*place), error)
-        return Work()
+        return CostSums()
 
 
 def _place(stage: Stage, machine: str) -> tuple[str, str, str]:

@@ -12,9 +12,9 @@ from emoray.lake.tables import Lake
 from emoray.stages.base import Stage
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.decode import Decode
-from emoray_jobs.cluster.hardware import Machines
+from emoray_jobs.cluster.hardware import ClusterResources
 from emoray_jobs.pipeline.costs import Cost, load_costs
-from emoray_jobs.pipeline.pending import Worklist, hears
+from emoray_jobs.pipeline.pending import PendingWork, needs_waveform
 from emoray_jobs.pipeline.pools import Pool, PoolDemand, gpus_of_worker, group_stages, phase_duration_s, size_pools
 
 #: Memory that a task with waveforms asks for: the interpreter with its libraries, and some copies of a batch's audio.
@@ -23,7 +23,7 @@ AUDIO_COPIES = 6
 
 
 @dataclass(frozen=True)
-class Forecast:
+class WorkEstimate:
     """What a phase will need.
 
     Attributes:
@@ -39,7 +39,7 @@ class Forecast:
     seconds: float | None
 
 
-def forecast(lake: Lake, work: Worklist, machines: Machines, config: AnnotateConfig) -> Forecast:
+def estimate_work(lake: Lake, work: PendingWork, machines: ClusterResources, config: AnnotateConfig) -> WorkEstimate:
     """Plan a phase.
 
     Args:
@@ -51,7 +51,7 @@ def forecast(lake: Lake, work: Worklist, machines: Machines, config: AnnotateCon
     Raises:
         ConfigError: A stage wants more GPUs than there are.
     """
-    groups = group_stages(work.running())
+    groups = group_stages(work.active_stages())
     gpus = [gpus_of_worker(group, machines) for group in groups]
     batches = _batches(work.rows, config)
     while True:
@@ -64,7 +64,7 @@ def forecast(lake: Lake, work: Worklist, machines: Machines, config: AnnotateCon
         if granted == gpus:
             break
         gpus = granted  # Some pool was left to the cores, where its stages cost something else.
-    return Forecast(
+    return WorkEstimate(
         pools=pools,
         work_s={stage.name: _work_s(stage, work, costs) for group in groups for stage in group},
         measured_rows={name: cost.rows for name, cost in costs.items()},
@@ -95,23 +95,23 @@ def _costs(lake: Lake, stages: Sequence[Stage], kinds: Mapping[str, float]) -> d
     return mixed
 
 
-def _work_s(stage: Stage, work: Worklist, costs: Mapping[str, Cost]) -> float | None:
+def _work_s(stage: Stage, work: PendingWork, costs: Mapping[str, Cost]) -> float | None:
     if stage.name not in costs:
         return None
     # Whatever hears the clip has it decoded once more, also where the outcome of `decode` is there.
-    rows = work.rows if stage.name == Decode.name else work.lacking(stage.name)
+    rows = work.rows if stage.name == Decode.name else work.missing(stage.name)
     return costs[stage.name].work_s(rows.height, float(rows["seconds"].sum()))
 
 
 def _demand(
-    group: Sequence[Stage], gpus: int, work: Worklist, costs: Mapping[str, Cost], config: AnnotateConfig
+    group: Sequence[Stage], gpus: int, work: PendingWork, costs: Mapping[str, Cost], config: AnnotateConfig
 ) -> PoolDemand:
     known = [cost for stage in group if (cost := costs.get(stage.name))]
     works = [_work_s(stage, work, costs) for stage in group]
     memory_bytes = max((cost.peak_bytes for cost in known), default=0)
     uses_actors = group[0].resources == "actor"
     if not uses_actors:
-        heard = any(hears(stage) or stage.name == Decode.name for stage in group)
+        heard = any(needs_waveform(stage) or stage.name == Decode.name for stage in group)
         memory_bytes = TASK_BASE_BYTES + int(config.batch_audio_s * AUDIO_HZ * 4 * AUDIO_COPIES) if heard else 0
     return PoolDemand(
         stages=tuple(stage.name for stage in group),

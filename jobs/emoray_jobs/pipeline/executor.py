@@ -26,29 +26,29 @@ from emoray.stages import pipeline
 from emoray.stages.base import Stage
 from emoray.stages.decode import Decode
 from emoray_jobs.cluster import hardware
-from emoray_jobs.cluster.hardware import Machines
+from emoray_jobs.cluster.hardware import ClusterResources
 from emoray_jobs.pipeline import costs, pending
 from emoray_jobs.pipeline.batches import write_batches
-from emoray_jobs.pipeline.estimate import forecast
-from emoray_jobs.pipeline.pending import Worklist
+from emoray_jobs.pipeline.estimate import estimate_work
+from emoray_jobs.pipeline.pending import PendingWork
 from emoray_jobs.pipeline.pools import Pool
 from emoray_jobs.progress import track
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
-    from emoray_jobs.pipeline.ray_pipeline import Flow
-    from emoray_jobs.pipeline.writer import SinkReport
+    from emoray_jobs.pipeline.ray_pipeline import RayPipeline
+    from emoray_jobs.pipeline.writer import WriterReport
 
 log = logging.getLogger(__name__)
 
 #: A pass that leaves rows undone is repeated with batches this many times smaller …
-SHRINK = 8
+BATCH_SHRINK_FACTOR = 8
 #: … until so few are left that each can be tried by itself.
-LONE_ROWS = 64
+ISOLATE_BELOW_ROWS = 64
 
 
 @dataclass(frozen=True)
-class PoolUse:
+class PoolUsage:
     """How a pool was used, over all passes.
 
     Attributes:
@@ -61,16 +61,16 @@ class PoolUse:
     name: str
     workers: int
     busy_s: float
-    had_s: float
+    available_s: float
 
     @property
     def busy_share(self) -> float:
         """Share of its time that the pool was at work."""
-        return self.busy_s / self.had_s if self.had_s else 0.0
+        return self.busy_s / self.available_s if self.available_s else 0.0
 
 
 @dataclass(frozen=True)
-class Workforce:
+class RunResources:
     """Who took part in a run.
 
     Attributes:
@@ -86,10 +86,10 @@ class Workforce:
     processes: int
     peak_memory_bytes: int
     spilled_bytes: int | None
-    pools: list[PoolUse]
+    pools: list[PoolUsage]
 
 
-class Passes:
+class StageExecutor:
     """Brings utterances through stages. Starts Ray when there is work, not before.
 
     Args:
@@ -102,20 +102,20 @@ class Passes:
     Attributes:
         durations: utterance_id and seconds of the rows.
         kept: Those of them that are not left out.
-        lacked: By stage, which of the rows it lacked when it was begun: one truth value per row of `durations`.
+        lacked: By stage, which of the rows it lacked when it was begun: one truth value per row of `utterance_lengths`.
     """
 
     def __init__(
         self, config: Config, lake: Lake, utterances: pads.Dataset, rows: pl.DataFrame, stack: contextlib.ExitStack
     ) -> None:
-        self.durations = self.kept = rows
+        self.utterance_lengths = self.kept = rows
         self.lacked: dict[str, pl.Series] = {}
         self._config = config
         self._lake = lake
         self._utterances = utterances
         self._stack = stack
         self._stages: dict[str, Stage] = {}
-        self._machines: Machines | None = None
+        self._machines: ClusterResources | None = None
         self._actor: Any = None
         self._spilled_bytes: int | None = 0
         self._unwritten = 0
@@ -126,7 +126,7 @@ class Passes:
         every = [*pipeline.audio_stages(config.annotate), *pipeline.text_stages(config.annotate, None)]
         self._types: dict[str, pa.DataType] = {stage.name: stage.value_type for stage in every}
 
-    def finish(self, stages: Sequence[Stage], fingerprints: Mapping[str, str], what: str) -> None:
+    def run_until_complete(self, stages: Sequence[Stage], fingerprints: Mapping[str, str], what: str) -> None:
         """Repeat passes until every row has an outcome of every stage.
 
         Args:
@@ -143,43 +143,44 @@ class Passes:
         for stage in stages:
             # A stage that filters read is finished before the rest of its phase, which begins with it once more.
             if stage.name not in self.lacked:
-                self.lacked[stage.name] = pending.among(self.durations, work.lacking(stage.name))
+                self.lacked[stage.name] = pending.is_member(self.utterance_lengths, work.missing(stage.name))
         max_rows, stalled = self._config.annotate.batch_rows, 0
-        while work.cells:
+        while work.outcome_count:
             problems = self._pass(work, fingerprints, max_rows, what)
             left = pending.outstanding(self._lake, self.kept, stages, fingerprints)
-            if left.cells:
+            if left.outcome_count:
                 cause = "; ".join(problems) or "worker processes died"
-                stalled = stalled + 1 if left.cells == work.cells else 0
+                stalled = stalled + 1 if left.outcome_count == work.outcome_count else 0
                 # What the sink could not write, after all retries, no further pass will write either.
                 if self._unwritten or (stalled > 1 and (problems or max_rows == 1)):
                     _give_up(left, cause)
                 log.warning("%d utterances are not finished and are tried again: %s", left.rows.height, cause)
-                if not problems and left.rows.height <= LONE_ROWS:
-                    self._one_by_one(left, fingerprints)
+                if not problems and left.rows.height <= ISOLATE_BELOW_ROWS:
+                    self._run_rows_isolated(left, fingerprints)
                     left = pending.outstanding(self._lake, self.kept, stages, fingerprints)
-            work, max_rows = left, max(1, max_rows // SHRINK)
+            work, max_rows = left, max(1, max_rows // BATCH_SHRINK_FACTOR)
 
-    def leave_out(self, rows: pl.DataFrame) -> None:
+    def exclude(self, rows: pl.DataFrame) -> None:
         """Take rows out of everything that comes; utterance_id names them."""
-        self.kept = self.kept.filter(~pending.among(self.kept, rows))
+        self.kept = self.kept.filter(~pending.is_member(self.kept, rows))
 
-    def workforce(self) -> Workforce:
+    def resources(self) -> RunResources:
         """Who took part so far."""
         nodes = {process.partition(":")[0] for process in self._peak_rss_bytes}
-        return Workforce(
+        return RunResources(
             nodes=len(nodes),
             processes=len(self._peak_rss_bytes),
             peak_memory_bytes=costs.peak_memory_bytes() + sum(self._peak_rss_bytes.values()),
             spilled_bytes=self._spilled_bytes,
             pools=[
-                PoolUse(name, workers, self._busy_s[name], self._had_s[name]) for name, workers in self._workers.items()
+                PoolUsage(name, workers, self._busy_s[name], self._had_s[name])
+                for name, workers in self._workers.items()
             ],
         )
 
-    def _pass(self, work: Worklist, fingerprints: Mapping[str, str], max_rows: int, what: str) -> list[str]:
+    def _pass(self, work: PendingWork, fingerprints: Mapping[str, str], max_rows: int, what: str) -> list[str]:
         """One pass with Ray Data; returns failures outside the rows."""
-        pools = forecast(self._lake, work, self._need_ray(), self._config.annotate).pools
+        pools = estimate_work(self._lake, work, self._need_ray(), self._config.annotate).pools
         max_audio_s = self._config.annotate.batch_audio_s
         total, done = work.rows.height, 0
         with (
@@ -189,7 +190,7 @@ class Passes:
         ):
             batches = self._batches(folder, work, fingerprints, max_rows, max_audio_s)
             with self._noting(pools):
-                for rows in self._flow(work, fingerprints, sink).stream(batches, pools):
+                for rows in self._ray_pipeline(work, fingerprints, sink).run(batches, pools):
                     done += rows
                     advance(done, total)
         return problems
@@ -210,19 +211,19 @@ class Passes:
             else:
                 self._spilled_bytes = None
 
-    def _one_by_one(self, work: Worklist, fingerprints: Mapping[str, str]) -> None:
+    def _run_rows_isolated(self, work: PendingWork, fingerprints: Mapping[str, str]) -> None:
         """Each row in a task of its own, a stage at a time: a process that dies then tells which it was."""
         audio = [stage for stage in work.stages if stage.name == Decode.name]
         for stage in work.stages:
-            stages = [*audio, stage] if pending.hears(stage) else [stage]
+            stages = [*audio, stage] if pending.needs_waveform(stage) else [stage]
             todo = pending.outstanding(self._lake, work.rows.select("utterance_id", "seconds"), stages, fingerprints)
-            own = Worklist(stages, todo.lacking(stage.name))
+            own = PendingWork(stages, todo.missing(stage.name))
             if own.rows.is_empty():
                 continue
             died: list[str] = []
             with self._sink() as (sink, _), self._lake.scratch("annotate") as folder:
                 batches = self._batches(folder, own, fingerprints, max_rows=1, max_audio_s=0.0)
-                died = self._flow(own, fingerprints, sink).each_alone(batches)
+                died = self._ray_pipeline(own, fingerprints, sink).run_isolated(batches)
             if died:
                 message = "the worker process died on this row, alone, twice (out of memory, or a crash in native code)"
                 error = {"type": "worker_died", "message": message, "attempts": 2}
@@ -231,17 +232,19 @@ class Passes:
                 self._lake.append_stage(stage.name, fingerprints[stage.name], table)
 
     def _batches(
-        self, folder: str, work: Worklist, fingerprints: Mapping[str, str], max_rows: int, max_audio_s: float
+        self, folder: str, work: PendingWork, fingerprints: Mapping[str, str], max_rows: int, max_audio_s: float
     ) -> pa.Table:
-        reads = {name: fingerprints[name] for name in pending.inputs(work.running())}
+        reads = {name: fingerprints[name] for name in pending.required_inputs(work.active_stages())}
         return write_batches(
             self._lake, folder, work, self._utterances, reads, max_rows=max_rows, max_audio_s=max_audio_s
         )
 
-    def _flow(self, work: Worklist, fingerprints: Mapping[str, str], sink: Any) -> Flow:
-        from emoray_jobs.pipeline.ray_pipeline import Flow
+    def _ray_pipeline(self, work: PendingWork, fingerprints: Mapping[str, str], sink: Any) -> RayPipeline:
+        from emoray_jobs.pipeline.ray_pipeline import RayPipeline
 
-        return Flow(work.running(), self._types, fingerprints, self._config.annotate.guard, self._lake.config, sink)
+        return RayPipeline(
+            work.active_stages(), self._types, fingerprints, self._config.annotate.guard, self._lake.config, sink
+        )
 
     @contextlib.contextmanager
     def _sink(self) -> Iterator[tuple[Any, list[str]]]:
@@ -258,35 +261,35 @@ class Passes:
         try:
             yield self._actor, problems
         except ray.exceptions.RayError as error:
-            problems.append(writer.brief(error))
+            problems.append(writer.one_line(error))
         try:
-            report: SinkReport = ray.get(self._actor.finish.remote())
+            report: WriterReport = ray.get(self._actor.finish.remote())
         except ray.exceptions.RayError as error:
-            problems.append(writer.brief(error))
+            problems.append(writer.one_line(error))
         else:
             problems += report.problems
             self._unwritten = report.unwritten
             self._note(report)
 
-    def _note(self, report: SinkReport) -> None:
+    def _note(self, report: WriterReport) -> None:
         for process, peak in report.peak_rss_bytes.items():
             self._peak_rss_bytes[process] = max(peak, self._peak_rss_bytes.get(process, 0))
         for pool, busy_s in report.busy_s.items():
             self._busy_s[pool] += busy_s
         for (stage, machine), work in report.work.items():
             try:
-                costs.record(self._lake, self._stages[stage], machine, work)
+                costs.add_measurement(self._lake, self._stages[stage], machine, work)
             except EmorayError as error:
                 log.warning("what stage %s costs could not be kept: %s", stage, error)
 
-    def _need_ray(self) -> Machines:
+    def _need_ray(self) -> ClusterResources:
         if self._machines is None:
             from emoray_jobs.cluster.session import session
 
             self._stack.enter_context(session(self._config.cluster, self._config.lake))
             import ray
 
-            self._machines = hardware.joined()
+            self._machines = hardware.cluster_resources()
             addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
             if self._lake.is_local and len(addresses) > 1:
                 log.warning(
@@ -297,7 +300,7 @@ class Passes:
         return self._machines
 
 
-def _give_up(left: Worklist, cause: str) -> None:
+def _give_up(left: PendingWork, cause: str) -> None:
     raise ServiceError(
         f"{left.rows.height} utterances cannot be finished: {cause}",
         remedy="Mend the cause and run the same command again: what is done is kept",

@@ -27,12 +27,12 @@ ANSWER_ROWS = 16_384
 #: Files of a table that are read at the same time.
 READ_AHEAD = 4
 #: What of the utterances table is held in memory.
-HELD = ("utterance_id", "start_s", "end_s", "duration_s", "split")
+DRIVER_COLUMNS = ("utterance_id", "start_s", "end_s", "duration_s", "split")
 #: Length assumed for an utterance that nothing is known about.
 UNKNOWN_DURATION_S = 10.0
 
 
-def answers(lake: Lake, stage: str, fingerprint: str, ids: pl.Series) -> pl.DataFrame:
+def outcome_status(lake: Lake, stage: str, fingerprint: str, ids: pl.Series) -> pl.DataFrame:
     """What a stage table says of utterances, without the values.
 
     Args:
@@ -69,7 +69,7 @@ def answers(lake: Lake, stage: str, fingerprint: str, ids: pl.Series) -> pl.Data
                 elapsed_N[place[new][::-1]] = elapsed[new][::-1]
         return kind_N, elapsed_N, list(kinds)
 
-    kind_N, elapsed_N, kinds = lake.steadily(read, "annotations", stage, fingerprint)
+    kind_N, elapsed_N, kinds = lake.retry_if_files_vanish(read, "annotations", stage, fingerprint)
     failed = pl.Series("failed", [None, None, *kinds], pl.String).gather(pl.Series(kind_N, dtype=pl.UInt32))
     return pl.DataFrame({"answered": kind_N != nothing, "failed": failed, "elapsed_s": elapsed_N})
 
@@ -87,7 +87,7 @@ def positions(ids: pl.Series, some: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return place.to_numpy(), (ids.gather(place) == named).to_numpy()
 
 
-def among(rows: pl.DataFrame, some: pl.DataFrame) -> pl.Series:
+def is_member(rows: pl.DataFrame, some: pl.DataFrame) -> pl.Series:
     """Which rows are among others: one truth value per row; both have utterance_id, the first in order."""
     place, known = positions(rows["utterance_id"], some["utterance_id"].to_arrow())
     found_N = np.zeros(rows.height, bool)
@@ -112,7 +112,7 @@ def errors(lake: Lake, stage: str, fingerprint: str) -> dict[str, dict[str, Any]
         outcomes = lake.stage_outcomes(stage, fingerprint, columns=["error"])
         return None if outcomes is None else outcomes.filter(pl.col("error").is_not_null()).collect()
 
-    failed = lake.steadily(read, "annotations", stage, fingerprint)
+    failed = lake.retry_if_files_vanish(read, "annotations", stage, fingerprint)
     return {} if failed is None else dict(zip(failed["utterance_id"], failed["error"].to_list(), strict=True))
 
 
@@ -138,7 +138,7 @@ def forget_failures(lake: Lake, stage: str, fingerprint: str) -> int:
 
 
 @dataclass(frozen=True)
-class Worklist:
+class PendingWork:
     """Rows of a phase that lack an outcome of at least one of its stages.
 
     Attributes:
@@ -150,24 +150,24 @@ class Worklist:
     rows: pl.DataFrame
 
     @property
-    def cells(self) -> int:
+    def outcome_count(self) -> int:
         """How many outcomes are outstanding."""
         return sum(int(self.rows[stage.name].sum()) for stage in self.stages)
 
-    def lacking(self, stage: str) -> pl.DataFrame:
+    def missing(self, stage: str) -> pl.DataFrame:
         """The rows that lack an outcome of a stage."""
         return self.rows.filter(stage)
 
-    def running(self) -> list[Stage]:
+    def active_stages(self) -> list[Stage]:
         """The stages that must run: those with something to do, and `decode` where one of them hears the clip."""
         busy = [stage for stage in self.stages if self.rows[stage.name].any()]
-        heard = any(map(hears, busy))
+        heard = any(map(needs_waveform, busy))
         return [stage for stage in self.stages if stage in busy or (heard and stage.name == Decode.name)]
 
 
 def outstanding(
     lake: Lake, utterances: pl.DataFrame, stages: Sequence[Stage], fingerprints: Mapping[str, str]
-) -> Worklist:
+) -> PendingWork:
     """Hold the utterances against the stage tables.
 
     Args:
@@ -177,11 +177,11 @@ def outstanding(
         fingerprints: Fingerprint of each.
     """
     ids = utterances["utterance_id"]
-    lacks = [~answers(lake, one.name, fingerprints[one.name], ids)["answered"].alias(one.name) for one in stages]
-    return Worklist(stages, utterances.with_columns(lacks).filter(pl.any_horizontal(one.name for one in stages)))
+    lacks = [~outcome_status(lake, one.name, fingerprints[one.name], ids)["answered"].alias(one.name) for one in stages]
+    return PendingWork(stages, utterances.with_columns(lacks).filter(pl.any_horizontal(one.name for one in stages)))
 
 
-def durations(utterances: pa.Table) -> pl.DataFrame:
+def utterance_lengths(utterances: pa.Table) -> pl.DataFrame:
     """utterance_id and seconds of an utterances table, in order of id, with a guess where it does not say."""
     told, span = utterances["duration_s"], pc.subtract(utterances["end_s"], utterances["start_s"])
     seconds = pc.coalesce(told, span, pa.scalar(UNKNOWN_DURATION_S, pa.float64()))
@@ -191,12 +191,12 @@ def durations(utterances: pa.Table) -> pl.DataFrame:
     return frame
 
 
-def hears(stage: Stage) -> bool:
+def needs_waveform(stage: Stage) -> bool:
     """Whether a stage reads the waveform."""
     return WAVEFORM in (*stage.requires, *stage.uses)
 
 
-def inputs(stages: Sequence[Stage]) -> list[str]:
+def required_inputs(stages: Sequence[Stage]) -> list[str]:
     """Names of the stage values that stages read, their own among them; `decode` stands for the waveform."""
     names = [Decode.name if name == WAVEFORM else name for stage in stages for name in (*stage.requires, *stage.uses)]
     return list(dict.fromkeys(names))

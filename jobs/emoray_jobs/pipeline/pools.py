@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from emoray.errors import ConfigError
 from emoray.stages.base import Stage
-from emoray_jobs.cluster.hardware import Machines
+from emoray_jobs.cluster.hardware import ClusterResources
 
 #: Cores that an actor of a pool asks for. It keeps them while it waits for work: with whole ones, the pools of several
 #: runs on a small cluster would keep the tasks that feed them from ever starting.
@@ -79,7 +79,7 @@ def group_stages(stages: Sequence[Stage]) -> list[list[Stage]]:
     return [list(group) for _, group in groups]
 
 
-def gpus_of_worker(stages: Sequence[Stage], machines: Machines) -> int:
+def gpus_of_worker(stages: Sequence[Stage], machines: ClusterResources) -> int:
     """GPUs that a worker of a pool gets: those that its stages want, 0 where the cluster has none.
 
     Raises:
@@ -98,7 +98,7 @@ def gpus_of_worker(stages: Sequence[Stage], machines: Machines) -> int:
     return wanted
 
 
-def size_pools(demands: Sequence[PoolDemand], machines: Machines, batches: int) -> list[Pool]:
+def size_pools(demands: Sequence[PoolDemand], machines: ClusterResources, batches: int) -> list[Pool]:
     """Workers of each pool of a phase.
 
     All pools together ask for no more than there is, and each has at least one worker that can start whatever the
@@ -150,7 +150,7 @@ def size_pools(demands: Sequence[PoolDemand], machines: Machines, batches: int) 
     ]
 
 
-def phase_duration_s(demands: Sequence[PoolDemand], pools: Sequence[Pool], machines: Machines) -> float | None:
+def phase_duration_s(demands: Sequence[PoolDemand], pools: Sequence[Pool], machines: ClusterResources) -> float | None:
     """How long a phase takes: the longest of its pools, its cores and its GPUs, and the start of the slowest worker.
 
     None where a pool was not measured. Ray's own start and what it costs to move rows are not in it.
@@ -167,7 +167,7 @@ def phase_duration_s(demands: Sequence[PoolDemand], pools: Sequence[Pool], machi
     return max(longest_s) + max(demand.start_s for demand, _ in pairs)
 
 
-def _on_gpus(demands: Sequence[PoolDemand], machines: Machines, batches: int) -> dict[int, tuple[int, float]]:
+def _on_gpus(demands: Sequence[PoolDemand], machines: ClusterResources, batches: int) -> dict[int, tuple[int, float]]:
     """Workers and GPUs of one worker, for the pools that get any: place → (number, GPUs).
 
     Pools of one GPU share those that they have in equal parts, one worker of each per GPU: whichever has work uses it.
@@ -223,7 +223,7 @@ def _max_actors_by_startup(demand: PoolDemand) -> int:
     return max(1, int(demand.work_s / demand.start_s))
 
 
-def _fit_memory(demands: Sequence[PoolDemand], workers: dict[int, int], machines: Machines) -> None:
+def _fit_memory(demands: Sequence[PoolDemand], workers: dict[int, int], machines: ClusterResources) -> None:
     """Take workers away from the pool that holds most memory until all fit, or each has but one."""
     while sum(demands[place].memory_bytes * number for place, number in workers.items()) > machines.memory_bytes:
         several = [place for place, number in workers.items() if number > 1 and demands[place].memory_bytes]

@@ -24,13 +24,13 @@ from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import UTTERANCES, stage_schema
 from emoray.stages.base import WAVEFORM, Row, Stage
 from emoray.stages.decode import Decode
-from emoray.stages.guard import GuardConfig, Outcome
+from emoray.stages.guard import GuardConfig, RowOutcome
 from emoray_jobs.cluster import hardware
 from emoray_jobs.pipeline.batches import BATCH, LACKING, read_batch
-from emoray_jobs.pipeline.costs import Shift, Work, peak_memory_bytes, run_measured
-from emoray_jobs.pipeline.pending import hears, inputs
+from emoray_jobs.pipeline.costs import BatchTiming, CostSums, peak_memory_bytes, run_measured
+from emoray_jobs.pipeline.pending import needs_waveform, required_inputs
 from emoray_jobs.pipeline.pools import Pool, group_stages
-from emoray_jobs.pipeline.writer import brief
+from emoray_jobs.pipeline.writer import one_line
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ BLOCKS_PER_WORKER, MAX_BLOCKS = 128, 4096
 IDS = pa.schema([("utterance_id", pa.string())])
 
 
-class Operator:
+class StageOperator:
     """The stages of one operator, over blocks of rows.
 
     Args:
@@ -54,7 +54,7 @@ class Operator:
     def __init__(
         self,
         stages: Sequence[Stage],
-        passes_on: pa.Schema | None,
+        output_schema: pa.Schema | None,
         fingerprints: Mapping[str, str],
         guard: GuardConfig,
         lake: LakeConfig | None,
@@ -65,7 +65,7 @@ class Operator:
         self._guard = guard
         self._lake = Lake(lake) if lake else None
         self._sink = sink
-        self._passes_on = passes_on
+        self._passes_on = output_schema
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Run a block: descriptors of batches for the first operator, the rows of whole batches for the later ones."""
@@ -78,7 +78,7 @@ class Operator:
 
     def _run(self, read: Callable[[], pa.Table]) -> Iterator[pa.Table]:
         try:
-            ray.get(self._sink.ready.remote())
+            ray.get(self._sink.retry_failed_writes.remote())
             table = read()
             rows = _to_rows(table)
             outcomes, work = {}, {}
@@ -87,7 +87,7 @@ class Operator:
                 made, work[stage.name] = self._annotate(stage, rows)
                 outcomes[(stage.name, self._fingerprints[stage.name])] = made
             pool, (machine, _) = "+".join(stage.name for stage in self._stages), hardware.kind_of_worker()
-            self._sink.worked.remote(Shift(pool, machine, time.perf_counter() - started, work))
+            self._sink.record_timing.remote(BatchTiming(pool, machine, time.perf_counter() - started, work))
             context = ray.get_runtime_context()
             process = f"{context.get_node_id()}:{context.get_worker_id()}"
             recorded = {name: table for name, table in outcomes.items() if table.num_rows}
@@ -98,21 +98,21 @@ class Operator:
                 yield _to_table(rows, self._passes_on)
         except Exception as error:
             # Not a row's fault (those are outcomes): a disk that is full, storage that is away. These rows stay to do.
-            self._sink.problem.remote(brief(error))
+            self._sink.record_failure.remote(one_line(error))
 
-    def _annotate(self, stage: Stage, rows: list[Row]) -> tuple[pa.Table, Work]:
+    def _annotate(self, stage: Stage, rows: list[Row]) -> tuple[pa.Table, CostSums]:
         kind, on_gpu = hardware.kind_of_worker()
-        lacking = [row for row in rows if stage.name in row[LACKING]]
-        more = Work()
+        missing = [row for row in rows if stage.name in row[LACKING]]
+        more = CostSums()
         if stage.name == Decode.name:
             # Done before, but a later stage needs the waveform. Where decoding failed, that stage says missing_input.
             again = [row for row in rows if stage.name not in row[LACKING] and row.get(stage.name) is not None]
             _, more = run_measured(stage, again, self._guard, kind, on_gpu=on_gpu)
-        outcomes, work = run_measured(stage, lacking, self._guard, kind, on_gpu=on_gpu)
+        outcomes, work = run_measured(stage, missing, self._guard, kind, on_gpu=on_gpu)
         return _outcome_table(stage, outcomes), work + more
 
 
-class Flow:
+class RayPipeline:
     """A phase's stages as something that batches can be sent through.
 
     Args:
@@ -139,7 +139,7 @@ class Flow:
         self._lake = lake
         self._sink = sink
 
-    def stream(self, batches: pa.Table, pools: Sequence[Pool]) -> Iterator[int]:
+    def run(self, batches: pa.Table, pools: Sequence[Pool]) -> Iterator[int]:
         """Send batches through with Ray Data. Batches whose process dies are left out: they stay to do.
 
         Args:
@@ -170,8 +170,8 @@ class Flow:
         dataset.context.enable_progress_bars = False
         for position, (group, pool) in enumerate(zip(groups, pools, strict=True)):
             later = [stage for rest in groups[position + 1 :] for stage in rest]
-            passes_on = _row_schema(later, self._types) if later else None
-            arguments = (group, passes_on, *self._shared, None if position else self._lake, self._sink)
+            output_schema = _row_schema(later, self._types) if later else None
+            arguments = (group, output_schema, *self._shared, None if position else self._lake, self._sink)
             # The first operator's blocks hold batches, one in a row; those of the later ones hold the batches' rows.
             options: dict[str, Any] = {"batch_size": None if position else 1, "batch_format": "pyarrow"}
             options["num_cpus"] = pool.cpus
@@ -184,23 +184,23 @@ class Flow:
                     options |= {"num_gpus": pool.gpus, "batch_size": options["batch_size"] or largest}
                 # An actor that died comes back, but not to the batch that it died of. Ray has to see to it: Ray Data's
                 # pool counts the dead as workers (ray-project/ray#62746), and would wait for its last one for ever.
-                dataset = dataset.map_batches(Operator, max_restarts=-1, max_task_retries=0, **options)
+                dataset = dataset.map_batches(StageOperator, max_restarts=-1, max_task_retries=0, **options)
             else:
                 options["compute"] = ray.data.TaskPoolStrategy(min(pool.workers, len(blocks)))
                 if pool.memory_bytes:
                     options["memory"] = pool.memory_bytes
-                dataset = dataset.map_batches(Operator(*arguments), max_retries=1, **options)
+                dataset = dataset.map_batches(StageOperator(*arguments), max_retries=1, **options)
         return dataset
 
-    def each_alone(self, batches: pa.Table) -> list[str]:
+    def run_isolated(self, batches: pa.Table) -> list[str]:
         """Run every batch as a task of its own, in a process that works on nothing else meanwhile.
 
         Returns:
             utterance_ids of the batches whose process died.
         """
-        operator = Operator(self._stages, None, *self._shared, self._lake, self._sink)
+        operator = StageOperator(self._stages, None, *self._shared, self._lake, self._sink)
         # Twice, so that no row is blamed for the loss of the machine that it was on.
-        lone = ray.remote(num_cpus=1, max_retries=1)(_drain)
+        lone = ray.remote(num_cpus=1, max_retries=1)(_consume)
         tasks = [
             (lone.remote(operator, batches.slice(row, 1)), batches["first_id"][row].as_py())
             for row in range(batches.num_rows)
@@ -214,7 +214,7 @@ class Flow:
         return died
 
 
-def _drain(operator: Operator, batch: pa.Table) -> None:
+def _consume(operator: StageOperator, batch: pa.Table) -> None:
     for _ in operator(batch):
         pass
 
@@ -222,8 +222,8 @@ def _drain(operator: Operator, batch: pa.Table) -> None:
 def _row_schema(later: Sequence[Stage], types: Mapping[str, pa.DataType]) -> pa.Schema:
     """Schema of the rows that go to the later operators: utterances, what is to do, and the inputs that they read."""
     fields = [*UTTERANCES, pa.field(LACKING, pa.list_(pa.string())), pa.field(BATCH, pa.int32())]
-    fields += [pa.field(name, types[name]) for name in inputs(later)]
-    if any(map(hears, later)):
+    fields += [pa.field(name, types[name]) for name in required_inputs(later)]
+    if any(map(needs_waveform, later)):
         fields.append(pa.field(WAVEFORM, pa.binary()))
     return pa.schema(fields)
 
@@ -242,7 +242,7 @@ def _to_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema)
 
 
-def _outcome_table(stage: Stage, outcomes: list[Outcome]) -> pa.Table:
+def _outcome_table(stage: Stage, outcomes: list[RowOutcome]) -> pa.Table:
     schema = stage_schema(stage.value_type)
     try:
         return pa.Table.from_pylist([outcome.as_row() for outcome in outcomes], schema)
@@ -253,6 +253,6 @@ def _outcome_table(stage: Stage, outcomes: list[Outcome]) -> pa.Table:
                 "message": f"stage {stage.name!r} gave a value of the wrong type: {error}",
                 "attempts": 1,
             }
-            refused = Outcome(outcomes[0].utterance_id, None, record, outcomes[0].elapsed_s)
+            refused = RowOutcome(outcomes[0].utterance_id, None, record, outcomes[0].elapsed_s)
             return pa.Table.from_pylist([refused.as_row()], schema)
         return pa.concat_tables([_outcome_table(stage, [outcome]) for outcome in outcomes])

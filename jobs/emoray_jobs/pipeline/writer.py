@@ -15,13 +15,13 @@ import pyarrow as pa
 import ray
 
 from emoray.lake.tables import Lake, LakeConfig
-from emoray_jobs.pipeline.costs import Shift, Work
+from emoray_jobs.pipeline.costs import BatchTiming, CostSums
 
 MAX_PROBLEMS = 20
 
 
 @dataclass
-class SinkReport:
+class WriterReport:
     """What a sink saw since its last report.
 
     Attributes:
@@ -39,11 +39,11 @@ class SinkReport:
     unwritten: int = 0
     peak_rss_bytes: dict[str, int] = field(default_factory=dict)
     busy_s: dict[str, float] = field(default_factory=dict)
-    work: dict[tuple[str, str], Work] = field(default_factory=dict)
+    work: dict[tuple[str, str], CostSums] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
-class Sink:
+class OutcomeWriter:
     """Buffers outcomes per stage and writes a file when enough has come together or enough time has passed.
 
     Args:
@@ -59,11 +59,11 @@ class Sink:
         self._lock = threading.Lock()
         self._buffers: dict[tuple[str, str], list[pa.Table]] = {}
         self._since: dict[tuple[str, str], float] = {}
-        self._seen = SinkReport()
+        self._seen = WriterReport()
         self._stuck: set[tuple[str, str]] = set()
         threading.Thread(target=self._flush_overdue, name="flush-overdue", daemon=True).start()
 
-    def ready(self) -> None:
+    def retry_failed_writes(self) -> None:
         """Ask before computing: what could not be written is tried again, and while that fails no work is worth doing.
 
         Raises:
@@ -95,30 +95,30 @@ class Sink:
                 if sum(part.num_rows for part in self._buffers[table]) >= self._flush_rows:
                     self._write(table)
 
-    def worked(self, shift: Shift) -> None:
+    def record_timing(self, shift: BatchTiming) -> None:
         """Take note of the time that a batch took."""
         with self._lock:
             seen = self._seen
             seen.busy_s[shift.pool] = seen.busy_s.get(shift.pool, 0.0) + shift.busy_s
             for stage, work in shift.work.items():
                 where = (stage, shift.machine)
-                seen.work[where] = seen.work.get(where, Work()) + work
+                seen.work[where] = seen.work.get(where, CostSums()) + work
 
-    def problem(self, text: str) -> None:
+    def record_failure(self, text: str) -> None:
         """Take note of a failure outside the rows."""
         with self._lock:
             self._note(text)
 
-    def held(self) -> int:
+    def buffered_rows(self) -> int:
         """How many outcomes are in the buffer, not written yet."""
         with self._lock:
             return sum(part.num_rows for parts in self._buffers.values() for part in parts)
 
-    def finish(self) -> SinkReport:
+    def finish(self) -> WriterReport:
         """Write everything that is buffered, as far as it can be written; the report's problems say what could not."""
         with self._lock:
             self._write_or_note(list(self._buffers))
-            report, self._seen = self._seen, SinkReport()
+            report, self._seen = self._seen, WriterReport()
             report.unwritten = sum(part.num_rows for parts in self._buffers.values() for part in parts)
             return report
 
@@ -135,8 +135,8 @@ class Sink:
             try:
                 self._write(table)
             except Exception as error:
-                # Kept in the buffer, and found again by `ready` and `finish`.
-                self._note(brief(error))
+                # Kept in the buffer, and found again by `retry_failed_writes` and `finish`.
+                self._note(one_line(error))
 
     def _note(self, text: str) -> None:
         if text not in self._seen.problems and len(self._seen.problems) < MAX_PROBLEMS:
@@ -150,7 +150,7 @@ class Sink:
                 self._write_or_note([table for table, since in self._since.items() if now - since >= self._flush_s])
 
 
-def brief(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """What went wrong in one line; Ray wraps an exception of another process into one whose text is the trace."""
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else 'no message'}"
@@ -161,5 +161,5 @@ def start(lake: LakeConfig, flush_rows: int, flush_s: float) -> Any:
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=True
     )
-    actor = ray.remote(Sink).options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=here)
+    actor = ray.remote(OutcomeWriter).options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=here)
     return actor.remote(lake, flush_rows, flush_s)

@@ -28,9 +28,9 @@ from emoray.training.training_set import TrainingSet
 from emoray_jobs.evaluate.stored import TITLES, SplitReport, cell, digest, test_splits
 from emoray_jobs.protocol.mlflow_runs import FAILED, ProtocolRuns
 from emoray_jobs.protocol.report import write_reports
-from emoray_jobs.protocol.trial import Outcome, Trial, finished
-from emoray_jobs.protocol.trials import Planned, run_trials
-from emoray_jobs.train.inputs import Material, material, prepare
+from emoray_jobs.protocol.trial import Trial, TrialOutcome, finished
+from emoray_jobs.protocol.trials import PlannedTrial, run_trials
+from emoray_jobs.train.inputs import TrainingInputs, load_inputs, prepare_run
 from emoray_jobs.train.register import levels_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TrialResult:
     seed: int
     fold: int | None
     run: str
-    outcome: Outcome | None
+    outcome: TrialOutcome | None
     error: str | None
     reused: bool
 
@@ -156,9 +156,9 @@ def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
     )
 
 
-def _plan(config: Config, lake: Lake, stack: contextlib.ExitStack, seeds: Sequence[int]) -> list[Planned]:
+def _plan(config: Config, lake: Lake, stack: contextlib.ExitStack, seeds: Sequence[int]) -> list[PlannedTrial]:
     """The trials, seed by seed; all of them share one packed training set."""
-    data, corpus = material(config, lake, stack), config.corpus.name
+    data, corpus = load_inputs(config, lake, stack), config.corpus.name
     parts: list[tuple[folds.Fold | None, TrainingSet]]
     if folds.known(lake, corpus):
         parts, tests = [(fold, data.training_set.of_fold(fold)) for fold in folds.read(lake, corpus)], ["test"]
@@ -179,9 +179,9 @@ def _plan(config: Config, lake: Lake, stack: contextlib.ExitStack, seeds: Sequen
     for seed in seeds:
         own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
         for fold, part in parts:
-            prepared = prepare(own, lake, Material(part, data.fingerprints, data.norms), fold)
+            prepared = prepare_run(own, lake, TrainingInputs(part, data.fingerprints, data.norms), fold)
             trial = Trial(prepared.assignment, labelled, levels_of(config.model))
-            planned.append(Planned(trial, own, prepared))
+            planned.append(PlannedTrial(trial, own, prepared))
     return planned
 
 

@@ -17,7 +17,7 @@ from emoray.lake.tables import Lake
 from emoray.registry.tracking import Tracking
 from emoray_jobs.protocol.trial import Trial, test_predictions
 from emoray_jobs.train import metric_journal
-from emoray_jobs.train.register import Prepared, begin_run, parameters
+from emoray_jobs.train.register import PreparedRun, begin_run, parameters
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -42,7 +42,7 @@ class ProtocolRuns:
         self._parent_id = None if parent is None else str(parent.info.run_id)
         #: Nothing is left to log in it.
         self.finished = parent is not None and parent.info.status == FINISHED
-        self._open: dict[str, tuple[str, metric_journal.Follower]] = {}
+        self._open: dict[str, tuple[str, metric_journal.MetricJournalReader]] = {}
 
     @property
     def parent_id(self) -> str:
@@ -50,7 +50,7 @@ class ProtocolRuns:
         assert self._parent_id is not None, "begin comes first"
         return self._parent_id
 
-    def begin(self, config: Config, prepared: Prepared, seeds: Sequence[int]) -> None:
+    def begin(self, config: Config, prepared: PreparedRun, seeds: Sequence[int]) -> None:
         """Make the parent, if it is not there.
 
         Args:
@@ -66,7 +66,7 @@ class ProtocolRuns:
         tags = {**shared, PROTOCOL: self.name}
         self._parent_id = self._tracking.start_run(self.name, params=params, tags=tags)
 
-    def start(self, trial: Trial, config: Config, prepared: Prepared) -> None:
+    def start(self, trial: Trial, config: Config, prepared: PreparedRun) -> None:
         """Make a trial's child, or find it again, and log what the trial did before this call.
 
         Args:
@@ -88,13 +88,13 @@ class ProtocolRuns:
             if ERROR in child.data.tags:
                 self._tracking.client.delete_tag(run_id, ERROR)
         logger = metric_journal.MetricLogger(self._tracking.client, run_id)
-        self._open[trial.run] = (run_id, metric_journal.Follower(self._lake, trial.run, logger.log))
+        self._open[trial.run] = (run_id, metric_journal.MetricJournalReader(self._lake, trial.run, logger.log))
         self.follow(trial)
 
     def follow(self, trial: Trial) -> None:
         """Log what a trial has done since."""
         if trial.run in self._open:
-            self._open[trial.run][1].catch_up()
+            self._open[trial.run][1].poll()
 
     def end(self, trial: Trial, error: str | None = None) -> None:
         """End a trial's child, with the metrics of its own test clips or with what stopped it."""

@@ -15,17 +15,17 @@ from emoray.registry.tracking import Tracking
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import text_read
 from emoray_jobs.evaluate.stored import KEY, METRICS, SplitReport, ceiling, digest, store
-from emoray_jobs.progress import waiting
+from emoray_jobs.progress import spinner
 from emoray_jobs.protocol.mlflow_runs import ProtocolRuns
 from emoray_jobs.protocol.trial import Trial, test_predictions
-from emoray_jobs.protocol.trials import Planned
+from emoray_jobs.protocol.trials import PlannedTrial
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
 
 def write_reports(
-    config: Config, lake: Lake, planned: Sequence[Planned], runs: ProtocolRuns, tracking: Tracking | None
+    config: Config, lake: Lake, planned: Sequence[PlannedTrial], runs: ProtocolRuns, tracking: Tracking | None
 ) -> list[SplitReport]:
     """Report on finished trials, as far as the same report is not there.
 
@@ -52,7 +52,7 @@ def write_reports(
             reports.append(SplitReport(split, lake.uri(*where), lake.read_json(*where, METRICS), reused=True))
             continue
         pooled = _pooled(config, lake, trials) if pooled is None else pooled
-        with waiting(f"reporting on {split}"), tempfile.TemporaryDirectory(prefix="emoray-report-") as work:
+        with spinner(f"reporting on {split}"), tempfile.TemporaryDirectory(prefix="emoray-report-") as work:
             part = pooled.filter(pl.col("split") == split)
             about = _about(config, lake, planned, runs, split)
             report = write_report(work, part, config.evaluate, about, classes=config.model.classes)
@@ -73,7 +73,7 @@ def _pooled(config: Config, lake: Lake, trials: Sequence[Trial]) -> pl.DataFrame
     return frame
 
 
-def _about(config: Config, lake: Lake, planned: Sequence[Planned], runs: ProtocolRuns, split: str) -> About:
+def _about(config: Config, lake: Lake, planned: Sequence[PlannedTrial], runs: ProtocolRuns, split: str) -> About:
     trials, prepared = [one.trial for one in planned], planned[0].prepared
     folds = {trial.fold for trial in trials}
     seeds = list(dict.fromkeys(trial.seed for trial in trials))

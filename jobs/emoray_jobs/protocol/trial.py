@@ -25,7 +25,7 @@ from emoray.errors import EmorayError
 from emoray.models.build import build
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, prune
 from emoray_jobs.train.local import predict_levels
-from emoray_jobs.train.run_spec import Assignment
+from emoray_jobs.train.run_spec import RunSpec
 from emoray_jobs.train.worker import open_training_set, train_here
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Trial:
         levels: Semantic levels to predict at.
     """
 
-    assignment: Assignment
+    assignment: RunSpec
     tests: tuple[str, ...]
     levels: tuple[str, ...]
 
@@ -70,7 +70,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """What a finished trial came to.
 
     Attributes:
@@ -121,18 +121,18 @@ def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None
     prune(lake, trial.run, 1)  # nobody goes back to an earlier one now, and a protocol has many trials
 
 
-def attempt(trial: Trial, see: Callable[[int], None]) -> str | None:
+def run_trial_safely(trial: Trial, on_step: Callable[[int], None]) -> str | None:
     """Run a trial whose failure must not stop others.
 
     Args:
         trial: The trial.
-        see: Called with the step of each checkpoint once it is stored.
+        on_step: Called with the step of each checkpoint once it is stored.
 
     Returns:
         What stopped it, on one line; None if it is finished.
     """
     try:
-        run_trial(trial, lambda checkpoint: see(checkpoint.step))
+        run_trial(trial, lambda checkpoint: on_step(checkpoint.step))
     except Exception as error:
         log.info("%s failed", trial.name, exc_info=True)
         what = str(error) if isinstance(error, EmorayError) else f"{type(error).__name__}: {error}"
@@ -140,10 +140,10 @@ def attempt(trial: Trial, see: Callable[[int], None]) -> str | None:
     return None
 
 
-def finished(lake: Lake, trial: Trial) -> Outcome | None:
+def finished(lake: Lake, trial: Trial) -> TrialOutcome | None:
     """What a trial came to, if it is finished."""
     where = ("checkpoints", trial.run, OUTCOME)
-    return Outcome(**lake.read_json(*where)) if lake.exists(*where) else None
+    return TrialOutcome(**lake.read_json(*where)) if lake.exists(*where) else None
 
 
 def test_predictions(lake: Lake, trial: Trial) -> pl.DataFrame:
@@ -158,7 +158,7 @@ class Watcher(Protocol):
     def start(self, number: int) -> None:
         """A trial begins, or goes on."""
 
-    def see(self, number: int, step: int) -> None:
+    def on_step(self, number: int, step: int) -> None:
         """A trial stored the checkpoint before a step."""
 
     def end(self, number: int, error: str | None) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from emoray.lake.tables import Lake
 from emoray_jobs.cluster.session import session
-from emoray_jobs.progress import say
+from emoray_jobs.progress import message
 from emoray_jobs.protocol.mlflow_runs import ProtocolRuns
-from emoray_jobs.protocol.trial import Trial, Watcher, attempt, finished
-from emoray_jobs.train.register import Prepared
+from emoray_jobs.protocol.trial import Trial, Watcher, finished, run_trial_safely
+from emoray_jobs.train.register import PreparedRun
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -24,7 +24,7 @@ LINE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTrial:
     """A trial and what its MLflow run says of it.
 
     Attributes:
@@ -35,11 +35,11 @@ class Planned:
 
     trial: Trial
     config: Config
-    prepared: Prepared
+    prepared: PreparedRun
 
 
 def run_trials(
-    config: Config, lake: Lake, stack: contextlib.ExitStack, planned: Sequence[Planned], runs: ProtocolRuns
+    config: Config, lake: Lake, stack: contextlib.ExitStack, planned: Sequence[PlannedTrial], runs: ProtocolRuns
 ) -> dict[str, str]:
     """Run the trials that are not finished; one that fails does not stop the others.
 
@@ -77,25 +77,25 @@ def run_trials(
 def _run_here(trials: Sequence[Trial], watch: Watcher) -> None:
     for number, trial in enumerate(trials):
         watch.start(number)
-        watch.end(number, attempt(trial, functools.partial(watch.see, number)))
+        watch.end(number, run_trial_safely(trial, functools.partial(watch.on_step, number)))
 
 
 class _Watch:
     """Logs what trials do, and says it: a line when one ends, and every few seconds how far they are."""
 
-    def __init__(self, lake: Lake, pending: Sequence[Planned], runs: ProtocolRuns, total: int) -> None:
+    def __init__(self, lake: Lake, pending: Sequence[PlannedTrial], runs: ProtocolRuns, total: int) -> None:
         self.errors: dict[str, str] = {}
         self._lake, self._pending, self._runs, self._total = lake, pending, runs, total
         self._done = total - len(pending)
         self._steps: dict[int, int] = {}
         self._said = time.monotonic()
-        say(f"{total} trials" + (f", {self._done} of them finished before" if self._done else ""))
+        message(f"{total} trials" + (f", {self._done} of them finished before" if self._done else ""))
 
     def start(self, number: int) -> None:
         one = self._pending[number]
         self._runs.start(one.trial, one.config, one.prepared)
 
-    def see(self, number: int, step: int) -> None:
+    def on_step(self, number: int, step: int) -> None:
         self._runs.follow(self._pending[number].trial)
         self._steps[number] = step
         if time.monotonic() - self._said >= LINE_EVERY_S:
@@ -118,4 +118,4 @@ class _Watch:
 
     def _say(self, news: str) -> None:
         self._said = time.monotonic()
-        say(f"{self._done} of {self._total} trials done; {news}")
+        message(f"{self._done} of {self._total} trials done; {news}")

@@ -11,7 +11,7 @@ import ray
 from ray import tune
 
 from emoray.lake.tables import Lake
-from emoray_jobs.protocol.trial import Trial, Watcher, attempt
+from emoray_jobs.protocol.trial import Trial, Watcher, run_trial_safely
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -63,7 +63,7 @@ def run_on_ray(config: Config, lake: Lake, trials: Sequence[Trial], watch: Watch
 
 def _work(config: dict[str, Any], trials: Sequence[Trial]) -> None:
     """Run one trial, in a process of Tune's."""
-    failure = attempt(trials[config[NUMBER]], lambda step: tune.report({STEP: step}))
+    failure = run_trial_safely(trials[config[NUMBER]], lambda step: tune.report({STEP: step}))
     if failure is not None:  # it would fail again: only the death of the process is worth another try
         tune.report({FAILURE: failure})
 
@@ -80,7 +80,7 @@ class _Callback(tune.Callback):
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
         if result.get(STEP) is not None:
-            self._watch.see(trial.config[NUMBER], result[STEP])
+            self._watch.on_step(trial.config[NUMBER], result[STEP])
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         self.end(trial.config[NUMBER], (trial.last_result or {}).get(FAILURE))

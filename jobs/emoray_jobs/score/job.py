@@ -21,8 +21,8 @@ from emoray.corpora.manifest import read as manifest
 from emoray.corpora.manifest.files import MANIFEST_SUFFIXES
 from emoray.errors import InputError
 from emoray.interchange import parquet
-from emoray.interchange.atomic_output import delivered
-from emoray.interchange.label import Tally
+from emoray.interchange.atomic_output import atomic_output
+from emoray.interchange.label import ExportStats
 from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import connect
@@ -34,12 +34,12 @@ from emoray.stages import pipeline
 from emoray.stages.base import Stage
 from emoray.stages.decode import Decode
 from emoray.stages.fingerprint import fingerprint
-from emoray.stages.transcribe.stage import transcriber
+from emoray.stages.transcribe.stage import build_transcribe
 from emoray_jobs.evaluate.predictions import find_version
 from emoray_jobs.pipeline import pending
-from emoray_jobs.pipeline.batches import joined
-from emoray_jobs.pipeline.executor import Passes
-from emoray_jobs.progress import track, waiting
+from emoray_jobs.pipeline.batches import join_stage_values
+from emoray_jobs.pipeline.executor import StageExecutor
+from emoray_jobs.progress import spinner, track
 from emoray_jobs.score.stage import ScoreStage
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def run(
     lake = Lake(config.lake)
     own_name, utterances = _utterances(config, lake, sources, table, transcript)
     version = find_version(connect(config.tracking, lake), model or CHAMPION)
-    with waiting(f"fetching version {version.version} of {version.name}"):
+    with spinner(f"fetching version {version.version} of {version.name}"):
         fitted = open_stages(versions.fetch(connect(config.tracking, lake), version))
     stages, fingerprints = _stages(config, version, fitted, semantics, time_course=table is None)
     if table is None and utterances.num_rows <= IN_PROCESS_CLIPS:
@@ -113,10 +113,10 @@ def run(
     # Ids are unique in a table only: scores of another one must not pass for this one's.
     fingerprints["score"] = hashlib.sha256(f"{label}\0{fingerprints['score']}".encode()).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
-        job = Passes(config, lake, pads.dataset(utterances), pending.durations(utterances), stack)
-        job.finish(stages, fingerprints, f"scoring {label}")
+        executor = StageExecutor(config, lake, pads.dataset(utterances), pending.utterance_lengths(utterances), stack)
+        executor.run_until_complete(stages, fingerprints, f"scoring {label}")
     address = lake.uri("scores", label, f"{version.name}-{version.version}-{semantics}.parquet")
-    with delivered(address, config.lake.storage_options, force=True) as path:
+    with atomic_output(address, config.lake.storage_options, force=True) as path:
         failed, head = _write(path, lake, utterances, stages, fingerprints)
     return ScoreResult(version.name, version.version, head, utterances.num_rows, failed, address)
 
@@ -167,7 +167,7 @@ def _stages(
     fingerprints = pipeline.fingerprints(annotate, fitted.norms.hash if reads_text else None)
     stages: list[Stage] = [Decode(annotate.audio, config.lake.storage_options)]
     if annotate.transcribe.kind != "reference" and semantics != "none":
-        stages.append(transcriber(annotate.transcribe))
+        stages.append(build_transcribe(annotate.transcribe))
     lake = Lake(config.lake).config
     score = ScoreStage(config.tracking, lake, version, semantics, fingerprints, time_course=time_course)
     fingerprints["score"] = fingerprint(score, fingerprints)
@@ -207,7 +207,7 @@ def _write(
 
     def parts() -> Iterator[pa.Table]:
         every, marks = pl.Series(utterances["utterance_id"]), {"score": fingerprints["score"]}
-        for part in joined(lake, pads.dataset(utterances), every, marks, ["utterance_id", "audio_uri"]):
+        for part in join_stage_values(lake, pads.dataset(utterances), every, marks, ["utterance_id", "audio_uri"]):
             values = part["score"].cast(ScoreStage.value_type)
             error = [errors.get(name) for name in part["utterance_id"].to_pylist()]
             ids = part["utterance_id"].to_pylist()[: HEAD - len(head)]
@@ -219,14 +219,14 @@ def _write(
             for field in ScoreStage.value_type:
                 table = table.append_column(field.name, pc.struct_field(values, field.name))
             for name in DIMENSIONS:
-                table = _spread(table, name)
+                table = _partition(table, name)
             yield table
 
-    parquet.write(path, parts(), Tally())
+    parquet.write(path, parts(), ExportStats())
     return sum(name in errors for name in utterances["utterance_id"].to_pylist()), head
 
 
-def _spread(table: pa.Table, dimension: str) -> pa.Table:
+def _partition(table: pa.Table, dimension: str) -> pa.Table:
     """Columns `valence`, `valence_low` … in place of the struct."""
     place = table.schema.get_field_index(dimension)
     estimate = table[dimension]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from emoray.errors import ConfigError, InputError, ServiceError
 from emoray_jobs.cluster import job_server
 from emoray_jobs.config import SubmitConfig
-from emoray_jobs.submit.package import package_folders, packed
+from emoray_jobs.submit.package import build_job_package, package_folders
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -89,7 +89,7 @@ def run(
     server = job_server.resolve_address(address, config.submit.address)
     _check_version(server, config.submit, emit)
     started = time.monotonic()
-    with packed(config, verb, arguments, server) as (folder, entrypoint):
+    with build_job_package(config, verb, arguments, server) as (folder, entrypoint):
         client = _client(server)
         submission_id = _send(client, config.submit, folder, entrypoint)
 

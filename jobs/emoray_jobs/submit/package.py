@@ -33,7 +33,7 @@ def package_folders() -> list[str]:
 
 
 @contextlib.contextmanager
-def packed(config: Config, verb: str, arguments: Sequence[str], address: str) -> Iterator[tuple[str, str]]:
+def build_job_package(config: Config, verb: str, arguments: Sequence[str], address: str) -> Iterator[tuple[str, str]]:
     """Fill a temporary working directory for a job.
 
     Args:
@@ -51,35 +51,35 @@ def packed(config: Config, verb: str, arguments: Sequence[str], address: str) ->
     """
     with tempfile.TemporaryDirectory(prefix="emoray-submit-") as folder:
         shared = ["/"] if is_this_machine(address, config.submit.connect_timeout_s) else config.submit.shared_folders
-        parcel = Parcel(Path(folder), address, shared, config.submit.max_upload_mib)
+        package = JobPackage(Path(folder), address, shared, config.submit.max_upload_mib)
         tree = config.model_dump(mode="json")
         tree["cluster"]["address"] = None  # inside the job Ray itself says which cluster it is
-        tree["lake"]["root"] = parcel.place(config.lake.root, "lake.root")
+        tree["lake"]["root"] = package.cluster_path(config.lake.root, "lake.root")
         if verb in VERBS_WITH_TRACKING:
-            tree["tracking"] = _tracking(tree["tracking"], parcel)
-        tree["corpus"] = parcel.pack(tree["corpus"], "corpus")
-        words = [parcel.pack(word, "score") if verb == "score" else word for word in arguments]
+            tree["tracking"] = _tracking(tree["tracking"], package)
+        tree["corpus"] = package.bundle_files(tree["corpus"], "corpus")
+        words = [package.bundle_files(word, "score") if verb == "score" else word for word in arguments]
         text = to_yaml(type(config).model_validate(tree))
         Path(folder, CONFIG_FILE).write_text(text, encoding="utf-8")
         yield folder, shlex.join([config.submit.python, "-m", "emoray_jobs", verb, *words, "--config", CONFIG_FILE])
 
 
-def _tracking(tracking: dict[str, Any], parcel: Parcel) -> dict[str, Any]:
+def _tracking(tracking: dict[str, Any], package: JobPackage) -> dict[str, Any]:
     """The tracking section as the cluster must see it; `MLFLOW_TRACKING_URI` of this shell stays here."""
     uri = tracking["uri"] or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is not None:
         scheme, separator, path = uri.partition(":///")
         if separator and scheme == "file":
-            uri = f"file://{parcel.place(f'/{path}', 'tracking.uri')}"
+            uri = f"file://{package.cluster_path(f'/{path}', 'tracking.uri')}"
         elif separator and scheme.startswith("sqlite"):
-            uri = f"{scheme}:///{parcel.place(path, 'tracking.uri')}"
+            uri = f"{scheme}:///{package.cluster_path(path, 'tracking.uri')}"
         else:
-            uri = parcel.place(uri, "tracking.uri")
+            uri = package.cluster_path(uri, "tracking.uri")
     root = tracking["artifact_root"]
-    return {**tracking, "uri": uri, "artifact_root": root and parcel.place(root, "tracking.artifact_root")}
+    return {**tracking, "uri": uri, "artifact_root": root and package.cluster_path(root, "tracking.artifact_root")}
 
 
-class Parcel:
+class JobPackage:
     """A job's working directory while it is being filled.
 
     Args:
@@ -97,7 +97,7 @@ class Parcel:
         self._copies: dict[str, str] = {}
         self._size_bytes = 0
 
-    def place(self, path: str, where: str) -> str:
+    def cluster_path(self, path: str, where: str) -> str:
         """A place that the nodes can open: an address of a store as it is, a folder only if they see the same one.
 
         Raises:
@@ -115,22 +115,22 @@ class Parcel:
             kind="not_shared",
         )
 
-    def pack(self, value: Any, where: str) -> Any:
+    def bundle_files(self, value: Any, where: str) -> Any:
         """Copy the local files that a tree of configuration names; the tree that comes back names the copies.
 
-        Folders are not copied (see `place`), nor is what the nodes see anyway.
+        Folders are not copied (see `cluster_path`), nor is what the nodes see anyway.
         """
         if isinstance(value, dict):
-            return {key: self.pack(item, f"{where}.{key}") for key, item in value.items()}
+            return {key: self.bundle_files(item, f"{where}.{key}") for key, item in value.items()}
         if isinstance(value, list):
-            return [self.pack(item, where) for item in value]
+            return [self.bundle_files(item, where) for item in value]
         if not isinstance(value, str) or "://" in value:
             return value
         path = os.path.abspath(os.path.expanduser(value))
         # A plain word is a name even if something of that name happens to lie here.
         if (os.sep not in value and not Path(value).suffix) or not os.path.exists(path):
             return value
-        return self.place(value, where) if os.path.isdir(path) or self._is_shared(path) else self._copy(path)
+        return self.cluster_path(value, where) if os.path.isdir(path) or self._is_shared(path) else self._copy(path)
 
     def _is_shared(self, path: str) -> bool:
         return any(Path(path).is_relative_to(folder) for folder in self.shared_folders)

@@ -26,9 +26,9 @@ from emoray.training.begin import plan_run
 from emoray.training.checkpoint import plan_fingerprint
 from emoray.training.training_set import TrainingSet
 from emoray_jobs.annotate.state import state as annotation_state
-from emoray_jobs.train.register import Prepared
-from emoray_jobs.train.run_spec import Assignment
-from emoray_jobs.train.training_set import packed, training_keys
+from emoray_jobs.train.register import PreparedRun
+from emoray_jobs.train.run_spec import RunSpec
+from emoray_jobs.train.training_set import ensure_training_set, training_keys
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -43,7 +43,7 @@ LAUNCH_ONLY = {
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingInputs:
     """What the configured model can be trained on.
 
     Attributes:
@@ -57,7 +57,7 @@ class Material:
     norms: Norms
 
 
-def material(config: Config, lake: Lake, stack: contextlib.ExitStack) -> Material:
+def load_inputs(config: Config, lake: Lake, stack: contextlib.ExitStack) -> TrainingInputs:
     """Pack the configured corpus for the configured model, as far as that is not done.
 
     Args:
@@ -76,17 +76,19 @@ def material(config: Config, lake: Lake, stack: contextlib.ExitStack) -> Materia
         name = config.corpus.name
         log.warning("%s reads dialogues, and corpus %r has none: each clip is one by itself", config.model.name, name)
     audio = config.annotate.audio
-    training_set = packed(config, lake, stack, fingerprints=fingerprints, model=config.model, audio=audio, keys=keys)
-    return Material(training_set, fingerprints, norms)
+    training_set = ensure_training_set(
+        config, lake, stack, fingerprints=fingerprints, model=config.model, audio=audio, keys=keys
+    )
+    return TrainingInputs(training_set, fingerprints, norms)
 
 
-def prepare(config: Config, lake: Lake, data: Material, fold: Fold | None = None) -> Prepared:
+def prepare_run(config: Config, lake: Lake, data: TrainingInputs, fold: Fold | None = None) -> PreparedRun:
     """Plan the batches of a run.
 
     Args:
         config: The jobs' configuration.
         lake: Where everything is.
-        data: Of `material`; with the fold's splits already, if there is a fold.
+        data: Of `load_inputs`; with the fold's splits already, if there is a fold.
         fold: The fold whose train and dev parts the run sees; None: the corpus's own splits.
 
     Raises:
@@ -107,7 +109,7 @@ def prepare(config: Config, lake: Lake, data: Material, fold: Fold | None = None
     where = ("training_sets", training_set.set_hash, "plans", f"{plan_hash}.parquet")
     if not lake.exists(*where):
         lake.write_parquet(plan, *where)
-    assignment = Assignment(
+    assignment = RunSpec(
         lake=lake.config,
         run=f"{config.model.name}-{_run_hash(config, training_set.set_hash, plan_hash, fold)}",
         model=config.model,
@@ -117,7 +119,7 @@ def prepare(config: Config, lake: Lake, data: Material, fold: Fold | None = None
         plan="/".join(where),
         fold=fold,
     )
-    return Prepared(assignment, training_set, plan_hash, data.fingerprints, data.norms)
+    return PreparedRun(assignment, training_set, plan_hash, data.fingerprints, data.norms)
 
 
 def _annotations(config: Config, lake: Lake) -> tuple[dict[str, str], Norms]:

@@ -25,10 +25,10 @@ from emoray.registry.tracking import Tracking, connect
 from emoray.schema import DIMENSIONS
 from emoray.training.checkpoint import Checkpoint, checkpoint_steps
 from emoray_jobs.cluster.session import session
-from emoray_jobs.progress import say, waiting
+from emoray_jobs.progress import message, spinner
 from emoray_jobs.train import metric_journal
-from emoray_jobs.train.inputs import material, prepare
-from emoray_jobs.train.register import Prepared, begin_run, register
+from emoray_jobs.train.inputs import load_inputs, prepare_run
+from emoray_jobs.train.register import PreparedRun, begin_run, register
 from emoray_jobs.train.run_record import RunRecord
 from emoray_jobs.train.stop_signal import StopRequest, stop_request
 from emoray_jobs.train.worker import train_here
@@ -84,7 +84,7 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
     started = time.monotonic()
     lake = Lake(config.lake)
     with contextlib.ExitStack() as stack:
-        prepared = prepare(config, lake, material(config, lake, stack))
+        prepared = prepare_run(config, lake, load_inputs(config, lake, stack))
         tracking = connect(config.tracking, lake)
         record = RunRecord(lake, prepared.assignment.run, tracking)
         if fresh:
@@ -95,7 +95,7 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
             resumed_at = _train(config, lake, prepared, record, tracking, stack)
             checkpoint = Checkpoint.latest(lake, record.run)
             assert checkpoint is not None, "training ends with a checkpoint"
-            with waiting("registering the model"):
+            with spinner("registering the model"):
                 version, alias = register(tracking, config, prepared, checkpoint, record.run_id, champion=champion)
             dev = checkpoint.history[checkpoint.best_epoch]
             done = {
@@ -118,7 +118,12 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
 
 
 def _train(
-    config: Config, lake: Lake, prepared: Prepared, record: RunRecord, tracking: Tracking, stack: contextlib.ExitStack
+    config: Config,
+    lake: Lake,
+    prepared: PreparedRun,
+    record: RunRecord,
+    tracking: Tracking,
+    stack: contextlib.ExitStack,
 ) -> int | None:
     """Have the workers run to the end.
 
@@ -138,31 +143,31 @@ def _train(
         logger.log(entry)
         lines.see(entry)
 
-    follower = metric_journal.Follower(lake, record.run, see)
+    follower = metric_journal.MetricJournalReader(lake, record.run, see)
     with tracking.running(record.run_id):
         if before is not None and first == lines.steps:
             # Killed between its last step and the end of this call.
-            follower.catch_up()
+            follower.poll()
         elif config.train.workers and lines.steps:
             stack.enter_context(session(config.cluster, config.lake))
             from emoray_jobs.train.launch import train_on_ray
 
             local = not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
             with stop_request() as stop:
-                with follower.in_background():
+                with follower.poll_in_background():
                     train_on_ray(assignment, lake, stop, share_cores=local)
-                _raise_if_asked(stop, lake, record.run, lines.steps)
+                _raise_if_stopped(stop, lake, record.run, lines.steps)
         else:
-            follower.catch_up()
+            follower.poll()
             with stop_request() as stop:
                 with contextlib.suppress(StoppedError):
-                    train_here(assignment, lambda _: follower.catch_up(), stop.asked)
-                _raise_if_asked(stop, lake, record.run, lines.steps)
+                    train_here(assignment, lambda _: follower.poll(), stop.is_set)
+                _raise_if_stopped(stop, lake, record.run, lines.steps)
     return None if before is None else first
 
 
-def _raise_if_asked(stop: StopRequest, lake: Lake, run: str, steps: int) -> None:
-    if stop.asked():
+def _raise_if_stopped(stop: StopRequest, lake: Lake, run: str, steps: int) -> None:
+    if stop.is_set():
         kept = checkpoint_steps(lake, run)
         raise StoppedError(
             f"stopped by {stop.signal}",
@@ -202,7 +207,7 @@ class _EpochLines:
             scores = f"{scores} UAR {row['dev_uar']:.3f}".strip()
         mark = " *" if best else ""
         epoch = f"epoch {self._epochs[step] + 1}/{self._epochs[-1] + 1}"
-        say(f"{epoch}  loss {loss:.3f}  dev CCC {scores}{mark}  {eta:.0f} s to go")
+        message(f"{epoch}  loss {loss:.3f}  dev CCC {scores}{mark}  {eta:.0f} s to go")
 
 
 def render(result: TrainResult) -> RenderableType:

@@ -16,8 +16,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from emoray.errors import TrainingError
 from emoray.lake.tables import Lake
-from emoray_jobs.progress import say
-from emoray_jobs.train.run_spec import Assignment
+from emoray_jobs.progress import message
+from emoray_jobs.train.run_spec import RunSpec
 from emoray_jobs.train.stop_signal import StopRequest
 from emoray_jobs.train.worker import ERROR, STOP, train_on_worker
 
@@ -27,7 +27,7 @@ HEALTH_CHECK_S = "0.5"
 LOOK_S = 0.5
 
 
-def train_on_ray(assignment: Assignment, lake: Lake, stop: StopRequest, *, share_cores: bool) -> None:
+def train_on_ray(assignment: RunSpec, lake: Lake, stop: StopRequest, *, share_cores: bool) -> None:
     """Have Ray Train run the workers of a run to the end; after a worker's death all go on from the last checkpoint.
 
     Once asked to stop they checkpoint and end; after `launch.stop_s` it returns without waiting for that.
@@ -47,14 +47,16 @@ def train_on_ray(assignment: Assignment, lake: Lake, stop: StopRequest, *, share
         if lake.exists("checkpoints", assignment.run, name):
             lake.fs.rm_file(lake.path("checkpoints", assignment.run, name))
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
-    say(f"starting {assignment.train.workers} training workers …")
+    message(f"starting {assignment.train.workers} training workers …")
     try:
         ended = _fit(_trainer(assignment, lake, share_cores))
-        if not _wait(ended, until=stop.asked):
+        if not _wait(ended, until=stop.is_set):
             lake.write_json({"signal": stop.signal}, "checkpoints", assignment.run, STOP)
             limit = time.monotonic() + assignment.launch.stop_s
             if not _wait(ended, until=lambda: time.monotonic() >= limit):
-                say(f"workers did not end within launch.stop_s ({assignment.launch.stop_s:g} s): not waiting for them")
+                message(
+                    f"workers did not end within launch.stop_s ({assignment.launch.stop_s:g} s): not waiting for them"
+                )
     except TrainingFailedError as failure:
         raise TrainingError(
             f"workers failed more than {assignment.launch.max_failures} times: {' '.join(str(failure).split())}",
@@ -63,16 +65,16 @@ def train_on_ray(assignment: Assignment, lake: Lake, stop: StopRequest, *, share
             kind="workers_failed",
         ) from failure
     except ray.exceptions.RayError as failure:
-        if not stop.asked():
+        if not stop.is_set():
             raise
         # The signal went to Ray's own processes as well.
-        say(f"Ray ended before its workers did: {' '.join(str(failure).split())}")
+        message(f"Ray ended before its workers did: {' '.join(str(failure).split())}")
     if lake.exists(*error):
         found = lake.read_json(*error)
         raise TrainingError(found["what"], where=found["where"], remedy=found["remedy"], kind=found["kind"])
 
 
-def _trainer(assignment: Assignment, lake: Lake, share_cores: bool) -> TorchTrainer:
+def _trainer(assignment: RunSpec, lake: Lake, share_cores: bool) -> TorchTrainer:
     train, launch = assignment.train, assignment.launch
     resources = {"CPU": launch.cpus_per_worker}
     if share_cores:

@@ -92,7 +92,7 @@ class MetricLogger:
         self._logged.update(new)
 
 
-class Follower:
+class MetricJournalReader:
     """Sees each entry of a run's journal once, in order.
 
     Args:
@@ -101,27 +101,27 @@ class Follower:
         see: Called with each entry.
     """
 
-    def __init__(self, lake: Lake, run: str, see: Callable[[Mapping[str, Any]], None]) -> None:
-        self._lake, self._run, self._see = lake, run, see
+    def __init__(self, lake: Lake, run: str, on_entry: Callable[[Mapping[str, Any]], None]) -> None:
+        self._lake, self._run, self._see = lake, run, on_entry
         self._seen = -1
 
-    def catch_up(self) -> None:
+    def poll(self) -> None:
         """See the entries that are there now and were not seen."""
         for entry in entries(self._lake, self._run, self._seen):
             self._see(entry)
             self._seen = entry["step"]
 
     @contextlib.contextmanager
-    def in_background(self) -> Iterator[None]:
+    def poll_in_background(self) -> Iterator[None]:
         """Follow in a thread while a block runs; the last entries are seen before it ends, also if it fails."""
         pause = POLL_LOCAL_S if self._lake.is_local else POLL_REMOTE_S
         stop = threading.Event()
 
         def follow() -> None:
             while not stop.wait(pause):
-                self.catch_up()
+                self.poll()
 
-        self.catch_up()
+        self.poll()
         with ThreadPoolExecutor(1, thread_name_prefix="journal") as executor:
             following = executor.submit(follow)
             try:
@@ -129,5 +129,5 @@ class Follower:
             finally:
                 stop.set()
                 wait([following])
-                self.catch_up()
+                self.poll()
             following.result()

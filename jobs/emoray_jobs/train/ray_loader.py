@@ -17,11 +17,11 @@ from emoray.errors import TransientError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.frontend import Frontend
-from emoray.training.loader import Share, make_share
+from emoray.training.loader import WorkerBatch, make_share
 from emoray.training.pack import pack_shard, seal, training_rows, write_shard
 from emoray.training.training_set import TrainingSet
 from emoray_jobs.progress import Advance
-from emoray_jobs.train.run_spec import Assignment
+from emoray_jobs.train.run_spec import RunSpec
 
 #: Shards that one task packs at most: it scans the stage tables once for all of them, and holds their text vectors.
 SHARDS_PER_TASK = 32
@@ -61,10 +61,10 @@ def pack_with_ray(
     cores = int(ray.cluster_resources().get("CPU", 1))
     per_task = min(SHARDS_PER_TASK, max(1, -(-len(numbers) // (2 * cores))))
     task = ray.remote(_pack_shards).options(num_cpus=1, max_retries=3, retry_exceptions=[TransientError])
-    waiting = []
+    spinner = []
     for first in range(0, len(numbers), per_task):
         part = list(ids[first * shard_rows : (first + per_task) * shard_rows])
-        waiting.append(
+        spinner.append(
             task.remote(
                 lake, corpus, dict(fingerprints), part, first, set_hash, frontend, audio, text_width, shard_rows
             )
@@ -72,8 +72,8 @@ def pack_with_ray(
     shards: dict[int, str] = {}
     packed = seen = 0
     advance(0, len(ids))
-    while waiting:
-        ready, waiting = ray.wait(waiting)
+    while spinner:
+        ready, spinner = ray.wait(spinner)
         for written in ray.get(ready):
             for number, name, rows, rows_in in written:
                 shards[number] = name
@@ -119,7 +119,7 @@ def _pack_shards(
     return written
 
 
-class TaskLoader:
+class RayBatchLoader:
     """A worker's shares of the batch plan, collated ahead of it by Ray tasks anywhere in the cluster, in order.
 
     The shares depend on (plan, rank, world) alone, and reading can begin at any step. Why not Ray Data: 0008.
@@ -130,10 +130,10 @@ class TaskLoader:
         world: How many workers there are.
     """
 
-    def __init__(self, assignment: Assignment, rank: int, world: int) -> None:
+    def __init__(self, assignment: RunSpec, rank: int, world: int) -> None:
         self._assignment, self._rank, self._world = assignment, rank, world
 
-    def __call__(self, plan: pa.Table, first: int) -> Iterator[Share]:
+    def __call__(self, plan: pa.Table, first: int) -> Iterator[WorkerBatch]:
         """Shares from row `first` of the plan on."""
         rows, launch = plan.slice(first).drop_columns(["seconds"]), self._assignment.launch
         # SPREAD: also outside the worker's own placement group. A task whose node dies is run again.
@@ -152,7 +152,7 @@ class TaskLoader:
             yield from map(_to_share, payloads)
 
 
-def _collate(assignment: Assignment, rows: pa.Table, rank: int, world: int) -> list[Payload]:
+def _collate(assignment: RunSpec, rows: pa.Table, rank: int, world: int) -> list[Payload]:
     """The shares of one rank of some rows of the plan; runs in a Ray task."""
     config, classes = assignment.train, tuple(assignment.model.classes)
     training_set = _open(assignment.lake.model_dump_json(), assignment.training_set, config.cache_dir, classes)
@@ -166,7 +166,7 @@ def _open(lake: str, set_hash: str, cache_dir: str | None, classes: tuple[str, .
     return TrainingSet.open(Lake(LakeConfig.model_validate_json(lake)), set_hash, cache_dir, classes)
 
 
-def _to_payload(share: Share) -> Payload:
+def _to_payload(share: WorkerBatch) -> Payload:
     batches = [(batch.utterance_ids, _to_bytes(batch)) for batch in share.batches]
     return share.epoch, share.step, share.clips, share.start, batches
 
@@ -175,8 +175,8 @@ def _to_bytes(batch: Batch) -> bytes:
     return safetensors.torch.save({name: getattr(batch, name).contiguous() for name in TENSORS})
 
 
-def _to_share(payload: Payload) -> Share:
+def _to_share(payload: Payload) -> WorkerBatch:
     epoch, step, clips, start, batches = payload
     tensors: list[dict[str, torch.Tensor]] = [safetensors.torch.load(data) for _, data in batches]
     named = zip(tensors, batches, strict=True)
-    return Share(epoch, step, clips, start, tuple(Batch(**one, utterance_ids=ids) for one, (ids, _) in named))
+    return WorkerBatch(epoch, step, clips, start, tuple(Batch(**one, utterance_ids=ids) for one, (ids, _) in named))

@@ -24,7 +24,7 @@ from emoray.training.checkpoint import Checkpoint, load_trained_weights
 from emoray.training.predict import summarise
 from emoray.training.training_set import TrainingSet
 from emoray_jobs.train.local import predict_levels
-from emoray_jobs.train.run_spec import Assignment
+from emoray_jobs.train.run_spec import RunSpec
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """All that a training starts from, on the lake.
 
     Attributes:
@@ -45,7 +45,7 @@ class Prepared:
         norms: The norms that they measured against.
     """
 
-    assignment: Assignment
+    assignment: RunSpec
     training_set: TrainingSet
     plan_hash: str
     fingerprints: dict[str, str]
@@ -78,7 +78,7 @@ def parameters(config: Config) -> dict[str, Any]:
 def begin_run(
     tracking: Tracking,
     config: Config,
-    prepared: Prepared,
+    prepared: PreparedRun,
     *,
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
@@ -106,7 +106,7 @@ def begin_run(
 
 
 def register(
-    tracking: Tracking, config: Config, prepared: Prepared, checkpoint: Checkpoint, run_id: str, *, champion: bool
+    tracking: Tracking, config: Config, prepared: PreparedRun, checkpoint: Checkpoint, run_id: str, *, champion: bool
 ) -> tuple[Version, str]:
     """Make the version of a finished training: the weights of its best epoch and all that they were fitted with.
 
@@ -144,7 +144,9 @@ def register(
     return made, alias
 
 
-def _bundle(folder: Path, config: Config, prepared: Prepared, checkpoint: Checkpoint) -> tuple[Path, dict[str, float]]:
+def _bundle(
+    folder: Path, config: Config, prepared: PreparedRun, checkpoint: Checkpoint
+) -> tuple[Path, dict[str, float]]:
     model = build(config.model)
     assert checkpoint.best is not None, "a finished run has a best epoch"
     load_trained_weights(model, checkpoint.best)

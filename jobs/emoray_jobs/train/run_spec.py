@@ -12,7 +12,7 @@ from emoray_jobs.config import LaunchConfig
 
 
 @dataclass(frozen=True)
-class Assignment:
+class RunSpec:
     """What the workers of a run are told.
 
     Attributes:

@@ -22,7 +22,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: str | None = None
 
-    def asked(self) -> bool:
+    def is_set(self) -> bool:
         """Whether a signal came."""
         return self.signal is not None
 

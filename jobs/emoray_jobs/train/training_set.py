@@ -55,7 +55,7 @@ def training_keys(config: Config, lake: Lake, fingerprints: Mapping[str, str]) -
     return keys.join(outside, on="utterance_id", how="anti", maintain_order="left")
 
 
-def packed(
+def ensure_training_set(
     config: Config,
     lake: Lake,
     stack: contextlib.ExitStack,

@@ -18,7 +18,7 @@ from emoray.training.loader import Loader, LocalLoader
 from emoray.training.training_set import TrainingSet
 from emoray_jobs.train import metric_journal
 from emoray_jobs.train.local import device_here, torch_threads
-from emoray_jobs.train.run_spec import Assignment
+from emoray_jobs.train.run_spec import RunSpec
 
 #: In a run's folder: why its workers stopped, where a restart would not help.
 ERROR = "error.json"
@@ -29,20 +29,20 @@ LOOK_REMOTE_S = 5.0
 
 
 def train_here(
-    assignment: Assignment,
+    assignment: RunSpec,
     on_checkpoint: Callable[[Checkpoint], None],
-    asked_to_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> FitResult:
     """Train in this process, on one device, without Ray.
 
     Raises:
-        StoppedError: `asked_to_stop`, which is called after each step, was true; the checkpoint is stored.
+        StoppedError: `should_stop`, which is called after each step, was true; the checkpoint is stored.
     """
     training_set = open_training_set(assignment)
     device = device_here(assignment.train)
     with torch_threads(assignment.train.threads):
         loader = LocalLoader(training_set, assignment.train)
-        return _train(assignment, training_set, loader, device, on_checkpoint, asked_to_stop)
+        return _train(assignment, training_set, loader, device, on_checkpoint, should_stop)
 
 
 def train_on_worker(config: dict[str, Any]) -> None:
@@ -54,13 +54,13 @@ def train_on_worker(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    from emoray_jobs.train.ray_loader import TaskLoader
+    from emoray_jobs.train.ray_loader import RayBatchLoader
 
-    assignment: Assignment = config["assignment"]
+    assignment: RunSpec = config["assignment"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     training_set = open_training_set(assignment)
-    loader = TaskLoader(assignment, rank, world)
+    loader = RayBatchLoader(assignment, rank, world)
 
     def report(checkpoint: Checkpoint) -> None:
         ray.train.report(
@@ -72,9 +72,9 @@ def train_on_worker(config: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL's collectives of objects go through the current device
     # The others need not look: all workers agree after each step.
-    asked_to_stop = _look_for_stop(assignment) if rank == 0 else lambda: False
+    should_stop = _poll_stop_file(assignment) if rank == 0 else lambda: False
     try:
-        _train(assignment, training_set, loader, device, report, asked_to_stop)
+        _train(assignment, training_set, loader, device, report, should_stop)
     except StoppedError:
         return  # the driver, which asked for it, says so
     except TrainingError as error:
@@ -84,7 +84,7 @@ def train_on_worker(config: dict[str, Any]) -> None:
             Lake(assignment.lake).write_json(failure, "checkpoints", assignment.run, ERROR)
 
 
-def _look_for_stop(assignment: Assignment) -> Callable[[], bool]:
+def _poll_stop_file(assignment: RunSpec) -> Callable[[], bool]:
     """A function that says whether the run was told to stop, and looks only now and then."""
     lake = Lake(assignment.lake)
     pause = LOOK_LOCAL_S if lake.is_local else LOOK_REMOTE_S
@@ -101,7 +101,7 @@ def _look_for_stop(assignment: Assignment) -> Callable[[], bool]:
     return asked
 
 
-def open_training_set(assignment: Assignment) -> TrainingSet:
+def open_training_set(assignment: RunSpec) -> TrainingSet:
     """The packed training set of a run, with the splits of its fold."""
     lake = Lake(assignment.lake)
     opened = TrainingSet.open(lake, assignment.training_set, assignment.train.cache_dir, assignment.model.classes)
@@ -109,12 +109,12 @@ def open_training_set(assignment: Assignment) -> TrainingSet:
 
 
 def _train(
-    assignment: Assignment,
+    assignment: RunSpec,
     training_set: TrainingSet,
     loader: Loader,
     device: torch.device | str,
     on_checkpoint: Callable[[Checkpoint], None],
-    asked_to_stop: Callable[[], bool],
+    should_stop: Callable[[], bool],
 ) -> FitResult:
     lake, config = Lake(assignment.lake), assignment.train
     with lake.fs.open(lake.path(assignment.plan)) as file:
@@ -132,5 +132,5 @@ def _train(
 
     evaluate = DevEvaluation(training_set, training_set.ids("dev"))
     resume = Checkpoint.latest(lake, assignment.run)
-    callbacks = Callbacks(on_checkpoint=keep, asked_to_stop=asked_to_stop)
+    callbacks = Callbacks(on_checkpoint=keep, should_stop=should_stop)
     return fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)

@@ -13,7 +13,7 @@ from emoray.corpora import emodb, folds, huggingface, iemocap, import_report, ms
 from emoray.corpora.emodb import EmodbConfig
 from emoray.corpora.huggingface import HuggingfaceConfig
 from emoray.corpora.iemocap import IemocapConfig
-from emoray.corpora.import_report import Ledger
+from emoray.corpora.import_report import ImportReport
 from emoray.corpora.manifest import read as manifest
 from emoray.corpora.manifest.read import ManifestConfig
 from emoray.corpora.msp_podcast import MspPodcastConfig
@@ -27,7 +27,7 @@ __all__ = [
     "EmodbConfig",
     "HuggingfaceConfig",
     "IemocapConfig",
-    "Ledger",
+    "ImportReport",
     "ManifestConfig",
     "MspPodcastConfig",
     "SyntheticConfig",
@@ -108,7 +108,7 @@ def build(config: CorpusConfig, lake: Lake, progress: Progress) -> pa.Table:
     return table
 
 
-def _read(config: CorpusConfig, lake: Lake, progress: Progress) -> tuple[pa.Table, Ledger | None]:
+def _read(config: CorpusConfig, lake: Lake, progress: Progress) -> tuple[pa.Table, ImportReport | None]:
     """The table of a corpus that is imported, and the books of its import.
 
     Manifests and datasets take every row or refuse the whole. Recordings that are cut have a list of their own instead.
@@ -125,4 +125,4 @@ def _read(config: CorpusConfig, lake: Lake, progress: Progress) -> tuple[pa.Tabl
         table, source = manifest.read(config.name, config.manifest), config.manifest.path
         if config.manifest.segment.kind == "vad":
             return segment.split(config.name, table, config.manifest.segment.vad, lake, progress), None
-    return table, Ledger(source or "", read=table.num_rows, utterances=table.num_rows)
+    return table, ImportReport(source or "", read=table.num_rows, utterances=table.num_rows)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from emoray.corpora.import_report import Ledger
+from emoray.corpora.import_report import ImportReport
 
 Words = list[dict[str, Any]]
 
@@ -98,7 +98,7 @@ def spelled(words: Words, transcript: str | None) -> Words | None:
 
 
 def taken(
-    text: str | None, parse: Callable[[str], Words | None], transcript: str | None, which: str, ledger: Ledger
+    text: str | None, parse: Callable[[str], Words | None], transcript: str | None, which: str, ledger: ImportReport
 ) -> Words | None:
     """The `words` column of an utterance: as its transcript spells them where both agree, else as they were aligned.
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import soundfile
 
 from emoray.config import Section
-from emoray.corpora.import_report import Ledger, Published
+from emoray.corpora.import_report import ImportReport, Published
 from emoray.errors import InputError
 from emoray.schema import empty_row, utterances_table
 
@@ -70,7 +70,7 @@ class EmodbConfig(Section):
     test_speaker: str | None
 
 
-def read(name: str, config: EmodbConfig) -> tuple[pa.Table, Ledger]:
+def read(name: str, config: EmodbConfig) -> tuple[pa.Table, ImportReport]:
     """Read the folder; `fold` is the speaker's place in sorted order: the fold that leaves this speaker out.
 
     Returns:
@@ -88,7 +88,7 @@ def read(name: str, config: EmodbConfig) -> tuple[pa.Table, Ledger]:
         folder = f"{folder.rstrip('/')}/wav"
     kept = set(EMOTIONS.values() if config.classes == 7 else FOUR_CLASSES)
     published = {emotion: count for emotion, count in PUBLISHED.emotions.items() if emotion in kept}
-    books = Ledger(config.path, published=replace(PUBLISHED, emotions=published))
+    books = ImportReport(config.path, published=replace(PUBLISHED, emotions=published))
     rows = []
     for path in sorted(system.ls(folder, detail=False)):
         match = FILE_NAME.fullmatch(path.rsplit("/", 1)[-1])

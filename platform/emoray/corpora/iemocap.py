@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from emoray.config import Section
 from emoray.corpora import alignment, folds
-from emoray.corpora.import_report import Ledger, Published
+from emoray.corpora.import_report import ImportReport, Published
 from emoray.corpora.labels import number, on_scale, votes
-from emoray.corpora.source_folder import Tree
+from emoray.corpora.source_folder import SourceFolder
 from emoray.errors import InputError
 from emoray.schema import empty_row, utterances_table
 
@@ -99,7 +99,7 @@ class Turn:
     rated: dict[str, list[float]] = field(default_factory=lambda: {"val": [], "act": [], "dom": []})
 
 
-def read(name: str, config: IemocapConfig) -> tuple[pa.Table, Ledger]:
+def read(name: str, config: IemocapConfig) -> tuple[pa.Table, ImportReport]:
     """Read the corpus; `fold` is the session's number less one: the fold that leaves this session out.
 
     `dialogue_id` and `turn` give the order of all turns of a dialogue, those included that the classes leave out.
@@ -110,9 +110,9 @@ def read(name: str, config: IemocapConfig) -> tuple[pa.Table, Ledger]:
     Raises:
         InputError: The folder is missing or holds no evaluations, or there is no such session.
     """
-    tree = Tree(config.path, KEY, WHERE_TO_GET)
+    tree = SourceFolder(config.path, KEY, WHERE_TO_GET)
     sessions = [match[0] for entry in tree.names() if (match := SESSION.fullmatch(entry))]
-    ledger = Ledger(tree.path, PUBLISHED.version, published=_published(config))
+    ledger = ImportReport(tree.path, PUBLISHED.version, published=_published(config))
     rows = [row for session in sessions for row in _session(name, tree, session, config, ledger)]
     if not rows:
         raise InputError("no evaluated utterances (Session1/dialog/EmoEvaluation/*.txt)", where=tree.path,
@@ -124,7 +124,9 @@ def read(name: str, config: IemocapConfig) -> tuple[pa.Table, Ledger]:
     return utterances_table(rows), ledger
 
 
-def _session(name: str, tree: Tree, session: str, config: IemocapConfig, ledger: Ledger) -> Iterator[dict[str, Any]]:
+def _session(
+    name: str, tree: SourceFolder, session: str, config: IemocapConfig, ledger: ImportReport
+) -> Iterator[dict[str, Any]]:
     labels = (session, "dialog", "EmoEvaluation")
     for file in tree.names(*labels):
         if not file.endswith(".txt"):
@@ -163,7 +165,7 @@ def _session(name: str, tree: Tree, session: str, config: IemocapConfig, ledger:
                 yield row | {"words": words}
 
 
-def _turns(text: str, where: str, ledger: Ledger) -> Iterator[Turn]:
+def _turns(text: str, where: str, ledger: ImportReport) -> Iterator[Turn]:
     """The turns of an evaluation file: a line per turn, then one per rater; `%` begins a heading."""
     turn: Turn | None = None
     for place, line in enumerate(text.splitlines(), start=1):
@@ -196,7 +198,7 @@ def _turn(match: re.Match[str]) -> Turn | None:
 
 
 def _row(
-    name: str, turn: Turn, match: re.Match[str], emotion: str, transcript: str | None, ledger: Ledger
+    name: str, turn: Turn, match: re.Match[str], emotion: str, transcript: str | None, ledger: ImportReport
 ) -> dict[str, Any]:
     for dimension, rater in (("valence", "val"), ("arousal", "act"), ("dominance", "dom")):
         if turn.means[dimension] is None and (values := turn.rated[rater]):

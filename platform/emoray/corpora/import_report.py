@@ -33,7 +33,7 @@ class Published:
 
 
 @dataclass
-class Tally:
+class ReasonCount:
     """A count, and the first few that it counts."""
 
     count: int = 0
@@ -47,7 +47,7 @@ class Tally:
 
 
 @dataclass
-class Ledger:
+class ImportReport:
     """The books of one import: read = utterances + those left out.
 
     Attributes:
@@ -64,20 +64,20 @@ class Ledger:
     version: str | None = None
     read: int = 0
     utterances: int = 0
-    left_out: dict[str, Tally] = field(default_factory=dict)
-    noted: dict[str, Tally] = field(default_factory=dict)
+    left_out: dict[str, ReasonCount] = field(default_factory=dict)
+    noted: dict[str, ReasonCount] = field(default_factory=dict)
     published: Published | None = None
 
     def leave_out(self, reason: str, which: str) -> None:
         """Count an utterance that does not come into the table."""
-        self.left_out.setdefault(reason, Tally()).add(which)
+        self.left_out.setdefault(reason, ReasonCount()).add(which)
 
     def note(self, what: str, which: str) -> None:
         """Count something odd about an utterance that does."""
-        self.noted.setdefault(what, Tally()).add(which)
+        self.noted.setdefault(what, ReasonCount()).add(which)
 
 
-def write(lake: Lake, name: str, books: Ledger | None) -> None:
+def write(lake: Lake, name: str, books: ImportReport | None) -> None:
     """Keep the books beside the table of corpus `name`; None takes away those of an older table."""
     if books is not None:
         lake.write_json(asdict(books), *_place(name))
@@ -85,7 +85,7 @@ def write(lake: Lake, name: str, books: Ledger | None) -> None:
         lake.write_json(None, *_place(name))
 
 
-def read(lake: Lake, name: str, utterances: int) -> Ledger | None:
+def read(lake: Lake, name: str, utterances: int) -> ImportReport | None:
     """The books of a corpus's import; None if there are none, or not of a table with so many utterances."""
     if not lake.exists(*_place(name)):
         return None
@@ -93,9 +93,9 @@ def read(lake: Lake, name: str, utterances: int) -> Ledger | None:
     if content is None or content["utterances"] != utterances:
         return None
     for part in ("left_out", "noted"):
-        content[part] = {reason: Tally(**tally) for reason, tally in content[part].items()}
+        content[part] = {reason: ReasonCount(**tally) for reason, tally in content[part].items()}
     content["published"] = content["published"] and Published(**content["published"])
-    return Ledger(**content)
+    return ImportReport(**content)
 
 
 def _place(name: str) -> tuple[str, str]:

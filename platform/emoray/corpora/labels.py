@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from emoray.corpora.import_report import Ledger
+from emoray.corpora.import_report import ImportReport
 from emoray.schema import DIMENSIONS
 
 
 def on_scale(
-    raw: Mapping[str, float | None], scale: tuple[float, float], ledger: Ledger, utterance_id: str
+    raw: Mapping[str, float | None], scale: tuple[float, float], ledger: ImportReport, utterance_id: str
 ) -> dict[str, Any]:
     """Columns of the utterances table for a corpus's dimensional labels.
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 from emoray.config import Section
 from emoray.corpora import alignment
 from emoray.corpora import msp_podcast_labels as label_files
-from emoray.corpora.import_report import Ledger, Published
+from emoray.corpora.import_report import ImportReport, Published
 from emoray.corpora.labels import number, on_scale, votes
-from emoray.corpora.source_folder import Tree
+from emoray.corpora.source_folder import SourceFolder
 from emoray.errors import InputError
 from emoray.schema import UNKNOWN_SPEAKER, empty_row, utterances_table
 
@@ -74,7 +74,7 @@ class MspPodcastConfig(Section):
     workers: int
 
 
-def read(name: str, config: MspPodcastConfig, progress: Callable[[int, int], None]) -> tuple[pa.Table, Ledger]:
+def read(name: str, config: MspPodcastConfig, progress: Callable[[int, int], None]) -> tuple[pa.Table, ImportReport]:
     """Read the release: consensus, raters' votes, partitions, transcripts, word times.
 
     `dialogue_id` is the podcast, `turn` a turn's place in it, those included that are left out.
@@ -90,10 +90,10 @@ def read(name: str, config: MspPodcastConfig, progress: Callable[[int, int], Non
     Raises:
         InputError: The folder is missing, is no release, or none of its rows can be used.
     """
-    tree = Tree(config.path, KEY, WHERE_TO_GET)
+    tree = SourceFolder(config.path, KEY, WHERE_TO_GET)
     match = RELEASE.search(tree.path.rsplit("/", 1)[-1])
     version = config.version or (match[1] if match else None)
-    ledger = Ledger(tree.path, version, published=PUBLISHED.get(version or ""))
+    ledger = ImportReport(tree.path, version, published=PUBLISHED.get(version or ""))
     audio = tree.find("Audios", "Audio")
     recordings = {file for file in tree.names(audio or "Audios") if file.lower().endswith(".wav")}
     if not recordings:
@@ -126,12 +126,12 @@ def read(name: str, config: MspPodcastConfig, progress: Callable[[int, int], Non
 
 def _labelled(
     name: str,
-    tree: Tree,
+    tree: SourceFolder,
     folder: str | None,
     consensus: Sequence[tuple[str, Mapping[str, Any]]],
     config: MspPodcastConfig,
     recordings: set[str],
-    ledger: Ledger,
+    ledger: ImportReport,
 ) -> Iterator[dict[str, Any]]:
     """The rows of the consensus that can be taken, with their `file`; counts the others."""
     chosen = label_files.choices(tree, folder, config.votes, ledger)
@@ -180,7 +180,7 @@ def _labelled(
             }
 
 
-def _hidden(unlabelled: Iterable[str], config: MspPodcastConfig, ledger: Ledger) -> Iterator[str]:
+def _hidden(unlabelled: Iterable[str], config: MspPodcastConfig, ledger: ImportReport) -> Iterator[str]:
     """Of the recordings without labels those of test3, whose labels the makers keep to themselves."""
     for file in unlabelled:
         ledger.read += 1
@@ -221,7 +221,7 @@ def _speaker(columns: Mapping[str, Any], listed: tuple[str, str | None] | None) 
     return UNKNOWN_SPEAKER if unknown else speaker, gender if gender in ("male", "female") else None
 
 
-def _beside(tree: Tree, folders: Mapping[str, str], file: str) -> tuple[float | None, str | None, str | None]:
+def _beside(tree: SourceFolder, folders: Mapping[str, str], file: str) -> tuple[float | None, str | None, str | None]:
     """Duration, transcript and TextGrid of a recording."""
     stem = file.rsplit(".", 1)[0]
     transcript = tree.text(folders["transcripts"], f"{stem}.txt")
@@ -233,7 +233,7 @@ def _beside(tree: Tree, folders: Mapping[str, str], file: str) -> tuple[float | 
 
 
 def _read_beside(
-    file: str, duration_s: float | None, transcript: str | None, aligned: str | None, ledger: Ledger
+    file: str, duration_s: float | None, transcript: str | None, aligned: str | None, ledger: ImportReport
 ) -> dict[str, Any]:
     """The columns that come from the files beside the labels."""
     if duration_s is None:

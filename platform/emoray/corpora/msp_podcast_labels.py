@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from emoray.corpora.import_report import Ledger
-from emoray.corpora.source_folder import Tree
+from emoray.corpora.import_report import ImportReport
+from emoray.corpora.source_folder import SourceFolder
 from emoray.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ HEADING = re.compile(r"(?P<file>\S+\.wav);")
 REMEDY = "Unpack the release again, or set corpus.msp_podcast.path to the folder MSP-PODCAST-Publish-<version>"
 
 
-def consensus(tree: Tree, folder: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def consensus(tree: SourceFolder, folder: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The consensus of every file, from `labels_consensus.csv`, else `.json`: place (for messages) and columns.
 
     Raises:
@@ -84,7 +84,7 @@ def _check(columns: Any, where: str) -> None:
 
 
 def choices(
-    tree: Tree, folder: str | None, which: Literal["primary", "secondary"], ledger: Ledger
+    tree: SourceFolder, folder: str | None, which: Literal["primary", "secondary"], ledger: ImportReport
 ) -> dict[str, list[str]]:
     """What the raters of every file chose, from `labels.txt`, else `labels_detailed.csv`; nothing without either.
 
@@ -133,7 +133,7 @@ def _detailed(text: str) -> Iterator[tuple[str, str]]:
             yield file.strip().strip('"'), line
 
 
-def _emotion(tick: str, file: str, ledger: Ledger) -> str:
+def _emotion(tick: str, file: str, ledger: ImportReport) -> str:
     # What stands behind `Other-` is the rater's own words.
     name = tick.strip().lower()
     name = "other" if name.startswith("other") else name
@@ -142,7 +142,7 @@ def _emotion(tick: str, file: str, ledger: Ledger) -> str:
     return RATERS_WORDS.get(name, "other")
 
 
-def partitions(tree: Tree) -> dict[str, str]:
+def partitions(tree: SourceFolder) -> dict[str, str]:
     """File → partition of `Partitions.txt` (`Train; MSP-PODCAST_0023_0048.wav`), for releases whose csv has none."""
     found = {}
     for line in (tree.text("Partitions.txt") or "").splitlines():
@@ -152,7 +152,7 @@ def partitions(tree: Tree) -> dict[str, str]:
     return found
 
 
-def speakers(tree: Tree) -> dict[str, tuple[str, str | None]]:
+def speakers(tree: SourceFolder) -> dict[str, tuple[str, str | None]]:
     """File → speaker and gender of `Speaker_ids.txt` (`Speaker_30; Male`, then `MSP-PODCAST_0001_0008.wav; 30`)."""
     genders: dict[str, str] = {}
     found: dict[str, tuple[str, str | None]] = {}

@@ -8,13 +8,13 @@ import os
 import soundfile
 
 from emoray.errors import InputError
-from emoray.lake.storage import connect, explained
+from emoray.lake.storage import connect, translate_storage_errors
 
 #: What macOS leaves beside every file that it copies to a foreign disk.
 RESOURCE_FORK = "._"
 
 
-class Tree:
+class SourceFolder:
     """A folder that is read and never written.
 
     Args:
@@ -33,7 +33,7 @@ class Tree:
         self.remedy = remedy
         self._fs, root = connect(self.path)
         self._root = root.rstrip("/")
-        with explained("read", self.path):
+        with translate_storage_errors("read", self.path):
             if not self._fs.isdir(self._root):
                 raise InputError("no such folder", where=self.path, remedy=remedy)
 
@@ -44,7 +44,7 @@ class Tree:
     def names(self, *parts: str) -> list[str]:
         """Names of what a folder below holds, in order; none if there is none. Hidden files and `._*` are skipped."""
         try:
-            with explained("read", self.uri(*parts)):
+            with translate_storage_errors("read", self.uri(*parts)):
                 found = self._fs.ls(self._inner(*parts), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -59,7 +59,7 @@ class Tree:
     def text(self, *parts: str) -> str | None:
         """A file's text (UTF-8, or UTF-16 by its mark; what is neither shows as �); None if there is no such file."""
         try:
-            with explained("read", self.uri(*parts)):
+            with translate_storage_errors("read", self.uri(*parts)):
                 content = bytes(self._fs.cat_file(self._inner(*parts)))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None

@@ -21,7 +21,7 @@ class SplitFractions(Section):
     test: float
 
 
-def draw(rows: list[dict[str, Any]], shares: SplitFractions, seed: int, key: str) -> None:
+def assign_splits(rows: list[dict[str, Any]], shares: SplitFractions, seed: int, key: str) -> None:
     """Deal whole speakers out to the splits; utterances whose speaker is unknown go to train.
 
     Args:

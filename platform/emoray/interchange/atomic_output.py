@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from emoray.errors import InputError
-from emoray.lake.storage import connect, explained
+from emoray.lake.storage import connect, translate_storage_errors
 
 
 @contextlib.contextmanager
-def delivered(
+def atomic_output(
     uri: str, options: Mapping[str, Any] | None = None, *, force: bool, header: str | None = None
 ) -> Iterator[str]:
     """A local path to write to, which is brought to its place when the block ends without an error.
@@ -42,7 +42,7 @@ def delivered(
     system, final = connect(uri, options)
     local = "://" not in uri or uri.startswith("file://")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(explained("write", uri))
+        stack.enter_context(translate_storage_errors("write", uri))
         _refuse(system, final, uri, force, header)
         if local:
             os.makedirs(os.path.dirname(final), exist_ok=True)

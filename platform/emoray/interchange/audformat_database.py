@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from emoray.errors import InputError, MissingExtraError
 from emoray.interchange import addresses
-from emoray.interchange.label import Label, Tally
+from emoray.interchange.label import ExportStats, Label
 from emoray.schema import DIMENSIONS
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def write(
     name: str,
     rows: pa.Table,
     labels: Iterable[Label],
-    tally: Tally,
+    tally: ExportStats,
     *,
     audio_root: str | None = None,
     model: str | None = None,
@@ -128,7 +128,7 @@ class _Writer:
                 columns[target] = (values, self._scheme(target, kind))
         self._add("utterances", self._index, columns)
 
-    def emotion(self, labels: Sequence[Label], tally: Tally, model: str | None) -> None:
+    def emotion(self, labels: Sequence[Label], tally: ExportStats, model: str | None) -> None:
         """The labels: one table, or one per split where there are splits."""
         audformat = self._audformat
         rater = "gold" if model is None else model
@@ -163,7 +163,7 @@ class _Writer:
         }
         self._add("votes", self._index[places], columns)
 
-    def words(self, tally: Tally) -> None:
+    def words(self, tally: ExportStats) -> None:
         """The words that have times, as segments of their own; emphasis as measured, else as the corpus marks it."""
         segments: dict[tuple[int, float, float], Mapping[str, Any]] = {}
         repeated = 0

@@ -18,7 +18,7 @@ from xml.sax.saxutils import XMLGenerator
 
 from emoray.errors import InputError
 from emoray.interchange import addresses
-from emoray.interchange.label import Label, Tally
+from emoray.interchange.label import ExportStats, Label
 
 NAMESPACE = "http://www.w3.org/2009/10/emotionml"
 OWN_NAMESPACE = "urn:emoray:interchange"
@@ -35,7 +35,7 @@ NOT_A_NAME = re.compile(r"[^\w.:-]")
 NO_XML = "an id or address with characters that XML cannot hold"
 
 
-def write(path: str, labels: Iterable[Label], tally: Tally, *, audio_root: str | None = None) -> None:
+def write(path: str, labels: Iterable[Label], tally: ExportStats, *, audio_root: str | None = None) -> None:
     """Write a document.
 
     Args:

@@ -75,7 +75,7 @@ class Label:
 
 
 @dataclass
-class Tally:
+class ExportStats:
     """What became of the rows: rows = written + everything left out.
 
     Attributes:
@@ -91,7 +91,7 @@ class Tally:
     notes: list[str] = field(default_factory=list)
 
 
-def labels(tables: Iterable[pa.Table], tally: Tally) -> Iterator[Label]:
+def labels(tables: Iterable[pa.Table], tally: ExportStats) -> Iterator[Label]:
     """The rows of utterances tables, or of tables of scores, that say something.
 
     Args:

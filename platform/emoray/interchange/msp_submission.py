@@ -12,7 +12,7 @@ import posixpath
 from collections.abc import Iterable
 
 from emoray.errors import InputError
-from emoray.interchange.label import Label, Tally
+from emoray.interchange.label import ExportStats, Label
 from emoray.schema import DIMENSIONS
 
 #: Column → dimension, in the file's order.
@@ -20,7 +20,7 @@ COLUMNS = {"EmoAct": "arousal", "EmoVal": "valence", "EmoDom": "dominance"}
 MSP_SCALE = (1.0, 7.0)
 
 
-def write(path: str, labels: Iterable[Label], tally: Tally) -> None:
+def write(path: str, labels: Iterable[Label], tally: ExportStats) -> None:
     """Write a submission.
 
     Args:

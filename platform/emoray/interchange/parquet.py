@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emoray.errors import InputError
-from emoray.interchange.label import Tally
+from emoray.interchange.label import ExportStats
 from emoray.schema import UTTERANCES, validate_utterances
 
 
-def write(path: str, tables: Iterable[pa.Table], tally: Tally) -> None:
+def write(path: str, tables: Iterable[pa.Table], tally: ExportStats) -> None:
     """Write parts of one table; memory holds one of them at a time.
 
     Args:

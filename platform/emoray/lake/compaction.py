@@ -61,8 +61,8 @@ def compact_stage(lake: Lake, stage: str, fingerprint: str, *, grace_s: float) -
         grace_s: How long a replaced file stays; longer than any read of the table takes.
     """
     folder = ("annotations", stage, fingerprint)
-    merged, into, repeats = lake.steadily(lambda: _merge(lake, folder), *folder)
-    waiting = lake.steadily(lambda: _waiting(lake, folder), *folder)
+    merged, into, repeats = lake.retry_if_files_vanish(lambda: _merge(lake, folder), *folder)
+    waiting = lake.retry_if_files_vanish(lambda: _waiting(lake, folder), *folder)
     due = [path for path, age_s in waiting.items() if age_s >= grace_s]
     for path in due:
         with contextlib.suppress(FileNotFoundError):

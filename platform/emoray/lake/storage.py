@@ -42,7 +42,7 @@ def connect(uri: str, options: Mapping[str, Any] | None = None) -> tuple[Any, st
 
 
 @contextlib.contextmanager
-def explained(doing: str, where: str) -> Iterator[None]:
+def translate_storage_errors(doing: str, where: str) -> Iterator[None]:
     """Turn what a file system raises into an error with a reason and a remedy.
 
     Args:

@@ -28,7 +28,7 @@ import tenacity
 
 from emoray.config import Section
 from emoray.errors import LakeError
-from emoray.lake.storage import connect, explained
+from emoray.lake.storage import connect, translate_storage_errors
 from emoray.schema import UTTERANCES, validate_utterances
 
 # Arrow's own allocators keep what a table took; a process that goes over tables piece by piece gives it back.
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 #: A file of an utterances table: its version, and how many files that version has.
 VERSIONED = re.compile(r"part-(\d{20})-\d{5}-of-(\d{5})\.parquet")
-#: Begin of the name of a file that emoray.lake.tables.compaction wrote.
+#: Begin of the name of a file that emoray.lake.compaction wrote.
 MERGED = "part-merged-"
 #: Key in such a file's schema metadata: names of the files that it completes the replacement of, as JSON.
 REPLACES = b"emoray.replaces"
@@ -107,7 +107,7 @@ class Lake:
             LakeError: It cannot be written there.
         """
         final = self.path(*parts)
-        with explained("write", self.uri(*parts)):
+        with translate_storage_errors("write", self.uri(*parts)):
             if not self.is_local:
                 self.fs.pipe_file(final, data)
                 return self.uri(*parts)
@@ -133,7 +133,7 @@ class Lake:
             LakeError: It does not exist or must not be read.
         """
         try:
-            with explained("read", self.uri(*parts)):
+            with translate_storage_errors("read", self.uri(*parts)):
                 return bytes(self.fs.cat_file(self.path(*parts)))
         except FileNotFoundError:
             raise LakeError("no such file in the lake", where=self.uri(*parts), kind="missing_file") from None
@@ -141,7 +141,7 @@ class Lake:
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder is there now (listings are not cached)."""
         self.fs.invalidate_cache()
-        with explained("read", self.uri(*parts)):
+        with translate_storage_errors("read", self.uri(*parts)):
             return bool(self.fs.exists(self.path(*parts)))
 
     def write_json(self, value: Any, *parts: str) -> str:
@@ -173,12 +173,12 @@ class Lake:
     def _listing(self, *parts: str) -> list[str]:
         self.fs.invalidate_cache()
         try:
-            with explained("list", self.uri(*parts)):
+            with translate_storage_errors("list", self.uri(*parts)):
                 return list(self.fs.ls(self.path(*parts), detail=False))
         except FileNotFoundError:
             return []
 
-    def steadily(self, read: Callable[[], T], *parts: str) -> T:
+    def retry_if_files_vanish(self, read: Callable[[], T], *parts: str) -> T:
         """Call something that lists and reads a folder's files; anew if one of them is replaced meanwhile.
 
         Raises:
@@ -191,7 +191,7 @@ class Lake:
             reraise=True,
         )
         try:
-            with explained("read", self.uri(*parts)):
+            with translate_storage_errors("read", self.uri(*parts)):
                 return retrying(read)
         except FileNotFoundError as error:
             raise LakeError(
@@ -217,12 +217,12 @@ class Lake:
             files = self.list_files(*parts)
             return files, set(self.replaced(files))
 
-        files, replaced = self.steadily(read, *parts)
+        files, replaced = self.retry_if_files_vanish(read, *parts)
         files = [path for path in files if path.rsplit("/", 1)[-1] not in replaced]
         return pads.dataset(files, filesystem=self.fs, format=self._format(), schema=schema) if files else None
 
     def replaced(self, files: Sequence[str]) -> dict[str, str]:
-        """Which files' rows a compaction has put into another file (emoray.lake.tables.compaction).
+        """Which files' rows a compaction has put into another file (emoray.lake.compaction).
 
         Args:
             files: Paths of the files of one folder.
@@ -274,15 +274,17 @@ class Lake:
             LakeError: The corpus was not imported into this lake.
         """
         names = list(columns) if columns else None
-        return self.steadily(lambda: self.utterances_dataset(corpus).to_table(columns=names), "utterances", corpus)
+        return self.retry_if_files_vanish(
+            lambda: self.utterances_dataset(corpus).to_table(columns=names), "utterances", corpus
+        )
 
     def utterances_dataset(self, corpus: str) -> pads.Dataset:
-        """A corpus's utterances table as it is now, for reading piece by piece (see `steadily`).
+        """A corpus's utterances table as it is now, for reading piece by piece (see `retry_if_files_vanish`).
 
         Raises:
             LakeError: The corpus was not imported into this lake.
         """
-        files = self.steadily(lambda: self._utterance_files(corpus), "utterances", corpus)
+        files = self.retry_if_files_vanish(lambda: self._utterance_files(corpus), "utterances", corpus)
         if not files:
             raise LakeError(
                 f"corpus {corpus!r} is not in this lake (it has: {', '.join(self.corpora()) or 'none'})",
@@ -355,7 +357,7 @@ class Lake:
             dataset = self.dataset("annotations", stage, fingerprint)
             return None if dataset is None else dataset.to_table(columns=dict(columns), filter=keep)
 
-        return self.steadily(read, "annotations", stage, fingerprint)
+        return self.retry_if_files_vanish(read, "annotations", stage, fingerprint)
 
     @contextlib.contextmanager
     def scratch(self, purpose: str) -> Iterator[str]:

@@ -34,7 +34,15 @@ from emoray.evaluation.conformal import HalfWidths
 from emoray.models.build import SOUND_ALONE, build, portable
 from emoray.models.config import ModelConfig
 from emoray.schema import GRANULARITIES
-from emoray.scoring.bundle_files import FORMAT, PROMPT, broken, misfit, model_document, open_stages, read
+from emoray.scoring.bundle_files import (
+    FORMAT,
+    PROMPT,
+    bad_config_error,
+    broken_bundle_error,
+    model_document,
+    open_stages,
+    read_json,
+)
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 from emoray.stages.semantics.prompt import read_prompt
@@ -161,16 +169,16 @@ def open_bundle(folder: str | Path) -> Bundle:
     """
     root = Path(folder)
     document = model_document(root)
-    fitted, conformal = open_stages(root), read(root / "conformal.json")
+    fitted, conformal = open_stages(root), read_json(root / "conformal.json")
     try:
         config = ModelConfig.model_validate(document["config"])
     except ValidationError as error:
-        raise misfit(root, error) from error
+        raise bad_config_error(root, error) from error
     model = build(config)
     try:
         load_model(model, str(root / "model.safetensors"))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise broken(root, f"its weights cannot be loaded: {error}") from error
+        raise broken_bundle_error(root, f"its weights cannot be loaded: {error}") from error
     model.eval()
     return Bundle(
         folder=root,
@@ -182,7 +190,7 @@ def open_bundle(folder: str | Path) -> Bundle:
         norms=fitted.norms,
         half_widths=conformal["half_widths"],
         conformal_level=conformal["level"],
-        metrics=read(root / "metrics.json"),
+        metrics=read_json(root / "metrics.json"),
     )
 
 

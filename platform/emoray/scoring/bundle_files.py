@@ -41,11 +41,11 @@ def open_stages(folder: str | Path) -> FittedStages:
     """
     root = Path(folder)
     model_document(root)
-    stages = read(root / "stages.json")
+    stages = read_json(root / "stages.json")
     try:
         annotate = AnnotateConfig.model_validate(stages["annotate"])
     except ValidationError as error:
-        raise misfit(root, error) from error
+        raise bad_config_error(root, error) from error
     encoder = (root / "text_encoder").absolute()
     if encoder.is_dir():
         annotate = annotate.model_copy(update={"embed": annotate.embed.model_copy(update={"model": str(encoder)})})
@@ -53,22 +53,22 @@ def open_stages(folder: str | Path) -> FittedStages:
         tree = annotate.model_dump(mode="json")
         tree["semantics"][annotate.semantics.kind]["prompt"] = str((root / PROMPT).absolute())
         annotate = AnnotateConfig.model_validate(tree)
-    return FittedStages(annotate, stages["fingerprints"], Norms.from_json(read(root / "norms.json")))
+    return FittedStages(annotate, stages["fingerprints"], Norms.from_json(read_json(root / "norms.json")))
 
 
-def read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """A JSON file of a bundle."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise broken(path.parent, f"{path.name} is missing") from None
+        raise broken_bundle_error(path.parent, f"{path.name} is missing") from None
     except ValueError as error:
-        raise broken(path.parent, f"{path.name} is not valid JSON: {error}") from error
+        raise broken_bundle_error(path.parent, f"{path.name} is not valid JSON: {error}") from error
 
 
 def model_document(root: Path) -> dict[str, Any]:
     """`model.json`, if this version of emoray reads its format."""
-    document: dict[str, Any] = read(root / "model.json")
+    document: dict[str, Any] = read_json(root / "model.json")
     if document.get("format") != FORMAT:
         raise RegistryError(
             f"bundle has format {document.get('format')}, this version of emoray reads {FORMAT}",
@@ -79,12 +79,14 @@ def model_document(root: Path) -> dict[str, Any]:
     return document
 
 
-def misfit(folder: Path, error: ValidationError) -> RegistryError:
+def bad_config_error(folder: Path, error: ValidationError) -> RegistryError:
     """The error for a configuration that is not this version's."""
-    return broken(folder, f"its configuration does not fit this version of emoray: {error.errors()[0]['msg']}")
+    return broken_bundle_error(
+        folder, f"its configuration does not fit this version of emoray: {error.errors()[0]['msg']}"
+    )
 
 
-def broken(folder: Path, what: str) -> RegistryError:
+def broken_bundle_error(folder: Path, what: str) -> RegistryError:
     """The error for a folder that is no usable bundle."""
     return RegistryError(
         f"not a usable model bundle, {what}",

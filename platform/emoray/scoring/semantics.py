@@ -13,7 +13,7 @@ from emoray.scoring.bundle import Bundle
 from emoray.scoring.score import LEVEL_OF, ScoreRequest, Semantic
 from emoray.stages.base import WAVEFORM, Stage
 from emoray.stages.fingerprint import fingerprint
-from emoray.stages.guard import NOT_OF_A_ROW, run_guarded
+from emoray.stages.guard import BATCH_LEVEL_ERRORS, run_isolating_rows
 from emoray.stages.pipeline import audio_stages, text_stages
 from emoray.stages.transcribe.config import ReferenceConfig, TranscribeConfig
 from emoray.stages.transcribe.stage import ReferenceTranscribe
@@ -37,7 +37,7 @@ class SemanticsRunner:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         annotate = bundle.annotate
-        self._transcribe = ReferenceTranscribe(_given_transcripts(annotate.transcribe))
+        self._transcribe = ReferenceTranscribe(_reference_config(annotate.transcribe))
         stages: list[Stage] = [*audio_stages(annotate), *text_stages(annotate, bundle.norms)]
         self._stages = {stage.name: stage for stage in stages if stage.name not in ("decode", "transcribe")}
         self.stale = {name: reason for name, stage in self._stages.items() if (reason := self._changed(stage))}
@@ -147,8 +147,10 @@ class SemanticsRunner:
             else:
                 ready.append(number)
         try:
-            outcomes = run_guarded(stage, [found[number].row for number in ready], self._bundle.annotate.guard)
-        except NOT_OF_A_ROW as error:  # an engine that is away or not installed: the sound can be scored all the same
+            outcomes = run_isolating_rows(stage, [found[number].row for number in ready], self._bundle.annotate.guard)
+        except (
+            BATCH_LEVEL_ERRORS
+        ) as error:  # an engine that is away or not installed: the sound can be scored all the same
             for number in ready:
                 why[number][stage.name] = f"{stage.name}: {error}"
             return
@@ -172,7 +174,7 @@ class SemanticsRunner:
                 one.absent[name] = why.get(stage, f"stage {stage} gave no value")
 
 
-def _given_transcripts(config: TranscribeConfig) -> ReferenceConfig:
+def _reference_config(config: TranscribeConfig) -> ReferenceConfig:
     """How word times of a request's own transcript are found.
 
     As the version was fitted, where that says how; `auto` (given times, else alignment) otherwise.

@@ -63,6 +63,6 @@ class Stage(ABC):
             the exception. A row's value must not depend on its neighbours.
 
         Raises:
-            Exception: Whatever went wrong; `guard.run_guarded` finds the row that is to blame. What no row is to blame
-                for is a ServiceError, ConfigError or MissingExtraError.
+            Exception: Whatever went wrong; `guard.run_isolating_rows` finds the row that caused it. What no row
+                caused is a ServiceError, ConfigError or MissingExtraError.
         """

@@ -137,7 +137,7 @@ class ProsodyEmphasis(Emphasis):
 FEATURES = tuple(EmphasisWeights.model_fields)
 
 
-def detector(config: EmphasisConfig, norms: Norms | None) -> Emphasis:
+def build_emphasis(config: EmphasisConfig, norms: Norms | None) -> Emphasis:
     """The detector that the configuration names.
 
     Raises:

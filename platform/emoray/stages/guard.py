@@ -15,7 +15,7 @@ from emoray.stages.base import Row, Stage, Value
 
 MESSAGE_CHARACTERS = 500
 #: No row is to blame for these, and any other row would meet them too: they pass through.
-NOT_OF_A_ROW = (ConfigError, MissingExtraError, ServiceError)
+BATCH_LEVEL_ERRORS = (ConfigError, MissingExtraError, ServiceError)
 
 
 class GuardConfig(Section):
@@ -31,7 +31,7 @@ class GuardConfig(Section):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RowOutcome:
     """What became of one row in one stage: a value or an error, never both.
 
     Attributes:
@@ -56,7 +56,7 @@ class Outcome:
         }
 
 
-def run_guarded(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[Outcome]:
+def run_isolating_rows(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[RowOutcome]:
     """Run a stage over rows; whatever happens to a row becomes its outcome.
 
     A batch that fails is halved until the row to blame stands alone, which also finds the batch size that fits when
@@ -77,7 +77,7 @@ def run_guarded(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[
         ConfigError: The stage cannot be run as it is configured.
         MissingExtraError: The stage needs a part that is not installed.
     """
-    outcomes: list[Outcome | None] = [None] * len(rows)
+    outcomes: list[RowOutcome | None] = [None] * len(rows)
     ready: list[int] = []
     for index, row in enumerate(rows):
         missing = [name for name in stage.requires if row.get(name) is None]
@@ -87,7 +87,7 @@ def run_guarded(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[
                 remedy="The outcome of that stage says why",
                 kind="missing_input",
             )
-            outcomes[index] = Outcome(row["utterance_id"], None, _record(error, 0), 0.0)
+            outcomes[index] = RowOutcome(row["utterance_id"], None, _record(error, 0), 0.0)
         else:
             ready.append(index)
     pending = [ready] if ready else []
@@ -106,10 +106,10 @@ def run_guarded(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[
             row = rows[index]
             made = values[position] if caught is None else caught
             if isinstance(made, Exception):
-                outcomes[index] = Outcome(row["utterance_id"], None, _record(made, tried), elapsed_s)
+                outcomes[index] = RowOutcome(row["utterance_id"], None, _record(made, tried), elapsed_s)
             else:
                 row[stage.name] = made
-                outcomes[index] = Outcome(row["utterance_id"], made, None, elapsed_s)
+                outcomes[index] = RowOutcome(row["utterance_id"], made, None, elapsed_s)
     return [outcome for outcome in outcomes if outcome is not None]
 
 
@@ -127,7 +127,7 @@ def _attempt(
         values = retrying(stage.run, rows)
         if len(values) != len(rows):
             raise StageError(f"stage {stage.name!r} gave {len(values)} values for {len(rows)} rows")
-    except NOT_OF_A_ROW:
+    except BATCH_LEVEL_ERRORS:
         raise
     except Exception as error:
         return [], error, int(retrying.statistics["attempt_number"])

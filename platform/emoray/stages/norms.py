@@ -25,7 +25,7 @@ import polars as pl
 from emoray.config import Section
 from emoray.errors import InputError, StageError
 from emoray.schema import UNKNOWN_SPEAKER
-from emoray.stages.prosodic_features import MEASURES, Measures, letter_count, measure_delivery
+from emoray.stages.prosodic_features import MEASURES, Measures, letter_count, measure_prosodic_features
 
 TRAIN = "train"
 DIGITS = 5  # significant digits kept, so that the order of a sum cannot change the hash
@@ -139,7 +139,7 @@ class Norms:
         """
         if not clips:
             raise InputError(f"no clips to enrol speaker {name!r} with", remedy="Give at least one, better five")
-        measured = [measure_delivery(clip["prosody"], clip.get("transcribe")) for clip in clips]
+        measured = [measure_prosodic_features(clip["prosody"], clip.get("transcribe")) for clip in clips]
         own = _speaker(pl.DataFrame(measured, dict.fromkeys(MEASURES, pl.Float64)))
         return replace(self, enrolled={**self.enrolled, name: own})
 
@@ -224,7 +224,7 @@ def _clip(row: Mapping[str, Any]) -> dict[str, Any]:
         "speaker": speaker if speaker and speaker != UNKNOWN_SPEAKER else None,
         "train": row.get("split") == TRAIN,
         "draw": int.from_bytes(hashlib.sha256(row["utterance_id"].encode()).digest()[:8]),
-        **measure_delivery(row["prosody"], transcribe),
+        **measure_prosodic_features(row["prosody"], transcribe),
         **_word_sums(transcribe["words"] if transcribe else []),
     }
 

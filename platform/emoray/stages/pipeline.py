@@ -9,14 +9,14 @@ from emoray.stages.base import WAVEFORM, Row, Stage
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.decode import Decode
 from emoray.stages.embed import EmbedSemantics, EmbedTranscript
-from emoray.stages.emphasis import detector
+from emoray.stages.emphasis import build_emphasis
 from emoray.stages.fingerprint import fingerprint
-from emoray.stages.guard import GuardConfig, Outcome, run_guarded
+from emoray.stages.guard import GuardConfig, RowOutcome, run_isolating_rows
 from emoray.stages.norms import Norms
 from emoray.stages.prosody import MeasureProsody
 from emoray.stages.quality import MeasureQuality
-from emoray.stages.semantics.stage import writer
-from emoray.stages.transcribe.stage import transcriber
+from emoray.stages.semantics.stage import build_semantics
+from emoray.stages.transcribe.stage import build_transcribe
 
 AUDIO_STAGES = ("decode", "prosody", "transcribe")
 TEXT_STAGES = ("emphasis", "semantics", "embed_transcript", "embed_semantics")
@@ -34,8 +34,8 @@ def audio_stages(config: AnnotateConfig, storage_options: dict[str, Any] | None 
     stages: list[Stage] = [Decode(config.audio, storage_options)]
     if config.quality.enabled or MeasureQuality.name in config.filters.reads:
         stages.append(MeasureQuality(config.quality))
-    stages += [MeasureProsody(config.prosody), transcriber(config.transcribe)]
-    describing = writer(config.semantics, None)
+    stages += [MeasureProsody(config.prosody), build_transcribe(config.transcribe)]
+    describing = build_semantics(config.semantics, None)
     # Here the waveform is at hand, and such a writer waits for no norms.
     return [*stages, describing] if WAVEFORM in describing.requires else stages
 
@@ -49,9 +49,9 @@ def text_stages(config: AnnotateConfig, norms: Norms | None) -> list[Stage]:
         config: The annotate section.
         norms: The fitted norms; None gives stages that can be fingerprinted but not run.
     """
-    describing = writer(config.semantics, norms)
+    describing = build_semantics(config.semantics, norms)
     return [
-        detector(config.emphasis, norms),
+        build_emphasis(config.emphasis, norms),
         *([] if WAVEFORM in describing.requires else [describing]),
         EmbedTranscript(config.embed),
         EmbedSemantics(config.embed),
@@ -78,7 +78,7 @@ def fingerprints(config: AnnotateConfig, norms_hash: str | None) -> dict[str, st
     return found
 
 
-def annotate_rows(stages: Sequence[Stage], rows: Sequence[Row], guard: GuardConfig) -> dict[str, list[Outcome]]:
+def annotate_rows(stages: Sequence[Stage], rows: Sequence[Row], guard: GuardConfig) -> dict[str, list[RowOutcome]]:
     """Run stages one after the other over rows in this process.
 
     Args:
@@ -90,4 +90,4 @@ def annotate_rows(stages: Sequence[Stage], rows: Sequence[Row], guard: GuardConf
         Stage → one outcome per row, in order. A row that failed in a stage fails in those that need it, with
         `missing_input`.
     """
-    return {stage.name: run_guarded(stage, rows, guard) for stage in stages}
+    return {stage.name: run_isolating_rows(stage, rows, guard) for stage in stages}

@@ -33,7 +33,7 @@ def semitones(f0_hz: np.ndarray) -> np.ndarray:
     return np.where(voiced, 12.0 * np.log2(np.where(voiced, f0_hz, REFERENCE_HZ) / REFERENCE_HZ), np.nan)
 
 
-def measure_delivery(prosody: Mapping[str, Any], transcribe: Mapping[str, Any] | None) -> Measures:
+def measure_prosodic_features(prosody: Mapping[str, Any], transcribe: Mapping[str, Any] | None) -> Measures:
     """Measure a clip.
 
     Args:

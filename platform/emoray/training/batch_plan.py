@@ -105,7 +105,7 @@ def together(numbers_N: np.ndarray) -> list[np.ndarray]:
     return sorted(groups, key=lambda group: int(group[0]))
 
 
-def units_of(row: Mapping[str, Any]) -> list[list[str]]:
+def plan_units(row: Mapping[str, Any]) -> list[list[str]]:
     """What no forward pass may part of a row of a plan: the clips of each dialogue, or each clip by itself."""
     ids, sizes = row["utterance_ids"], row.get("dialogue_clips")
     if sizes is None:

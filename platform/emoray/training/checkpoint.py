@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from emoray.errors import LakeError, TrainingError
 from emoray.lake.tables import Lake
-from emoray.training.sharding import share_of, whole
+from emoray.training.sharding import shard_like, whole
 
 WEIGHTS, BEST, OPTIMIZER, STATE = "model.safetensors", "best.safetensors", "optimizer.pt", "state.json"
 
@@ -200,7 +200,7 @@ def load_trained_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
             remedy="Resume with the configuration that the run began with, or start a new run",
             kind="mismatched_checkpoint",
         )
-    model.load_state_dict({name: share_of(tensor, kept[name]) for name, tensor in weights.items()}, strict=False)
+    model.load_state_dict({name: shard_like(tensor, kept[name]) for name, tensor in weights.items()}, strict=False)
 
 
 def plan_fingerprint(plan: pa.Table) -> str:

@@ -13,7 +13,7 @@ from emoray.errors import StoppedError, TrainingError
 from emoray.models.build import OVER_DIALOGUES
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, plan_fingerprint, trained_weights
 from emoray.training.loader import Loader
-from emoray.training.predict import gather_predictions, indivisible, predict, summarise
+from emoray.training.predict import gather_predictions, inseparable_groups, predict, summarise
 from emoray.training.sharding import load_whole_state, whole_state
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
@@ -45,7 +45,7 @@ class Callbacks:
     on_step: Callable[[int, Metrics], None] = _ignore
     on_epoch: Callable[[int, Metrics], None] = _ignore
     on_checkpoint: Callable[[Checkpoint], None] = _ignore
-    asked_to_stop: Callable[[], bool] = _never
+    should_stop: Callable[[], bool] = _never
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class DevEvaluation:
 
     def __call__(self, learner: Learner) -> Metrics:
         """Metrics of the learner's model; `score` selects."""
-        units = indivisible(learner.model, self._training_set, self._ids)
+        units = inseparable_groups(learner.model, self._training_set, self._ids)
         mine = [self._ids[place] for unit in units[learner.rank :: learner.world] for place in unit]
         frame = predict(
             learner.model,
@@ -139,7 +139,7 @@ def fit(
         resume: Go on from here: same batches, same numbers as without the stop, with as many workers as there are now.
 
     Raises:
-        StoppedError: `callbacks.asked_to_stop` was true on some worker; all raise it, their checkpoint being stored.
+        StoppedError: `callbacks.should_stop` was true on some worker; all raise it, their checkpoint being stored.
         TrainingError: A loss is not finite, the checkpoint belongs to another plan or model, or the plan parts the
             dialogues of a model that reads these.
     """
@@ -168,7 +168,7 @@ def fit(
             at_end = _at_epoch_end(epochs, state.step)
             if at_end:
                 stopped = _end_epoch(learner, share.epoch, evaluate(learner), state, callbacks)
-            asked = _any_asked(learner, callbacks.asked_to_stop())
+            asked = _any_asked(learner, callbacks.should_stop())
             if at_end or asked or state.step % config.checkpoint_steps == 0:
                 callbacks.on_checkpoint(_checkpoint(learner, state, fingerprint))
                 state.pending = []

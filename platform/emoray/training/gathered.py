@@ -16,7 +16,7 @@ from emoray.models.batch import Batch, Output
 
 
 @dataclass(frozen=True)
-class Gathered:
+class GlobalBatch:
     """What the objective sees of a batch: predictions and labels of all its clips.
 
     Attributes:
@@ -54,7 +54,7 @@ class Gathered:
         return list(zip(predictions, self.branch_logits_NMC.unbind(1), strict=True))
 
 
-def inputs(gathered: Gathered) -> list[Tensor]:
+def inputs(gathered: GlobalBatch) -> list[Tensor]:
     """The tensors that the loss has a gradient in."""
     outputs = (
         gathered.prediction_N3,
@@ -68,13 +68,13 @@ def inputs(gathered: Gathered) -> list[Tensor]:
     return [tensor for tensor in outputs if tensor is not None]
 
 
-def as_gathered(output: Output, batch: Batch) -> Gathered:
+def as_gathered(output: Output, batch: Batch) -> GlobalBatch:
     """A micro-batch, in float32 whatever the model computes in."""
 
     def single(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.float()
 
-    return Gathered(
+    return GlobalBatch(
         prediction_N3=output.prediction_B3.float(),
         target_N3=batch.target_B3,
         label_N=batch.label_B,
@@ -88,7 +88,7 @@ def as_gathered(output: Output, batch: Batch) -> Gathered:
     )
 
 
-def sizes_of(part: Gathered | None) -> list[int]:
+def sizes_of(part: GlobalBatch | None) -> list[int]:
     """Classes C, experts E, regions R, branches M and modalities M; 0 where the model has none, or nothing is known."""
     if part is None:
         return [0] * 5
@@ -103,7 +103,7 @@ def sizes_of(part: Gathered | None) -> list[int]:
 def clip_shapes(
     classes: int = 0, experts: int = 0, regions: int = 0, branches: int = 0, modalities: int = 0
 ) -> dict[str, tuple[int, ...]]:
-    """Shape of one clip in each tensor of `Gathered`, in the order of its columns."""
+    """Shape of one clip in each tensor of `GlobalBatch`, in the order of its columns."""
     return {
         "prediction_N3": (3,),
         "target_N3": (3,),
@@ -118,14 +118,14 @@ def clip_shapes(
     }
 
 
-def to_matrix(part: Gathered) -> Tensor:
+def to_matrix(part: GlobalBatch) -> Tensor:
     """One row (L) per clip with all that is there, without gradient: what workers send each other."""
     clips = len(part.prediction_N3)
     columns = [value for name in clip_shapes() if (value := getattr(part, name)) is not None]
     return torch.cat([column.detach().reshape(clips, -1).float() for column in columns], dim=1)
 
 
-def from_matrix(matrix_NL: Tensor, shapes: dict[str, tuple[int, ...]]) -> Gathered:
+def from_matrix(matrix_NL: Tensor, shapes: dict[str, tuple[int, ...]]) -> GlobalBatch:
     """The batch behind the rows of `to_matrix`.
 
     Args:
@@ -138,4 +138,4 @@ def from_matrix(matrix_NL: Tensor, shapes: dict[str, tuple[int, ...]]) -> Gather
         for (name, shape), part in zip(shapes.items(), parts, strict=True)
         if math.prod(shape)
     }
-    return Gathered(**{**tensors, "label_N": tensors["label_N"][:, 0].long()})
+    return GlobalBatch(**{**tensors, "label_N": tensors["label_N"][:, 0].long()})

@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from emoray.models.batch import Batch
-from emoray.training.batch_plan import passes, units_of, worker_slice
+from emoray.training.batch_plan import passes, plan_units, worker_slice
 from emoray.training.config import TrainConfig
 from emoray.training.training_set import TrainingSet
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerBatch:
     """A worker's share of a global batch.
 
     Attributes:
@@ -36,22 +36,24 @@ class Share:
 
 
 #: Gives the shares of a worker from a plan's row `first` on.
-Loader = Callable[[pa.Table, int], Iterator[Share]]
+Loader = Callable[[pa.Table, int], Iterator[WorkerBatch]]
 
 
-def make_share(training_set: TrainingSet, row: Mapping[str, Any], config: TrainConfig, rank: int, world: int) -> Share:
+def make_share(
+    training_set: TrainingSet, row: Mapping[str, Any], config: TrainConfig, rank: int, world: int
+) -> WorkerBatch:
     """Collate a worker's share of one row of the plan, in micro-batches that part no dialogue of a plan of dialogues.
 
     Crops, masks and dropped text vectors are drawn from (seed, step, utterance): they do not depend on the worker.
     """
-    units = units_of(row)
+    units = plan_units(row)
     first, mine = worker_slice(units, rank, world)
     seed = (config.seed, "augment", row["step"])
     batches = tuple(
         training_set.collate(list(itertools.chain(*part)), config.augment, seed)
         for part in passes(mine, config.micro_batch_size)
     )
-    return Share(row["epoch"], row["step"], len(row["utterance_ids"]), sum(map(len, units[:first])), batches)
+    return WorkerBatch(row["epoch"], row["step"], len(row["utterance_ids"]), sum(map(len, units[:first])), batches)
 
 
 class LocalLoader:
@@ -70,7 +72,7 @@ class LocalLoader:
         self._rank = rank
         self._world = world
 
-    def __call__(self, plan: pa.Table, first: int) -> Iterator[Share]:
+    def __call__(self, plan: pa.Table, first: int) -> Iterator[WorkerBatch]:
         """Shares from row `first` of the plan on."""
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as ahead:
             waiting = None

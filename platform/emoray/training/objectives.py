@@ -17,7 +17,7 @@ from emoray.models.config import Regions
 from emoray.models.regions import region_count, region_of
 from emoray.schema import DIMENSIONS
 from emoray.training.config import ObjectiveConfig
-from emoray.training.gathered import Gathered
+from emoray.training.gathered import GlobalBatch
 
 #: Keeps CCC of two constants at 0 instead of 0 / 0; far below the variance of any label.
 EPSILON = 1e-8
@@ -139,7 +139,7 @@ class Objective:
         self._class_weight_C = class_weight_C
         self._regions = regions
 
-    def __call__(self, gathered: Gathered, epoch: int = 0) -> dict[str, Tensor]:
+    def __call__(self, gathered: GlobalBatch, epoch: int = 0) -> dict[str, Tensor]:
         """The terms of the loss in an epoch, and their weighted sum as `loss`.
 
         Raises:

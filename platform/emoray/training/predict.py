@@ -14,11 +14,11 @@ from emoray.models.build import OVER_DIALOGUES
 from emoray.schema import DIMENSIONS
 from emoray.training.batch_plan import passes, together
 from emoray.training.objectives import ccc
-from emoray.training.sharding import passes_of_all
+from emoray.training.sharding import max_passes
 from emoray.training.training_set import TrainingSet
 
 
-def indivisible(model: nn.Module, training_set: TrainingSet, ids: Sequence[str]) -> list[np.ndarray]:
+def inseparable_groups(model: nn.Module, training_set: TrainingSet, ids: Sequence[str]) -> list[np.ndarray]:
     """Positions of the clips that a model has to hear together: those of a dialogue, or each clip by itself."""
     apart = isinstance(model, OVER_DIALOGUES)
     return together(training_set.dialogues(ids) if apart else np.arange(len(ids)))
@@ -55,9 +55,9 @@ def predict(
     lengths_s = np.asarray(training_set.durations_s(ids))
     columns: dict[str, list[object]] = {name: [None] * len(ids) for name in _MODEL_COLUMNS}
     with torch.inference_mode():
-        units = sorted(indivisible(model, training_set, ids), key=lambda clips: float(lengths_s[clips].max()))
+        units = sorted(inseparable_groups(model, training_set, ids), key=lambda clips: float(lengths_s[clips].max()))
         parts = list(passes(units, batch_size))
-        most, _ = passes_of_all(model, len(parts), device)
+        most, _ = max_passes(model, len(parts), device)
         for part in parts:
             places = np.concatenate(part)
             batch = training_set.collate([ids[place] for place in places]).at_level(level).to(device)

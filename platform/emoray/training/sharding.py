@@ -1,7 +1,7 @@
 """Full sharding (FSDP2): each worker holds its share of every weight, of its gradient and of its optimiser state.
 
 Sharded workers run every forward and backward pass together, since each one gathers weights from all. Whoever has fewer
-micro-batches than another keeps pace with passes that count for nothing (`passes_of_all`). Files hold whole tensors
+micro-batches than another keeps pace with passes that count for nothing (`max_passes`). Files hold whole tensors
 (`whole_state`), so that any number of workers, sharded or not, can go on from them.
 """
 
@@ -59,7 +59,7 @@ def is_sharded(model: nn.Module) -> TypeGuard[FSDPModule]:
     return fsdp is not None and isinstance(model, fsdp.FSDPModule)
 
 
-def is_share(tensor: Tensor) -> TypeGuard[DTensor]:
+def is_sharded_tensor(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether a tensor is a worker's share of one."""
     tensors = sys.modules.get("torch.distributed.tensor")
     return tensors is not None and isinstance(tensor, tensors.DTensor)
@@ -86,7 +86,7 @@ def backward(model: nn.Module, values: Sequence[Tensor], slopes: Sequence[Tensor
         torch.autograd.backward([value for value, _ in pairs], [slope for _, slope in pairs])
 
 
-def passes_of_all(model: nn.Module, mine: int, device: torch.device | str) -> tuple[int, bool]:
+def max_passes(model: nn.Module, mine: int, device: torch.device | str) -> tuple[int, bool]:
     """How many passes of a sharded model its workers make together; every worker asks.
 
     Args:
@@ -109,13 +109,13 @@ def passes_of_all(model: nn.Module, mine: int, device: torch.device | str) -> tu
 def whole(tensor: Tensor) -> Tensor:
     """A tensor's value over all workers, without gradient; of a shard every worker has to ask for it."""
     tensor = tensor.detach()
-    return tensor.full_tensor() if is_share(tensor) else tensor
+    return tensor.full_tensor() if is_sharded_tensor(tensor) else tensor
 
 
-def share_of(value: Tensor, like: Tensor) -> Tensor:
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor as another is kept: this worker's share of it where that is sharded."""
     value = value.to(like.device)
-    if not is_share(like):
+    if not is_sharded_tensor(like):
         return value
     from torch.distributed.tensor import distribute_tensor
 
@@ -134,7 +134,7 @@ def load_whole_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
 
     def share(number: int, value: Tensor) -> Tensor:
         # What has no shape of its parameter's, the count of steps, is no tensor that could be shared.
-        return share_of(value, parameters[number]) if value.shape == parameters[number].shape else value
+        return shard_like(value, parameters[number]) if value.shape == parameters[number].shape else value
 
     optimizer.load_state_dict({**state, "state": _mapped(state["state"], share)})
 

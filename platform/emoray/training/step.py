@@ -20,13 +20,13 @@ from emoray.models.cnn14_encoder import MaskedBatchNorm
 from emoray.models.systems.late_fusion import separately_trained
 from emoray.schema import DIMENSIONS
 from emoray.training.config import TrainConfig
-from emoray.training.gathered import Gathered, as_gathered, clip_shapes, from_matrix, inputs, sizes_of, to_matrix
+from emoray.training.gathered import GlobalBatch, as_gathered, clip_shapes, from_matrix, inputs, sizes_of, to_matrix
 from emoray.training.layers import prepare_layers
-from emoray.training.loader import Share
+from emoray.training.loader import WorkerBatch
 from emoray.training.objectives import Objective, RegionTargets, ccc
 from emoray.training.optimizer import build_optimizer, lr_factor, plateau_factor
 from emoray.training.seeds import seed_torch
-from emoray.training.sharding import backward, is_sharded, passes_of_all, shard, whole
+from emoray.training.sharding import backward, is_sharded, max_passes, shard, whole
 
 #: Gradients are summed over workers in pieces of this many numbers: few messages, and no second copy of a large model.
 REDUCE_NUMBERS = 16_777_216
@@ -102,7 +102,7 @@ class Learner:
         if self.config.optimizer.schedule == "plateau":
             self._plateau = plateau_factor(scores, self.config.optimizer)
 
-    def step(self, share: Share) -> dict[str, float]:
+    def step(self, share: WorkerBatch) -> dict[str, float]:
         """Train on one global batch; every worker calls it with its own share.
 
         Returns:
@@ -133,7 +133,7 @@ class Learner:
             metrics[f"ccc_{name}"] = float(ccc(prediction_N, gathered.target_N3[labelled, d]))
         return {**metrics, "lr": self.optimizer.param_groups[-1]["lr"], "grad_norm": float(norm)}
 
-    def _global_backward(self, work: list[_Pass], share: Share) -> tuple[dict[str, Tensor], Gathered]:
+    def _global_backward(self, work: list[_Pass], share: WorkerBatch) -> tuple[dict[str, Tensor], GlobalBatch]:
         single = len(work) == 1
         with torch.set_grad_enabled(single):
             parts = [self._forward(one, share.step) for one in work]
@@ -147,7 +147,7 @@ class Learner:
             backward(self.model, values, mine if one.counts else [None] * len(values), last=number == len(work))
         return {name: value.detach() for name, value in terms.items()}, gathered
 
-    def _local_backward(self, work: list[_Pass], share: Share) -> tuple[dict[str, Tensor], Gathered]:
+    def _local_backward(self, work: list[_Pass], share: WorkerBatch) -> tuple[dict[str, Tensor], GlobalBatch]:
         """Each micro-batch by its own CCC, weighted by its clips, as papers with gradient accumulation have it."""
         counted = []
         for number, one in enumerate(work, 1):
@@ -164,11 +164,11 @@ class Learner:
         gathered = self._gather(counted)
         return self._checked_terms(gathered, share), gathered
 
-    def _work(self, share: Share) -> list[_Pass]:
+    def _work(self, share: WorkerBatch) -> list[_Pass]:
         """This worker's micro-batches; beside sharded workers with more, also clips that keep pace and do not count."""
         starts = [share.start + sum(map(len, share.batches[:index])) for index in range(len(share.batches))]
         work = [_Pass(batch.to(self.device), start) for batch, start in zip(share.batches, starts, strict=True)]
-        most, some_have_none = passes_of_all(self.model, len(work), self.device)
+        most, some_have_none = max_passes(self.model, len(work), self.device)
         clip = share.batches[0].slice(0, 1) if share.batches else None
         if some_have_none:
             told = [clip]
@@ -179,7 +179,7 @@ class Learner:
             work += [_Pass(clip.to(self.device), share.start, counts=False)] * (most - len(work))
         return work
 
-    def _forward(self, one: _Pass, step: int) -> Gathered:
+    def _forward(self, one: _Pass, step: int) -> GlobalBatch:
         # The same dropout in both passes, and whichever worker runs the micro-batch.
         seed_torch(self.config.seed, "dropout", step, one.start)
         before = [] if one.counts else [statistic.clone() for statistic in self._statistics]
@@ -189,7 +189,7 @@ class Learner:
             statistic.copy_(value)
         return as_gathered(output, one.batch)
 
-    def _gather(self, parts: list[Gathered]) -> Gathered:
+    def _gather(self, parts: list[GlobalBatch]) -> GlobalBatch:
         """The global batch on every worker, without gradient, in the order of the plan."""
         clips, sizes = [sum(len(part.prediction_N3) for part in parts)], sizes_of(parts[0] if parts else None)
         if self.world > 1:
@@ -211,7 +211,7 @@ class Learner:
             matrix_NL = torch.cat([part[:count] for part, count in zip(received, clips, strict=True)])
         return from_matrix(matrix_NL, shapes)
 
-    def _checked_terms(self, gathered: Gathered, share: Share) -> dict[str, Tensor]:
+    def _checked_terms(self, gathered: GlobalBatch, share: WorkerBatch) -> dict[str, Tensor]:
         bad_N = torch.zeros(share.clips, dtype=torch.bool)
         for tensor in inputs(gathered):
             bad_N |= ~tensor.detach().isfinite().flatten(1).all(1).cpu()
@@ -222,7 +222,7 @@ class Learner:
             raise self._stop("the loss is not finite", share, torch.ones(share.clips, dtype=torch.bool))
         return terms
 
-    def _stop(self, what: str, share: Share, bad_N: Tensor) -> TrainingError:
+    def _stop(self, what: str, share: WorkerBatch, bad_N: Tensor) -> TrainingError:
         ids = [name for batch in share.batches for name in batch.utterance_ids]
         if self.world > 1:
             received: list[list[str]] = [[] for _ in range(self.world)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks.__main__ import _report
 from benchmarks.proc import descendants
-from benchmarks.speed.measure import Measurement, Reading, Side, against, rounds
+from benchmarks.speed.measure import Contender, Measurement, Reading, against, rounds
 
 PEERS = Path(__file__).parents[3] / "benchmarks" / "speed" / "peers"
 
@@ -42,7 +42,7 @@ def command(tmp_path: Path) -> list[str]:
 
 
 def test_a_side_starts_anew_or_goes_on_as_it_is_told(command: list[str], tmp_path: Path) -> None:
-    with Side("counter", command, {"seconds": 0.7}, tmp_path) as side:
+    with Contender("counter", command, {"seconds": 0.7}, tmp_path) as side:
         first, second, third = side.run(), side.run(reset=False), side.run()
     assert [one.results["runs"] for one in (first, second, third)] == [1, 2, 1]
     assert 0.7 <= first.seconds < 5
@@ -51,12 +51,12 @@ def test_a_side_starts_anew_or_goes_on_as_it_is_told(command: list[str], tmp_pat
 
 
 def test_a_killed_side_leaves_no_process_behind(command: list[str], tmp_path: Path) -> None:
-    with Side("counter", command, {"seconds": 0.0}, tmp_path) as side:
+    with Contender("counter", command, {"seconds": 0.0}, tmp_path) as side:
         child = side.run().results["child"]
         assert child in descendants(side.pid)
         with pytest.raises(RuntimeError, match="done, or dead, before"):
             side.kill_after(30.0)
-    with Side("victim", command, {"seconds": 60.0}, tmp_path) as victim:
+    with Contender("victim", command, {"seconds": 60.0}, tmp_path) as victim:
         family = descendants(victim.pid)
         assert len(family) == 2
         reading = victim.kill_after(0.2)
@@ -65,7 +65,7 @@ def test_a_killed_side_leaves_no_process_behind(command: list[str], tmp_path: Pa
 
 
 def test_a_side_that_dies_says_what_it_last_printed(tmp_path: Path) -> None:
-    side = Side("broken", [sys.executable, "-c", "raise SystemExit('the reason')"], {}, tmp_path)
+    side = Contender("broken", [sys.executable, "-c", "raise SystemExit('the reason')"], {}, tmp_path)
     with pytest.raises(RuntimeError, match="the reason"), side:
         pass
 
@@ -73,8 +73,8 @@ def test_a_side_that_dies_says_what_it_last_printed(tmp_path: Path) -> None:
 def test_rounds_take_turns_and_drop_the_warm_up(command: list[str], tmp_path: Path) -> None:
     lines: list[str] = []
     with (
-        Side("slow", command, {"seconds": 0.3}, tmp_path) as slow,
-        Side("fast", command, {"seconds": 0.1}, tmp_path) as fast,
+        Contender("slow", command, {"seconds": 0.3}, tmp_path) as slow,
+        Contender("fast", command, {"seconds": 0.1}, tmp_path) as fast,
     ):
         readings = rounds([fast, slow], 2, lines.append)
     assert {name: len(taken) for name, taken in readings.items()} == {"fast": 2, "slow": 2}

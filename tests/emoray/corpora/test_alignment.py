@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emoray.corpora import alignment
-from emoray.corpora.import_report import Ledger
+from emoray.corpora.import_report import ImportReport
 
 SHORT = '''File type = "ooTextFile"
 Object class = "TextGrid"
@@ -99,7 +99,7 @@ def test_the_transcripts_spelling_where_both_agree(aligned, transcript, expected
 
 
 def test_words_that_differ_stay_as_aligned_and_are_counted():
-    books = Ledger("there")
+    books = ImportReport("there")
     words = alignment.taken(SHORT, alignment.textgrid, "never", "a", books)
     assert [word["word"] for word in words] == ['say "when"', "<unk>"]
     assert alignment.taken(None, alignment.textgrid, "never", "b", books) is None

@@ -13,7 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from emoray.errors import InputError, LakeError
-from emoray.interchange.atomic_output import delivered
+from emoray.interchange.atomic_output import atomic_output
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,14 @@ class Place:
     options: dict[str, Any]
 
     def put(self, name: str, text: str, *, force: bool = False, fail: bool = False) -> None:
-        with delivered(f"{self.folder}/{name}", self.options, force=force) as path:
+        with atomic_output(f"{self.folder}/{name}", self.options, force=force) as path:
             with open(path, "w") as file:
                 file.write(text)
             if fail:
                 raise LakeError("the source broke off")
 
     def put_folder(self, name: str, files: dict[str, str], *, force: bool = False) -> None:
-        with delivered(f"{self.folder}/{name}", self.options, force=force, header="db.yaml") as path:
+        with atomic_output(f"{self.folder}/{name}", self.options, force=force, header="db.yaml") as path:
             for file_name, text in files.items():
                 with open(os.path.join(path, file_name), "w") as file:
                     file.write(text)
@@ -91,7 +91,7 @@ def test_what_is_no_earlier_export_is_never_replaced(place):
 
 def test_who_comes_second_does_not_overwrite_what_came_meanwhile(place):
     def second() -> None:
-        with delivered(f"{place.folder}/x.csv", place.options, force=False) as path:
+        with atomic_output(f"{place.folder}/x.csv", place.options, force=False) as path:
             place.put("x.csv", "first")
             with open(path, "w") as file:
                 file.write("second")

@@ -19,7 +19,7 @@ from interchange_kit import course, failed, labels_of, score, scores, utterance
 
 from emoray.errors import InputError
 from emoray.interchange import emotionml, emotionml_reader
-from emoray.interchange.label import Label, Tally, utterances
+from emoray.interchange.label import ExportStats, Label, utterances
 from emoray.schema import DIMENSIONS, utterances_table
 
 EMO = "{http://www.w3.org/2009/10/emotionml}"
@@ -27,7 +27,7 @@ PAD = "http://www.w3.org/TR/emotion-voc/xml#pad-dimensions"
 SHARE = re.compile(r"\d+(\.\d+)?(e-\d+)?")
 
 
-def is_share(text: str) -> bool:
+def is_sharded_tensor(text: str) -> bool:
     return SHARE.fullmatch(text) is not None and 0 <= float(text) <= 1
 
 
@@ -61,11 +61,11 @@ def hold_to_the_rules(path) -> ET.Element:
             assert one.get("name") in ("pleasure", "arousal", "dominance")  # 222
             traces = one.findall(f"{EMO}trace")
             assert ("value" in one.attrib) + len(traces) == 1  # 224
-            assert "value" not in one.attrib or is_share(one.get("value"))  # 500
+            assert "value" not in one.attrib or is_sharded_tensor(one.get("value"))  # 500
             for trace in traces:
                 assert re.fullmatch(r"\d+(\.\d+)? ?Hz", trace.get("freq"))  # 501, 502
                 assert trace.get("samples").split()  # 503
-                assert all(map(is_share, trace.get("samples").split()))  # 504
+                assert all(map(is_sharded_tensor, trace.get("samples").split()))  # 504
         items = set()
         if categories:
             vocabulary = vocabularies[emotion.get("category-set").removeprefix("#")]  # 160, 161, 210
@@ -73,7 +73,7 @@ def hold_to_the_rules(path) -> ET.Element:
         assert len({one.get("name") for one in categories}) == len(categories)  # 213
         for one in categories:
             assert one.get("name") in items  # 212
-            assert "confidence" not in one.attrib or is_share(one.get("confidence"))  # 300
+            assert "confidence" not in one.attrib or is_sharded_tensor(one.get("confidence"))  # 300
         for one in emotion.findall(f"{EMO}reference"):
             assert re.fullmatch(r"[\w./:%!$&'()*+,;=@~#-]+", one.get("uri"), re.ASCII)  # 410, 411
             assert one.get("role") in ("expressedBy", "experiencedBy", "triggeredBy", "targetedAt")  # 414
@@ -181,7 +181,7 @@ def test_any_label_goes_there_and_back(tmp_path_factory, name, values, start_s, 
     path = str(tmp_path_factory.mktemp("emotionml") / "x.xml")
     start_s = None if start_s is None else round(start_s, 6)
     label = Label(name, f"/{name}", start_s, values=values, classes={"joy": share})
-    emotionml.write(path, [label], Tally())
+    emotionml.write(path, [label], ExportStats())
     hold_to_the_rules(path)
     (read,) = emotionml_reader.read(path).labels
     assert dataclasses.replace(read, audio_uri=None) == dataclasses.replace(label, audio_uri=None)

@@ -134,7 +134,7 @@ def test_killed_again_and_again_beside_a_writer_and_a_reader(tmp_path):
 
 def test_a_kill_before_the_last_file_leaves_all_there_is(tmp_path, monkeypatch):
     """Of a large table several files come about; until the last is written nothing counts as replaced."""
-    monkeypatch.setattr("emoray.lake.tables.compaction.FILE_BYTES", 1)
+    monkeypatch.setattr("emoray.lake.compaction.FILE_BYTES", 1)
     lake = disk(tmp_path)
     for name in "abc":
         lake.append_stage(*TABLE, rows_to_outcomes([value(name, name)], SCHEMA))

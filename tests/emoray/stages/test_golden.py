@@ -17,7 +17,7 @@ import soundfile
 from emoray.stages.norms import Norms
 from emoray.stages.pipeline import annotate_rows, audio_stages, text_stages
 from emoray.stages.quality import MeasureQuality
-from emoray.stages.transcribe.stage import transcriber
+from emoray.stages.transcribe.stage import build_transcribe
 
 GOLDEN = Path(__file__).with_name("golden.json")
 VECTOR_PARTS = 6  # so many numbers of a vector are kept
@@ -75,7 +75,7 @@ def observed(configure, guard, heard, tmp_path_factory):
     found = {name_of(stage): summary(row[stage.name]) for stage in stages}
     spoken = dict(heard[0])
     for over in ({"kind": "pocketsphinx"}, {"reference": {"times": "aligned"}}):
-        stage = transcriber(configure({"transcribe": over}).transcribe)
+        stage = build_transcribe(configure({"transcribe": over}).transcribe)
         annotate_rows([stage], [spoken], guard)
         times = "aligned" if "reference" in over else ""
         found[f"{name_of(stage)}{times}"] = summary(spoken["transcribe"])

@@ -10,7 +10,7 @@ import pytest
 
 from emoray.errors import InputError, StageError
 from emoray.stages.norms import Norms, NormsConfig
-from emoray.stages.prosodic_features import MEASURES, measure_delivery
+from emoray.stages.prosodic_features import MEASURES, measure_prosodic_features
 
 CONFIG = NormsConfig(enrol_clips=3)
 
@@ -28,7 +28,7 @@ def clip(speak):
 
 def test_measures_of_a_clip_made_by_hand(speak):
     row = speak([("one", 0.1, 0.4, 100.0, -20.0), ("three", 0.5, 0.9, 200.0, -30.0)], 1.0)
-    measures = measure_delivery(row["prosody"], row["transcribe"])
+    measures = measure_prosodic_features(row["prosody"], row["transcribe"])
     assert set(measures) == set(MEASURES)
     assert measures["pitch_st"] == pytest.approx(12.0)  # 40 frames of 200 Hz against 30 of 100 Hz
     assert measures["range_st"] == pytest.approx(12.0)
@@ -41,7 +41,7 @@ def test_measures_of_a_clip_made_by_hand(speak):
 
 def test_a_clip_without_voice_or_words_lacks_what_needs_them(speak):
     row = speak([("psst", 0.1, 0.5, 0.0, -20.0)], 0.6)
-    measures = measure_delivery(row["prosody"], None)
+    measures = measure_prosodic_features(row["prosody"], None)
     assert not {"pitch_st", "range_st", "slope_st_s", "jitter_st", "rate_hz"} & set(measures)
     assert measures["voiced_share"] == 0.0
 
@@ -49,7 +49,7 @@ def test_a_clip_without_voice_or_words_lacks_what_needs_them(speak):
 def test_untimed_words_are_counted_over_the_time_of_speech(speak):
     row = speak([("word", 0.1, 0.5, 100.0, -20.0)], 0.6)
     row["transcribe"]["words"][0].update(start_s=None, end_s=None)
-    assert measure_delivery(row["prosody"], row["transcribe"])["rate_hz"] == pytest.approx(4 / 0.4)
+    assert measure_prosodic_features(row["prosody"], row["transcribe"])["rate_hz"] == pytest.approx(4 / 0.4)
 
 
 def test_variance_components_by_hand(clip):

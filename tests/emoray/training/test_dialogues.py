@@ -29,12 +29,12 @@ from emoray.errors import TrainingError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import frontend
 from emoray.schema import utterances_table
-from emoray.training.batch_plan import DIALOGUE_PLAN, make_plan, units_of
+from emoray.training.batch_plan import DIALOGUE_PLAN, make_plan, plan_units
 from emoray.training.begin import begin, plan_run
 from emoray.training.checkpoint import Checkpoint, plan_fingerprint
 from emoray.training.config import PlanConfig
 from emoray.training.fit import Callbacks, DevEvaluation, fit
-from emoray.training.gathered import Gathered
+from emoray.training.gathered import GlobalBatch
 from emoray.training.loader import LocalLoader, make_share
 from emoray.training.objectives import Objective
 from emoray.training.pack import training_rows, training_set_hash
@@ -98,7 +98,7 @@ def test_dialogues_stay_whole_and_come_once_per_epoch(sizes, most, buckets, worl
     whole = sorted(names[numbers == number].tolist() for number in range(len(sizes)))
     for epoch in (0, 1):
         rows = [row for row in plan.to_pylist() if row["epoch"] == epoch]
-        assert sorted(unit for row in rows for unit in units_of(row)) == whole
+        assert sorted(unit for row in rows for unit in plan_units(row)) == whole
         for row in rows:
             assert len(row["dialogue_clips"]) <= most
             assert row["seconds"] == len(row["utterance_ids"]) == sum(row["dialogue_clips"])
@@ -224,7 +224,7 @@ def test_the_perspective_loss_and_its_gradient_follow_the_formula(as_released, d
         objective={**PUBLISHED, "category": 0.5, "modalities": delta, "as_released": as_released}
     ).objective
     nothing = torch.full((7, 3), torch.nan)
-    gathered = Gathered(torch.zeros(7, 3), nothing, torch.tensor(label), logits_NC=fused, modality_logits_NMC=own)
+    gathered = GlobalBatch(torch.zeros(7, 3), nothing, torch.tensor(label), logits_NC=fused, modality_logits_NMC=own)
     terms = Objective(options)(gathered)
     assert terms["loss"].item() == pytest.approx(loss(z), abs=1e-5)
     slopes = torch.autograd.grad(terms["loss"], [fused, own], allow_unused=True)

@@ -84,7 +84,7 @@ def test_a_run_that_is_asked_to_stop_checkpoints_and_goes_on_as_if_it_had_not(pa
     _, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=whole.append))
     kept: list[Checkpoint] = []
     stop = Callbacks(
-        on_checkpoint=kept.append, asked_to_stop=lambda: len(seen) == asked_at, on_step=lambda *_: seen.append(0)
+        on_checkpoint=kept.append, should_stop=lambda: len(seen) == asked_at, on_step=lambda *_: seen.append(0)
     )
     seen: list[int] = []
     with pytest.raises(StoppedError, match=f"after {asked_at} of {result.steps} steps"):

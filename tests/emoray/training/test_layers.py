@@ -11,7 +11,7 @@ from training_kit import model_config, random_batch, train_config
 from emoray.errors import ConfigError
 from emoray.models.build import build
 from emoray.training.layers import encoder_layers
-from emoray.training.loader import Share
+from emoray.training.loader import WorkerBatch
 from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
 
@@ -27,7 +27,7 @@ def trained(model=MODEL, size: int = 4, **changes: Any) -> tuple[Learner, list[d
     for step in range(2):
         batch = random_batch(9, 12, seed=step)
         parts = tuple(batch.slice(at, min(at + size, 9)) for at in range(0, 9, size))
-        steps.append(learner.step(Share(epoch=0, step=step, clips=9, start=0, batches=parts)))
+        steps.append(learner.step(WorkerBatch(epoch=0, step=step, clips=9, start=0, batches=parts)))
     return learner, steps
 
 

@@ -25,8 +25,8 @@ from emoray.errors import TrainingError
 from emoray.models.build import build
 from emoray.training.checkpoint import Checkpoint
 from emoray.training.fit import Callbacks
-from emoray.training.gathered import Gathered
-from emoray.training.loader import Share
+from emoray.training.gathered import GlobalBatch
+from emoray.training.loader import WorkerBatch
 from emoray.training.objectives import Objective, RegionTargets, region_share
 from emoray.training.optimizer import plateau_factor
 from emoray.training.seeds import seed_torch
@@ -44,9 +44,9 @@ def objective(**changes):
     return train_config(objective=changes).objective
 
 
-def share(batch, size: int, epoch: int = 0, step: int = 0) -> Share:
+def share(batch, size: int, epoch: int = 0, step: int = 0) -> WorkerBatch:
     parts = tuple(batch.slice(at, min(at + size, len(batch))) for at in range(0, len(batch), size))
-    return Share(epoch=epoch, step=step, clips=len(batch), start=0, batches=parts)
+    return WorkerBatch(epoch=epoch, step=step, clips=len(batch), start=0, batches=parts)
 
 
 def learner(config, **changes) -> Learner:
@@ -83,7 +83,7 @@ def test_the_region_loss_and_its_gradient_follow_the_formula(epoch):
     weight = torch.tensor([1.0, 0.5, 2.0, 1.5, 0.7, 0.3, 1.1, 0.9])
     prediction = torch.rand(6, 3)
     terms = Objective(objective(region=0.5), regions=RegionTargets("octants", weight))(
-        Gathered(prediction, target, torch.full((6,), -1), regions_NR=logits), epoch
+        GlobalBatch(prediction, target, torch.full((6,), -1), regions_NR=logits), epoch
     )
     labelled = [0, 1, 3, 4, 5]
     valence, arousal, dominance = ((2 * target.numpy() - 1)[labelled] >= 0).T
@@ -106,7 +106,7 @@ def test_the_region_loss_and_its_gradient_follow_the_formula(epoch):
 
 
 def test_a_region_head_without_targets_is_named():
-    gathered = Gathered(torch.rand(4, 3), torch.rand(4, 3), torch.full((4,), -1), regions_NR=torch.randn(4, 8))
+    gathered = GlobalBatch(torch.rand(4, 3), torch.rand(4, 3), torch.full((4,), -1), regions_NR=torch.randn(4, 8))
     with pytest.raises(TrainingError, match=r"RegionTargets\.fit"):
         Objective(objective())(gathered)
     assert "loss_region" not in Objective(objective(region=0.0))(gathered)
@@ -140,7 +140,7 @@ def test_each_branch_has_the_gradient_of_its_own_loss():
     mean = torch.tensor(branches.mean(1), dtype=torch.float32, requires_grad=True)
     leaves = torch.tensor(branches, dtype=torch.float32, requires_grad=True)
     target = torch.tensor(y, dtype=torch.float32)
-    terms = Objective(objective())(Gathered(mean, target, torch.full((7,), -1), branches_NM3=leaves))
+    terms = Objective(objective())(GlobalBatch(mean, target, torch.full((7,), -1), branches_NM3=leaves))
     for_mean, for_branches = torch.autograd.grad(terms["loss"], [mean, leaves], allow_unused=True)
     assert for_mean is None  # the mean of the outputs has no loss
     for branch in range(2):

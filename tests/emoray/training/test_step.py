@@ -21,7 +21,7 @@ from emoray.errors import TrainingError
 from emoray.models.batch import Batch
 from emoray.models.build import build
 from emoray.training.fit import Callbacks
-from emoray.training.loader import Share
+from emoray.training.loader import WorkerBatch
 from emoray.training.objectives import ccc_loss
 from emoray.training.optimizer import build_optimizer, lr_factor
 from emoray.training.seeds import seed_torch
@@ -36,9 +36,9 @@ def learner(config, **changes) -> Learner:
     return Learner(build(config), train_config(**changes), total_steps=10)
 
 
-def share(batch: Batch, size: int, step: int = 0) -> Share:
+def share(batch: Batch, size: int, step: int = 0) -> WorkerBatch:
     parts = tuple(batch.slice(at, min(at + size, len(batch))) for at in range(0, len(batch), size))
-    return Share(epoch=0, step=step, clips=len(batch), start=0, batches=parts)
+    return WorkerBatch(epoch=0, step=step, clips=len(batch), start=0, batches=parts)
 
 
 def assert_same_outputs(one: torch.nn.Module, other: torch.nn.Module) -> None:
@@ -203,7 +203,7 @@ def test_a_clip_that_breaks_the_loss_is_named_and_no_weight_changes():
 def test_unlabelled_clips_change_nothing_but_the_explanations():
     config = model_config(**CLASSES, **NO_DROPOUT)
     batch, extra = random_batch(6, 12), random_batch(3, 12, seed=5).unlabelled()
-    with_extra = Share(0, 0, 9, 0, (batch, extra))
+    with_extra = WorkerBatch(0, 0, 9, 0, (batch, extra))
     one, other = learner(config, objective=ALL_TERMS), learner(config, objective=ALL_TERMS)
     assert other.step(with_extra) == pytest.approx(one.step(share(batch, 6)), abs=1e-5)
     assert_same_outputs(one.model, other.model)

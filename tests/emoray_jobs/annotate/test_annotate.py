@@ -66,8 +66,8 @@ def test_summary_says_what_was_done(done):
         assert (stage.computed, stage.reused, stage.failed) == (CLIPS, 0, {})
         assert stage.real_time_factor is not None
         assert stage.real_time_factor > 0
-    assert result.workforce.peak_memory_bytes > 50 * 2**20
-    assert result.workforce.processes > 0
+    assert result.resources.peak_memory_bytes > 50 * 2**20
+    assert result.resources.processes > 0
     assert result.flush_rows == 4
 
 

@@ -148,7 +148,7 @@ def test_what_a_dying_sink_held_is_done_again(tmp_path, ray_session, monkeypatch
         if not killed:
 
             def kill() -> None:
-                wait_for(lambda: ray.get(actor.held.remote()) > 0, "a batch in the sink")
+                wait_for(lambda: ray.get(actor.buffered_rows.remote()) > 0, "a batch in the sink")
                 ray.kill(actor, no_restart=False)
 
             killed.append(threading.Thread(target=kill))
@@ -227,12 +227,12 @@ def test_a_full_disk_stops_the_job_with_the_reason_and_nothing_half_written(tmp_
     config = config_for(tmp_path, "annotate.flush_rows=12")
     make_corpus(tmp_path, clips)
 
-    class Cramped(writer.Sink):
+    class Cramped(writer.OutcomeWriter):
         def __init__(self, *arguments):
             resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
             super().__init__(*arguments)
 
-    monkeypatch.setattr(writer, "Sink", Cramped)
+    monkeypatch.setattr(writer, "OutcomeWriter", Cramped)
     with pytest.raises(ServiceError, match=r"40 utterances cannot be finished.*/annotations/prosody/.*cannot write"):
         annotate.run(config)
     monkeypatch.undo()

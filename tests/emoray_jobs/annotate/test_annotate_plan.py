@@ -98,14 +98,14 @@ def test_what_was_never_measured_is_unknown_until_it_is_calibrated(tmp_path, ray
 
 def test_the_summary_says_how_busy_the_pools_were(done):
     _, result = done
-    pools = {pool.name: pool for pool in result.workforce.pools}
+    pools = {pool.name: pool for pool in result.resources.pools}
     assert set(pools) == {"decode+prosody+transcribe", "emphasis+semantics", "embed_transcript+embed_semantics"}
     spent_s = {stage.name: stage.busy_s for stage in result.stages}
     for name, pool in pools.items():
         assert 0 < pool.busy_share <= 1
         # The stages' own clocks stand within the pool's.
         assert sum(spent_s[stage] for stage in name.split("+")) <= pool.busy_s
-    assert result.workforce.spilled_bytes == 0
+    assert result.resources.spilled_bytes == 0
     assert "spilled to disk: 0 MiB" in printed(summary.render(result))
 
 

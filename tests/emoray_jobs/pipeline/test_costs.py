@@ -16,14 +16,14 @@ from emoray.stages import pipeline
 from emoray.stages.base import WAVEFORM
 from emoray.stages.prosody import MeasureProsody
 from emoray_jobs.pipeline import costs
-from emoray_jobs.pipeline.costs import Work, run_measured
+from emoray_jobs.pipeline.costs import CostSums, run_measured
 
 batch = st.tuples(st.integers(1, 64), st.floats(0.1, 500), st.floats(0.001, 60))
 
 
 def total(batches, *, first=False):
-    works = [Work.of_batch(*one, first=first, peak_bytes=1) for one in batches]
-    return functools.reduce(operator.add, works, Work())
+    works = [CostSums.of_batch(*one, first=first, peak_bytes=1) for one in batches]
+    return functools.reduce(operator.add, works, CostSums())
 
 
 @settings(deadline=None)
@@ -63,8 +63,8 @@ def test_the_lake_remembers_by_stage_and_machine(tmp_path):
     lake = Lake(config.lake)
     stages = pipeline.audio_stages(config.annotate)
     prosody = stages[1]
-    costs.record(lake, prosody, "A fast (R) CPU", total([(10, 50.0, 1.0)]))
-    costs.record(lake, prosody, "A fast (R) CPU", total([(10, 50.0, 3.0)]))
+    costs.add_measurement(lake, prosody, "A fast (R) CPU", total([(10, 50.0, 1.0)]))
+    costs.add_measurement(lake, prosody, "A fast (R) CPU", total([(10, 50.0, 3.0)]))
     assert costs.load_costs(lake, stages, "A fast (R) CPU")["prosody"].work_s(20, 100.0) == pytest.approx(4.0)
     assert costs.load_costs(lake, stages, "another") == {}
     coarser = config_for(tmp_path, "annotate.prosody.hop_s=0.02")
@@ -74,7 +74,7 @@ def test_the_lake_remembers_by_stage_and_machine(tmp_path):
 def test_a_record_that_cannot_be_read_is_passed_over(tmp_path, caplog):
     config = config_for(tmp_path)
     lake, prosody = Lake(config.lake), MeasureProsody(config.annotate.prosody)
-    costs.record(lake, prosody, "cpu", total([(10, 50.0, 1.0)]))
+    costs.add_measurement(lake, prosody, "cpu", total([(10, 50.0, 1.0)]))
     (file,) = (tmp_path / "calibration" / "cpu").iterdir()
     file.write_text('{"rows": 3, "from another version": 1}')
     assert costs.load_costs(lake, [prosody], "cpu") == {}
@@ -84,8 +84,8 @@ def test_a_record_that_cannot_be_read_is_passed_over(tmp_path, caplog):
 def test_new_measurements_make_themselves_felt(tmp_path):
     config = config_for(tmp_path)
     lake, prosody = Lake(config.lake), MeasureProsody(config.annotate.prosody)
-    costs.record(lake, prosody, "cpu", total([(10_000_000, 5e7, 1e6)]))
-    costs.record(lake, prosody, "cpu", total([(20_000, 1e5, 6e3)]))
+    costs.add_measurement(lake, prosody, "cpu", total([(10_000_000, 5e7, 1e6)]))
+    costs.add_measurement(lake, prosody, "cpu", total([(20_000, 1e5, 6e3)]))
     cost = costs.load_costs(lake, [prosody], "cpu")["prosody"]
     assert cost.work_s(1, 5.0) == pytest.approx((0.1 + 0.3) / 2)
 
@@ -102,4 +102,4 @@ def test_a_stage_is_measured_while_it_runs(tmp_path):
     lacking = [{"utterance_id": "silent"}]
     outcomes, nothing = run_measured(prosody, lacking, config.guard, "here", on_gpu=False)
     assert outcomes[0].error["type"] == "missing_input"
-    assert nothing == Work()
+    assert nothing == CostSums()

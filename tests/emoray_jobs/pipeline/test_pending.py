@@ -50,7 +50,7 @@ def test_answers_prefer_a_value_to_an_error(lake):
     write(lake, "stage", {"a": 1})
     write(lake, "stage", {"b": None, "d": None, "stranger": 7})
     write(lake, "stage", {"d": 4})
-    found = pending.answers(lake, "stage", MARK, pl.Series(["a", "b", "c", "d"]))
+    found = pending.outcome_status(lake, "stage", MARK, pl.Series(["a", "b", "c", "d"]))
     assert found["answered"].to_list() == [True, True, False, True]
     assert found["failed"].to_list() == [None, "broken", None, None]
     assert found["elapsed_s"].to_list() == [0.5, 0.5, 0.0, 0.5]
@@ -62,7 +62,7 @@ def test_forgetting_failures_keeps_values(lake):
     write(lake, "stage", {"c": None})
     write(lake, "stage", {"d": 4})
     assert pending.forget_failures(lake, "stage", MARK) == 2
-    found = pending.answers(lake, "stage", MARK, pl.Series(["a", "b", "c", "d"]))
+    found = pending.outcome_status(lake, "stage", MARK, pl.Series(["a", "b", "c", "d"]))
     assert found["answered"].to_list() == [False, True, False, True]
     assert pending.forget_failures(lake, "stage", MARK) == 0
 
@@ -77,7 +77,7 @@ def test_join_is_the_same_in_one_part_and_in_many(lake, monkeypatch, part_rows, 
     table = utterances(10).take(pa.array(np.random.default_rng(0).permutation(10)))
     marks = {"one": MARK, "two": MARK, "absent": MARK}
     ids = pl.Series(table["utterance_id"]).filter(pl.Series(table["utterance_id"]) != "u08")
-    parts = list(batch_files.joined(lake, pads.dataset(table), ids, marks, ["utterance_id", "audio_uri"]))
+    parts = list(batch_files.join_stage_values(lake, pads.dataset(table), ids, marks, ["utterance_id", "audio_uri"]))
     assert parts[0].column_names == ["utterance_id", "audio_uri", *marks]
     assert [part.num_rows for part in parts] == sizes
     rows = [row for part in parts for row in part.to_pylist()]
@@ -94,18 +94,18 @@ def test_a_corpus_that_is_replaced_meanwhile_is_no_trace(lake):
     before = lake.utterances_dataset("calls")
     lake.write_utterances("calls", utterances(5))
     with pytest.raises(LakeError, match="run the same command again"):
-        list(batch_files.joined(lake, before, pl.Series(["u00"]), {}))
+        list(batch_files.join_stage_values(lake, before, pl.Series(["u00"]), {}))
 
 
 def test_outstanding_is_an_anti_join_per_stage(lake, monkeypatch):
     decode = Decode.__new__(Decode)
     write(lake, "decode", {"u00": 1, "u02": None})
-    rows = pending.durations(utterances(4))
+    rows = pending.utterance_lengths(utterances(4))
     assert rows["seconds"].to_list() == [pending.UNKNOWN_DURATION_S] * 4
     work = pending.outstanding(lake, rows, [decode], {"decode": MARK})
     assert work.rows["utterance_id"].to_list() == ["u01", "u03"]  # an error is an answer too
-    assert work.cells == 2
-    assert work.running() == [decode]
+    assert work.outcome_count == 2
+    assert work.active_stages() == [decode]
 
 
 @settings(max_examples=50, deadline=None)
@@ -129,7 +129,7 @@ def test_written_batches_carry_rows_values_and_columns(lake, monkeypatch):
     one.name = "one"  # type: ignore[misc]
     lacks = {"decode": [True, False, True], "one": [True, True, False]}
     rows = pl.DataFrame({"utterance_id": ["u01", "u03", "u05"], "seconds": [2.0, 3.0, 1.0], **lacks})
-    work = pending.Worklist([decode, one], rows)
+    work = pending.PendingWork([decode, one], rows)
     table = pads.dataset(utterances(8))
     batches = batch_files.write_batches(lake, "scratch", work, table, {"one": MARK}, max_rows=2, max_audio_s=4.0)
     assert batches.column_names == batch_files.BATCHES.names

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emoray.errors import ConfigError
-from emoray_jobs.cluster.hardware import Machines, Node
+from emoray_jobs.cluster.hardware import ClusterResources, NodeResources
 from emoray_jobs.pipeline.pools import PoolDemand, phase_duration_s, size_pools
 
 GIB = 2**30
@@ -19,11 +19,11 @@ def demand(
     return PoolDemand((name,), uses_actors, gpus, work_s, 0.0, int(gib * GIB))
 
 
-def machines(*cores: float, gpus: tuple[int, ...] = (), gib: int = 64) -> Machines:
+def machines(*cores: float, gpus: tuple[int, ...] = (), gib: int = 64) -> ClusterResources:
     gpus = gpus or (0,) * len(cores)
-    return Machines(
+    return ClusterResources(
         tuple(
-            Node("cpu", "H100" if number else None, cpus, number, gib * GIB)
+            NodeResources("cpu", "H100" if number else None, cpus, number, gib * GIB)
             for cpus, number in zip(cores, gpus, strict=True)
         )
     )
@@ -42,7 +42,7 @@ demands = st.lists(
 )
 nodes = st.lists(
     st.builds(
-        lambda cpus, gpus, gib: Node("cpu", "H100" if gpus else None, float(cpus), gpus, gib * GIB),
+        lambda cpus, gpus, gib: NodeResources("cpu", "H100" if gpus else None, float(cpus), gpus, gib * GIB),
         st.integers(1, 64),
         st.integers(0, 8),
         st.integers(1, 512),
@@ -55,7 +55,7 @@ nodes = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(demands, nodes, st.integers(1, 100_000))
 def test_every_plan_fits_feeds_every_pool_and_cannot_deadlock(wanted, found, batches):
-    there = Machines(tuple(found))
+    there = ClusterResources(tuple(found))
     wanted = [
         PoolDemand(
             one.stages, one.uses_actors, one.gpus if there.gpus else 0, one.work_s, one.start_s, one.memory_bytes

@@ -10,7 +10,7 @@ import pytest
 from emoray.errors import LakeError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import stage_schema
-from emoray_jobs.pipeline.writer import Sink
+from emoray_jobs.pipeline.writer import OutcomeWriter
 
 TABLE = ("stage", "0123456789abcdef")
 OTHER = ("other", "0123456789abcdef")
@@ -28,7 +28,7 @@ def files(lake: Lake) -> int:
 
 def test_writes_a_file_when_enough_rows_came_together(tmp_path):
     config = LakeConfig(root=str(tmp_path), storage_options={})
-    lake, sink = Lake(config), Sink(config, flush_rows=3, flush_s=1000)
+    lake, sink = Lake(config), OutcomeWriter(config, flush_rows=3, flush_s=1000)
     sink.add({TABLE: outcomes("a", "b")}, "process", 10)
     assert files(lake) == 0
     sink.add({TABLE: outcomes("c")}, "process", 30)
@@ -41,7 +41,7 @@ def test_writes_a_file_when_enough_rows_came_together(tmp_path):
 
 def test_writes_a_file_when_a_row_has_waited_long_enough(tmp_path):
     config = LakeConfig(root=str(tmp_path), storage_options={})
-    lake, sink = Lake(config), Sink(config, flush_rows=1000, flush_s=0.05)
+    lake, sink = Lake(config), OutcomeWriter(config, flush_rows=1000, flush_s=0.05)
     sink.add({TABLE: outcomes("a")}, "process", 1)
     tick = threading.Event()
     for _ in range(500):
@@ -53,7 +53,7 @@ def test_writes_a_file_when_a_row_has_waited_long_enough(tmp_path):
 
 def test_rows_stay_in_the_buffer_until_they_are_written(tmp_path):
     config = LakeConfig(root=str(tmp_path), storage_options={})
-    lake, sink = Lake(config), Sink(config, flush_rows=2, flush_s=1000)
+    lake, sink = Lake(config), OutcomeWriter(config, flush_rows=2, flush_s=1000)
     obstacle = tmp_path / "annotations"
     obstacle.write_text("in the way")
     with pytest.raises((LakeError, OSError)):
@@ -65,20 +65,20 @@ def test_rows_stay_in_the_buffer_until_they_are_written(tmp_path):
 
 def test_while_a_write_fails_no_work_is_worth_doing(tmp_path):
     config = LakeConfig(root=str(tmp_path), storage_options={})
-    lake, sink = Lake(config), Sink(config, flush_rows=2, flush_s=1000)
-    sink.ready()
+    lake, sink = Lake(config), OutcomeWriter(config, flush_rows=2, flush_s=1000)
+    sink.retry_failed_writes()
     obstacle = tmp_path / "annotations"
     obstacle.write_text("in the way")
     with pytest.raises(LakeError, match="cannot write"):
         sink.add({TABLE: outcomes("a", "b"), OTHER: outcomes("a", "b")}, "process", 1)
     with pytest.raises(LakeError, match="cannot write"):
-        sink.ready()
+        sink.retry_failed_writes()
     report = sink.finish()
     assert report.unwritten == 4
     assert len(report.problems) == 2  # one for each table
     assert all("cannot write" in problem for problem in report.problems)
     obstacle.unlink()
-    sink.ready()
+    sink.retry_failed_writes()
     assert lake.done_ids(*TABLE) == {"a", "b"}
     report = sink.finish()
     assert (report.files, report.unwritten) == (2, 0)

@@ -20,7 +20,7 @@ from emoray.errors import ConfigError, InputError, ServiceError
 from emoray_jobs.cluster import job_server
 from emoray_jobs.config import Config
 from emoray_jobs.submit import job as submit
-from emoray_jobs.submit.package import CONFIG_FILE, Parcel, package_folders, packed
+from emoray_jobs.submit.package import CONFIG_FILE, JobPackage, build_job_package, package_folders
 
 REMOTE = "http://head.example:8265"
 ON_S3 = "lake.root=s3://bucket/emoray"
@@ -73,7 +73,7 @@ def contents(
     config: Config, verb: str, arguments=(), address: str = REMOTE
 ) -> tuple[Config, list[str], dict[str, bytes]]:
     """What a job would find in its working directory: configuration, command, other files."""
-    with packed(config, verb, arguments, address) as (folder, entrypoint):
+    with build_job_package(config, verb, arguments, address) as (folder, entrypoint):
         inside = settings.load(Config, file=Path(folder) / CONFIG_FILE, environ={})
         files = {
             str(p.relative_to(folder)): p.read_bytes()
@@ -172,7 +172,7 @@ def test_files_that_are_too_large_are_named(tmp_path):
     for number in range(2):
         with (tmp_path / f"{number}.wav").open("wb") as file:
             file.truncate(600 * 2**10)
-    parcel = Parcel(tmp_path / "parcel", REMOTE, [], max_mib=1)
+    parcel = JobPackage(tmp_path / "parcel", REMOTE, [], max_mib=1)
     parcel.folder.mkdir()
     parcel.pack(str(tmp_path / "0.wav"), "score")
     with pytest.raises(InputError, match=r"1\.wav: the files to send come to more than 1 MiB") as caught:

@@ -11,13 +11,13 @@ from emoray.lake.tables import Lake
 from emoray.schema import stage_schema
 from emoray.stages import pipeline
 from emoray.stages.decode import Decode
-from emoray_jobs.train.training_set import packed
+from emoray_jobs.train.training_set import ensure_training_set
 
 
 def pack(settings, lake):
     with contextlib.ExitStack() as stack:
         audio = settings.annotate.audio
-        return packed(settings, lake, stack, fingerprints={}, model=settings.model, audio=audio)
+        return ensure_training_set(settings, lake, stack, fingerprints={}, model=settings.model, audio=audio)
 
 
 def test_filtered_utterances_are_not_packed(tmp_path):

@@ -23,9 +23,9 @@ def handlers() -> list[object]:
 def test_the_first_signal_is_noted_and_the_second_ends_at_once(name, capfd):
     before = handlers()
     with stop_request() as stop:
-        assert not stop.asked()
+        assert not stop.is_set()
         os.kill(os.getpid(), signal.Signals[name])
-        assert stop.asked()
+        assert stop.is_set()
         assert stop.signal == name
         assert handlers() == before
         with pytest.raises(KeyboardInterrupt):
@@ -52,7 +52,7 @@ def test_an_ignored_signal_stays_ignored():
     try:
         with stop_request() as stop:
             os.kill(os.getpid(), signal.SIGINT)
-            assert not stop.asked()
+            assert not stop.is_set()
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -64,5 +64,5 @@ def test_another_thread_does_without():
 
     with ThreadPoolExecutor(1) as executor:
         stop, during = executor.submit(ask).result()
-    assert not stop.asked()
+    assert not stop.is_set()
     assert during == handlers()

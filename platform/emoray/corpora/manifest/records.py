@@ -14,7 +14,7 @@ import pyarrow as pa
 from emoray.config import Section
 from emoray.corpora.manifest.columns import column_map, vote_columns
 from emoray.corpora.manifest.files import Record
-from emoray.corpora.splits import SplitFractions, draw
+from emoray.corpora.splits import SplitFractions, assign_splits
 from emoray.errors import InputError
 from emoray.schema import DIMENSIONS, SPLITS, UTTERANCES, empty_row
 
@@ -92,7 +92,7 @@ def rows(name: str, source: Source, config: RecordsConfig) -> list[dict[str, Any
             )
         found.append(row)
     if "split" not in mapped:
-        draw(found, config.split_fractions, config.seed, f"{source.key}.split_fractions")
+        assign_splits(found, config.split_fractions, config.seed, f"{source.key}.split_fractions")
     return found
 
 

@@ -18,7 +18,7 @@ from emoray.errors import ConfigError, StageError
 from emoray.stages.base import WAVEFORM, Row, Value
 from emoray.stages.embed import word_spans
 from emoray.stages.norms import Norms
-from emoray.stages.prosodic_features import measure_delivery
+from emoray.stages.prosodic_features import measure_prosodic_features
 from emoray.stages.semantics.cues import describe
 from emoray.stages.semantics.prompt import read_prompt
 from emoray.stages.semantics.record import Semantics, SemanticsRecord, decoding_schema, semantics_value
@@ -154,7 +154,7 @@ class TextLlmSemantics(LanguageModelSemantics):
         assert self.norms is not None
         transcribe = row["transcribe"]
         expected = self.norms.for_speaker(row.get("speaker_id") if self.against == "speaker" else None)
-        cues = describe(measure_delivery(row["prosody"], transcribe), expected)
+        cues = describe(measure_prosodic_features(row["prosody"], transcribe), expected)
         user = self.prompt.user.format(
             transcript=_with_capitals(transcribe["text"], row.get("emphasis")),
             language=transcribe["language"] or "unknown",

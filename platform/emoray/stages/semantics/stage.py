@@ -9,7 +9,7 @@ from emoray.engines import EngineConfig
 from emoray.errors import ConfigError
 from emoray.stages.base import Row, Value
 from emoray.stages.norms import Norms
-from emoray.stages.prosodic_features import measure_delivery
+from emoray.stages.prosodic_features import measure_prosodic_features
 from emoray.stages.semantics.cues import describe
 from emoray.stages.semantics.language_model import AudioLlmSemantics, LanguageModelConfig, TextLlmSemantics
 from emoray.stages.semantics.record import Semantics, semantics_value
@@ -70,12 +70,12 @@ class CuesSemantics(Semantics):
         values = []
         for row in rows:
             speaker = row.get("speaker_id") if self.config.against == "speaker" else None
-            measures = measure_delivery(row["prosody"], row.get("transcribe"))
+            measures = measure_prosodic_features(row["prosody"], row.get("transcribe"))
             values.append(semantics_value(describe(measures, self.norms.for_speaker(speaker))))
         return values
 
 
-def writer(config: SemanticsConfig, norms: Norms | None) -> Semantics:
+def build_semantics(config: SemanticsConfig, norms: Norms | None) -> Semantics:
     """The writer that the configuration names.
 
     Raises:

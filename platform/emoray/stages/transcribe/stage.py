@@ -226,7 +226,7 @@ class WhisperVllmTranscribe(Transcribe):
         return _value(text, [_word(word, None, None) for word in text.split()], language, None, "none")
 
 
-def transcriber(config: TranscribeConfig) -> Transcribe:
+def build_transcribe(config: TranscribeConfig) -> Transcribe:
     """The transcriber that the configuration names.
 
     Raises:

@@ -9,11 +9,11 @@ from engine_kit import RECORD, endpoint_config, serving
 from jsonschema import Draft202012Validator
 
 from emoray.errors import ConfigError, ServiceError
-from emoray.stages.guard import run_guarded
+from emoray.stages.guard import run_isolating_rows
 from emoray.stages.pipeline import fingerprints
 from emoray.stages.semantics.prompt import read_prompt
 from emoray.stages.semantics.record import PHRASE_CHARACTERS, SemanticsRecord, decoding_schema, render_semantics
-from emoray.stages.semantics.stage import writer
+from emoray.stages.semantics.stage import build_semantics
 
 PROMPT = "version: 7\nsystem: Be brief.\nuser: 'Said: {transcript} Measured: {delivery}'\nrepair: 'No: {problem}'\n"
 
@@ -43,12 +43,12 @@ def answering(*texts):
 
 
 def described(configure, guard, plain_norms, rows, url, **changes):
-    stage = writer(configure(over("text_llm", url, **changes)).semantics, plain_norms)
-    return run_guarded(stage, rows, guard)
+    stage = build_semantics(configure(over("text_llm", url, **changes)).semantics, plain_norms)
+    return run_isolating_rows(stage, rows, guard)
 
 
 def test_the_model_reads_capitals_and_cues_and_the_prefix_is_the_same_for_all(configure, plain_norms, row, prompt):
-    stage = writer(configure(over("text_llm", None, prompt=str(prompt))).semantics, plain_norms)
+    stage = build_semantics(configure(over("text_llm", None, prompt=str(prompt))).semantics, plain_norms)
     question = stage.question(row)
     assert question.system == "Be brief."
     # Word for word: if what the model reads changes, the stage's version must be raised.
@@ -62,7 +62,7 @@ def test_the_model_reads_capitals_and_cues_and_the_prefix_is_the_same_for_all(co
 
 
 def test_letters_that_grow_in_capitals_move_no_other_word(configure, plain_norms, row, prompt):
-    stage = writer(configure(over("text_llm", None, prompt=str(prompt))).semantics, plain_norms)
+    stage = build_semantics(configure(over("text_llm", None, prompt=str(prompt))).semantics, plain_norms)
     text = "der Spaß war {groß} heute"
     words = [{"word": word, "emphasised": word in ("Spaß", "heute"), "prominence": 0.0} for word in text.split()]
     row["transcribe"]["text"] = text
@@ -166,9 +166,9 @@ def test_a_prompt_that_cannot_be_used_is_refused_before_any_work(text, message, 
 
 def test_a_prompt_that_is_not_there_is_named(configure):
     with pytest.raises(ConfigError, match="Shipped: audio_llm, text_llm"):
-        writer(configure(over("text_llm", None, prompt="poem")).semantics, None)
+        build_semantics(configure(over("text_llm", None, prompt="poem")).semantics, None)
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
-        writer(configure(over("text_llm", None, prompt="./nowhere.yaml")).semantics, None)
+        build_semantics(configure(over("text_llm", None, prompt="./nowhere.yaml")).semantics, None)
 
 
 def test_what_the_decoder_may_write_is_a_record():

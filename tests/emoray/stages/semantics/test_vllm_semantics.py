@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from emoray.errors import ServiceError
-from emoray.stages.guard import run_guarded
+from emoray.stages.guard import run_isolating_rows
 from emoray.stages.semantics.record import SemanticsRecord
-from emoray.stages.semantics.stage import writer
+from emoray.stages.semantics.stage import build_semantics
 
 
 @pytest.fixture(scope="session")
@@ -31,19 +31,19 @@ def is_record(value):
 
 
 def test_text_answers_are_records_and_a_row_does_not_depend_on_its_neighbours(written, guard, norms, rows):
-    stage = writer(written("text_llm", "qwen2"), norms)
-    together = run_guarded(stage, rows, guard)
+    stage = build_semantics(written("text_llm", "qwen2"), norms)
+    together = run_isolating_rows(stage, rows, guard)
     assert [outcome.error for outcome in together] == [None] * len(rows)
     assert all(is_record(outcome.value) for outcome in together)
     assert len({outcome.value["text"] for outcome in together}) == len(rows)
-    alone = [run_guarded(stage, [dict(row)], guard)[0].value for row in reversed(rows)]
+    alone = [run_isolating_rows(stage, [dict(row)], guard)[0].value for row in reversed(rows)]
     assert alone == [outcome.value for outcome in reversed(together)]
 
 
 def test_a_row_too_long_for_the_engine_is_its_own_error(written, guard, norms, rows):
-    stage = writer(written("text_llm", "qwen2"), norms)
+    stage = build_semantics(written("text_llm", "qwen2"), norms)
     rows[2]["transcribe"] = {**rows[2]["transcribe"], "text": "and so on " * 3000}
-    outcomes = run_guarded(stage, rows, guard)
+    outcomes = run_isolating_rows(stage, rows, guard)
     assert [outcome.error and outcome.error["type"] for outcome in outcomes] == [
         *[None] * 2,
         "refused_by_engine",
@@ -52,23 +52,23 @@ def test_a_row_too_long_for_the_engine_is_its_own_error(written, guard, norms, r
 
 
 def test_an_answer_that_is_cut_off_is_asked_for_again_and_then_is_an_error(written, guard, norms, rows):
-    stage = writer(written("text_llm", "qwen2", max_tokens=8), norms)
-    outcomes = run_guarded(stage, rows[:2], guard)
+    stage = build_semantics(written("text_llm", "qwen2", max_tokens=8), norms)
+    outcomes = run_isolating_rows(stage, rows[:2], guard)
     assert [outcome.error["type"] for outcome in outcomes] == ["bad_record"] * 2
     assert "max_tokens" in outcomes[0].error["message"]
 
 
 def test_an_audio_model_hears_the_clip(written, guard, rows):
-    stage = writer(written("audio_llm", "qwen2_audio"), None)
+    stage = build_semantics(written("audio_llm", "qwen2_audio"), None)
     assert stage.requires == ("waveform",)
-    outcomes = run_guarded(stage, rows, guard)
+    outcomes = run_isolating_rows(stage, rows, guard)
     assert [outcome.error for outcome in outcomes] == [None] * len(rows)
     assert len({outcome.value["text"] for outcome in outcomes}) == len(rows)
     changed = {**rows[0], "waveform": rows[1]["waveform"]}
-    assert run_guarded(stage, [changed], guard)[0].value == outcomes[1].value
+    assert run_isolating_rows(stage, [changed], guard)[0].value == outcomes[1].value
 
 
 def test_a_model_that_vllm_cannot_run_is_no_rows_error(written, guard, norms, rows):
-    stage = writer(written("text_llm", "wavlm"), norms)
+    stage = build_semantics(written("text_llm", "wavlm"), norms)
     with pytest.raises(ServiceError, match="vLLM cannot load"):
-        run_guarded(stage, rows, guard)
+        run_isolating_rows(stage, rows, guard)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from emoray.errors import StageError
-from emoray.stages.guard import run_guarded
+from emoray.stages.guard import run_isolating_rows
 from emoray.stages.transcribe.pocketsphinx import aligner
-from emoray.stages.transcribe.stage import transcriber
+from emoray.stages.transcribe.stage import build_transcribe
 
 
 @pytest.fixture
 def reference(configure):
     def build_stage(times):
-        return transcriber(configure({"transcribe": {"reference": {"times": times}}}).transcribe)
+        return build_transcribe(configure({"transcribe": {"reference": {"times": times}}}).transcribe)
 
     return build_stage
 
@@ -36,7 +36,7 @@ def test_the_corpus_s_own_times_are_kept(spoken, reference):
 
 
 def test_alignment_finds_the_planted_times(spoken, reference, guard):
-    outcomes = run_guarded(reference("aligned"), spoken, guard)
+    outcomes = run_isolating_rows(reference("aligned"), spoken, guard)
     aligned = [(row, outcome.value) for row, outcome in zip(spoken, outcomes, strict=True) if outcome.value]
     assert len(aligned) >= 0.8 * len(spoken)
     assert {outcome.error["type"] for outcome in outcomes if outcome.error} <= {"alignment_mismatch"}
@@ -78,7 +78,7 @@ def test_a_transcript_of_another_clip_is_refused(spoken, reference, guard):
     wrong = [
         {**row, "transcript": "nobody expects seventeen purple elephants to juggle tomorrow"} for row in spoken[:8]
     ]
-    outcomes = run_guarded(reference("aligned"), wrong, guard)
+    outcomes = run_isolating_rows(reference("aligned"), wrong, guard)
     refused = [outcome for outcome in outcomes if outcome.error and outcome.error["type"] == "alignment_mismatch"]
     assert len(refused) >= 6
 
@@ -112,7 +112,7 @@ def test_auto_keeps_a_transcript_that_cannot_be_aligned(spoken, reference, trans
 
 
 def test_pocketsphinx_hears_words_with_times(spoken, configure):
-    stage = transcriber(configure({"transcribe": {"kind": "pocketsphinx"}}).transcribe)
+    stage = build_transcribe(configure({"transcribe": {"kind": "pocketsphinx"}}).transcribe)
     value = stage.run(spoken[:1])[0]
     assert value["text"] == " ".join(word["word"] for word in value["words"])
     assert not any(mark in value["text"] for mark in "<>()[]")
@@ -125,6 +125,6 @@ def test_pocketsphinx_hears_words_with_times(spoken, configure):
 
 
 def test_pocketsphinx_says_when_it_hears_nothing(configure):
-    stage = transcriber(configure({"transcribe": {"kind": "pocketsphinx"}}).transcribe)
+    stage = build_transcribe(configure({"transcribe": {"kind": "pocketsphinx"}}).transcribe)
     row = {"utterance_id": "hiss", "waveform": np.zeros(1600, np.float32)}
     assert only_error(stage, row).kind == "empty_transcript"

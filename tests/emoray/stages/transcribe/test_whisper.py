@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emoray.errors import ConfigError
-from emoray.stages.transcribe.stage import transcriber
+from emoray.stages.transcribe.stage import build_transcribe
 from emoray.stages.weights import revision
 
 
@@ -19,7 +19,7 @@ def checkpoint(request, tiny):
 @pytest.fixture
 def stage(checkpoint, configure):
     over = {"transcribe": {"kind": "whisper", "whisper": {"model": checkpoint[0], "language": "en", "device": "cpu"}}}
-    return transcriber(configure(over).transcribe)
+    return build_transcribe(configure(over).transcribe)
 
 
 def test_batch_and_single_agree_and_words_make_the_text(stage, checkpoint, spoken):
@@ -48,7 +48,7 @@ def test_the_fingerprint_follows_the_weights_not_the_folder(stage, checkpoint):
 
 
 def test_a_model_that_is_not_there_is_named(configure):
-    stage = transcriber(
+    stage = build_transcribe(
         configure({"transcribe": {"kind": "whisper", "whisper": {"model": "./nothing/here"}}}).transcribe
     )
     with pytest.raises(ConfigError, match="nothing/here"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emoray.errors import ConfigError, StageError
-from emoray.stages.transcribe.stage import transcriber
+from emoray.stages.transcribe.stage import build_transcribe
 from emoray.stages.transcribe.whisper_vllm import WINDOW_S, _pieces
 
 
@@ -25,37 +25,37 @@ def settings(configure, tiny, vllm_engine):
 
 def test_it_hears_what_transformers_hears_whatever_the_order(settings, spoken):
     rows = spoken[:5]
-    ours = transcriber(settings("whisper_vllm")).run(rows)
-    theirs = transcriber(settings("whisper")).run(rows)
+    ours = build_transcribe(settings("whisper_vllm")).run(rows)
+    theirs = build_transcribe(settings("whisper")).run(rows)
     assert [value["text"] for value in ours] == [value["text"] for value in theirs]
     assert len({value["text"] for value in ours}) > 1
-    assert transcriber(settings("whisper_vllm")).run(rows[::-1]) == ours[::-1]
+    assert build_transcribe(settings("whisper_vllm")).run(rows[::-1]) == ours[::-1]
     assert all(value["times"] == "none" and value["words"][0]["start_s"] is None for value in ours)
 
 
 def test_the_language_is_detected_or_given(settings, spoken):
-    heard = transcriber(settings("whisper_vllm", language=None)).run(spoken[:3])
-    theirs = transcriber(
+    heard = build_transcribe(settings("whisper_vllm", language=None)).run(spoken[:3])
+    theirs = build_transcribe(
         settings("whisper").model_copy(
             update={"whisper": settings("whisper").whisper.model_copy(update={"language": None})}
         )
     ).run(spoken[:3])
     assert [value["language"] for value in heard] == [value["language"] for value in theirs]
     with pytest.raises(ConfigError, match="de, en"):
-        transcriber(settings("whisper_vllm", language="xx")).run(spoken[:1])
+        build_transcribe(settings("whisper_vllm", language="xx")).run(spoken[:1])
 
 
 def test_words_that_do_not_fit_the_sound_get_no_times(settings, spoken):
-    (loose,) = transcriber(settings("whisper_vllm", times="auto")).run(spoken[:1])
+    (loose,) = build_transcribe(settings("whisper_vllm", times="auto")).run(spoken[:1])
     assert loose["times"] == "none"
-    (strict,) = transcriber(settings("whisper_vllm", times="aligned")).run(spoken[:1])
+    (strict,) = build_transcribe(settings("whisper_vllm", times="aligned")).run(spoken[:1])
     assert isinstance(strict, StageError)
     assert strict.kind in ("alignment_mismatch", "unknown_word")
 
 
 def test_a_clip_longer_than_the_window_is_heard_in_pieces(settings, spoken):
     long = {**spoken[0], "waveform": np.tile(spoken[0]["waveform"], 30)[: 35 * 16_000]}
-    stage = transcriber(settings("whisper_vllm"))
+    stage = build_transcribe(settings("whisper_vllm"))
     short, both = stage.run([spoken[1], long])
     assert short == stage.run([spoken[1]])[0]
     assert len(both["text"]) > len(stage.run([{**long, "waveform": next(_pieces(long["waveform"]))}])[0]["text"])
