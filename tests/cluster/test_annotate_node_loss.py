@@ -24,7 +24,7 @@ CLIPS = 40
 SCRIPT = """
 import contextlib, os, random, subprocess, sys, threading
 from pathlib import Path
-from benchmarks.chaos_cluster import Nodes, use_token
+from benchmarks.chaos.cluster import Nodes, use_token
 with contextlib.ExitStack() as outer, contextlib.ExitStack() as stack:
     use_token(outer)
     nodes = Nodes(stack)
