@@ -46,7 +46,7 @@ def faults(config: Config, kinds: dict[str, str], rows: int) -> list[str]:
     found = []
     ids = pl.Series(lake.utterances(CORPUS, ["utterance_id"])["utterance_id"]).sort()
     for stage in (*pipeline.AUDIO_STAGES, *pipeline.TEXT_STAGES):
-        answers = pending.answers(lake, stage, fingerprints[stage], ids)
+        answers = pending.outcome_status(lake, stage, fingerprints[stage], ids)
         failed = {name: kind for name, kind in zip(ids, answers["failed"], strict=True) if kind}
         expected = kinds if stage == "decode" else dict.fromkeys(kinds, "missing_input")
         if not answers["answered"].all():

@@ -68,8 +68,8 @@ def transcribe(given: dict[str, Any]) -> None:
         with contextlib.ExitStack() as stack:
             prints = pipeline.fingerprints(config.annotate, None)
             utterances = lake.utterances_dataset(config.corpus.name)
-            rows = pending.durations(utterances.to_table())
-            StageExecutor(config, lake, utterances, rows, stack).finish(stages, prints, "transcribing")
+            rows = pending.utterance_lengths(utterances.to_table())
+            StageExecutor(config, lake, utterances, rows, stack).run_until_complete(stages, prints, "transcribing")
 
     def found() -> dict[str, str]:
         outcomes = lake.stage_outcomes("transcribe", pipeline.fingerprints(config.annotate, None)["transcribe"])

@@ -17,13 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
+import emoray
 from emoray.errors import ConfigError, EmorayError, ErrorBudgetExceeded, StoppedError
+from emoray_jobs.verbs import VERBS, find_verb
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
 USAGE_ERROR, FAILURE, REFUSED, INTERRUPTED = 2, 1, 3, 130
 PLAIN_WIDTH = 140
+#: Names of the shipped presets, by their files: `emoray.config` would import pydantic.
+PRESETS = sorted(path.stem for path in Path(emoray.__file__).with_name("presets").glob("*.yaml"))
 
 app = App(
     name="emoray",
@@ -53,9 +57,9 @@ class Common:
         debug: Show the trace of an error, and log more.
     """
 
-    preset: Annotated[str, Parameter(alias="-p", help="Shipped configuration to start from: laptop, gpu or paper.")] = (
-        "laptop"
-    )
+    preset: Annotated[
+        str, Parameter(alias="-p", help=f"Shipped configuration to start from: {', '.join(PRESETS)}.")
+    ] = "laptop"
     config: Annotated[Path | None, Parameter(alias="-c", help="YAML file with what differs from it.")] = None
     set: Annotated[
         list[str],
@@ -81,7 +85,7 @@ def demo(*, short: bool = False, common: Common = DEFAULTS) -> None:
 @corpus_app.command(name="build")
 def corpus_build(*, common: Common = DEFAULTS) -> None:
     """Import the configured corpus into the lake (or make it, if it is the synthetic one)."""
-    _do("corpus.job", common, "build")
+    _do("corpus build", common)
 
 
 @corpus_app.command(name="import")
@@ -92,19 +96,19 @@ def corpus_import(path: str, *, force: bool = False, common: Common = DEFAULTS) 
         path: Folder of the database (with db.yaml), or the .xml, .emotionml or .parquet file.
         force: Replace a corpus of that name.
     """
-    _do("corpus.import_file", common, path=path, force=force)
+    _do("corpus import", common, path=path, force=force)
 
 
 @corpus_app.command(name="stats")
 def corpus_stats(*, common: Common = DEFAULTS) -> None:
     """Hours, speakers, splits and labels of the configured corpus."""
-    _do("corpus.job", common, "stats")
+    _do("corpus stats", common)
 
 
 @corpus_app.command(name="list")
 def corpus_list(*, common: Common = DEFAULTS) -> None:
     """The corpora of the lake."""
-    _do("corpus.job", common, "listing")
+    _do("corpus list", common)
 
 
 @app.command
@@ -129,12 +133,12 @@ def annotate(
         compact: Only tidy up: few files per stage table, one row per utterance, leftovers of killed runs removed.
     """
     if compact:
-        _do("annotate.compact", common)
+        _do("annotate --compact", common)
     elif plan:
-        _do("annotate.plan", common, splits=split or (), calibrate=calibrate)
+        _do("annotate --plan", common, splits=split or (), calibrate=calibrate)
     else:
         try:
-            _do("annotate.job", common, retry_failed=retry_failed, refit_norms=refit_norms, splits=split or ())
+            _do("annotate", common, retry_failed=retry_failed, refit_norms=refit_norms, splits=split or ())
         except ErrorBudgetExceeded as error:
             if error.summary is not None:
                 _print(error.summary)
@@ -151,7 +155,7 @@ def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAU
         fresh: Begin anew, even where the same run is finished or under way.
         champion: Make the version champion if there is none yet.
     """
-    _do("train.job", common, fresh=fresh, champion=champion)
+    _do("train", common, fresh=fresh, champion=champion)
 
 
 @app.command
@@ -169,7 +173,7 @@ def protocol(
     Args:
         seeds: Seeds, for example --seeds 0 1 2; protocol.seeds if left out.
     """
-    result = _do("protocol.job", common, seeds=seeds or ())
+    result = _do("protocol", common, seeds=seeds or ())
     if result is not None and result.failed:
         raise SystemExit(FAILURE)
 
@@ -190,20 +194,20 @@ def evaluate(
         robustness: Instead: the model on clips with noise, codecs, other speeds, wrong and missing words.
     """
     if compare is None:
-        _do("evaluate.robustness" if robustness else "evaluate", common, model=model)
+        _do("evaluate --robustness" if robustness else "evaluate", common, model=model)
         return
     if model is not None or robustness:
         from emoray.errors import InputError
 
         other = "--model" if model is not None else "--robustness"
         raise InputError(f"--compare and {other} at once", where="evaluate", remedy=f"Leave {other} out")
-    _do("evaluate.compare", common, first=compare[0], second=compare[1])
+    _do("evaluate --compare", common, first=compare[0], second=compare[1])
 
 
 @app.command
 def leaderboard(*, common: Common = DEFAULTS) -> None:
     """All registered versions on the corpus's test splits, best first, as a page; scores those that never were."""
-    _do("evaluate.leaderboard", common)
+    _do("leaderboard", common)
 
 
 @app.command(name="import-model")
@@ -227,7 +231,7 @@ def import_model(
         champion: Make the version champion if there is none yet.
     """
     _do(
-        "import_model",
+        "import-model",
         common,
         source=source,
         revision=revision,
@@ -252,7 +256,7 @@ def promote(*, version: str | None = None, common: Common = DEFAULTS) -> None:
 @app.command
 def rollback(*, common: Common = DEFAULTS) -> None:
     """Make the previous champion champion again."""
-    _do("promote", common, "rollback")
+    _do("rollback", common)
 
 
 @app.command
@@ -289,7 +293,7 @@ def score(
         json: Print JSON, one object per recording.
     """
     _do(
-        "score.job",
+        "score",
         common,
         render="to_json" if json else "render",
         sources=sources,
@@ -325,7 +329,7 @@ def export(
         force: Replace an earlier export.
     """
     _do(
-        "export.job",
+        "export",
         common,
         format=format,
         scores=scores,
@@ -352,7 +356,7 @@ def submit(
         address: The cluster's job server; submit.address if left out.
         wait: Follow the job to its end.
     """
-    result = _do("submit.job", common, verb=verb, arguments=arguments, address=address, wait=wait)
+    result = _do("submit", common, verb=verb, arguments=arguments, address=address, wait=wait)
     if result is not None and result.exit_code:
         raise SystemExit(result.exit_code)
 
@@ -360,7 +364,7 @@ def submit(
 @app.command
 def doctor(*, common: Common = DEFAULTS) -> None:
     """Find what would go wrong before it does: versions, memory, storage, services."""
-    result = _do("doctor.job", common)
+    result = _do("doctor", common)
     if result is not None and not result.ok:
         raise SystemExit(FAILURE)
 
@@ -385,7 +389,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EmorayError as error:
         return _fail(str(error), USAGE_ERROR if isinstance(error, ConfigError) else FAILURE, debug)
     except KeyboardInterrupt:
-        return _fail("interrupted; what is done is kept", INTERRUPTED, debug)
+        verb = find_verb(words)
+        resumes = ". The same command resumes" if verb is not None and VERBS[verb].long else ""
+        return _fail(f"interrupted; what is done is kept{resumes}", INTERRUPTED, debug)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -398,17 +404,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _do(module: str, common: Common, function: str = "run", render: str = "render", **options: Any) -> Any:
-    """Load the configuration, call a verb's function and print its result; None if the configuration was all."""
+def _do(verb: str, common: Common, /, *, render: str = "render", **options: Any) -> Any:
+    """Load the configuration, run a verb and print its result; None with `--show-config`, which runs nothing."""
     config = _load(common)
     if common.show_config:
         from emoray.config import to_yaml
 
         sys.stdout.write(to_yaml(config))
         return None
-    job = importlib.import_module(f"emoray_jobs.{module}")
-    result = getattr(job, function)(config, **options)
-    _print(getattr(job, render)(result))
+    entry = VERBS[verb]
+    module = importlib.import_module(f"emoray_jobs.{entry.module}")
+    result = getattr(module, entry.function)(config, **options)
+    _print(getattr(module, render)(result))
     return result
 
 

@@ -11,12 +11,10 @@ import sys
 import pytest
 import yaml
 
-from emoray_jobs import cli, progress
+from emoray.config import preset_names
+from emoray_jobs import cli, progress, verbs
 
-VERBS = (
-    *("annotate", "corpus", "demo", "doctor", "evaluate", "export"),
-    *("leaderboard", "promote", "protocol", "rollback", "score", "serve", "submit", "train"),
-)
+VERBS = {name.split()[0] for name in verbs.VERBS}
 
 
 def emoray(*words: str, **options) -> subprocess.CompletedProcess[str]:
@@ -49,6 +47,8 @@ def test_help_names_every_verb_and_every_verb_has_help():
     overview = emoray("--help").stdout
     for verb in VERBS:
         assert f" {verb} " in overview
+    for preset in preset_names():
+        assert preset in emoray("annotate", "--help").stdout
 
 
 def test_help_imports_nothing_heavy():
@@ -138,7 +138,8 @@ def test_unexpected_errors_are_one_line_too(monkeypatch, capsys, tmp_path):
 def test_ctrl_c_exits_with_130(tmp_path):
     script = """
 import os, signal
-from emoray_jobs import cli, corpus
+from emoray_jobs import cli
+from emoray_jobs.corpus import job as corpus
 def listing(config):
     os.kill(os.getpid(), signal.SIGINT)
 corpus.listing = listing

@@ -20,6 +20,7 @@ from emoray.errors import ConfigError, InputError, ServiceError
 from emoray_jobs.cluster import job_server
 from emoray_jobs.config import SubmitConfig
 from emoray_jobs.submit.package import build_job_package, package_folders
+from emoray_jobs.verbs import VERBS, Verb, find_verb
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from emoray_jobs.config import Config
 
-VERBS = ("corpus", "annotate", "train", "protocol", "evaluate", "promote", "rollback", "score", "doctor")
 RECONNECTS = 5
 EXIT_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
@@ -73,7 +73,7 @@ def run(
 
     Args:
         config: The resolved configuration; the job gets exactly this.
-        verb: One of `VERBS`.
+        verb: A verb that the table `VERBS` lets run as a job.
         arguments: The verb's own arguments.
         address: The job server; overrides `submit.address`.
         wait: Stream the job's log until it ends. Ctrl-C then leaves the job running.
@@ -84,12 +84,13 @@ def run(
         ConfigError: No address, or tables in a folder that the cluster does not see.
         ServiceError: The job server does not answer, refuses this client, runs another Ray, or went away for good.
     """
-    _check_verb(verb)
+    words = (verb, *arguments)
+    entry = _submittable(words)
     emit = emit or _to_stdout
     server = job_server.resolve_address(address, config.submit.address)
     _check_version(server, config.submit, emit)
     started = time.monotonic()
-    with build_job_package(config, verb, arguments, server) as (folder, entrypoint):
+    with build_job_package(config, words, entry, server) as (folder, entrypoint):
         client = _client(server)
         submission_id = _send(client, config.submit, folder, entrypoint)
 
@@ -133,13 +134,15 @@ def _to_stdout(text: str) -> None:
     sys.stdout.flush()  # a pipe would keep it to itself until the end
 
 
-def _check_verb(verb: str) -> None:
-    if verb in VERBS:
-        return
-    near = difflib.get_close_matches(verb, VERBS, n=1)
+def _submittable(words: Sequence[str]) -> Verb:
+    name = find_verb(words)
+    if name is not None and VERBS[name].submit:
+        return VERBS[name]
+    known = [one for one, entry in VERBS.items() if entry.submit and "--" not in one]
+    near = difflib.get_close_matches(" ".join(words[:2]), known, n=1) or difflib.get_close_matches(words[0], known, n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
-    remedy = f"{hint}Verbs that run as a job: {', '.join(VERBS)}. The application is deployed instead (infra/README.md)"
-    raise InputError(f"{verb!r} cannot be submitted", remedy=remedy, kind="unknown_verb")
+    remedy = f"{hint}Verbs that run as a job: {', '.join(known)}. The application is deployed instead (infra/README.md)"
+    raise InputError(f"{' '.join(words[:2])!r} cannot be submitted", remedy=remedy, kind="unknown_verb")
 
 
 def _check_version(address: str, config: SubmitConfig, emit: Emit) -> None:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from emoray.config import to_yaml
 from emoray.errors import ConfigError, InputError
 from emoray_jobs.cluster.job_server import is_this_machine
+from emoray_jobs.verbs import Verb
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
 CONFIG_FILE = "config.yaml"
-VERBS_WITH_TRACKING = ("train", "evaluate", "promote", "rollback", "score")
 
 
 def package_folders() -> list[str]:
@@ -33,13 +33,13 @@ def package_folders() -> list[str]:
 
 
 @contextlib.contextmanager
-def build_job_package(config: Config, verb: str, arguments: Sequence[str], address: str) -> Iterator[tuple[str, str]]:
+def build_job_package(config: Config, words: Sequence[str], verb: Verb, address: str) -> Iterator[tuple[str, str]]:
     """Fill a temporary working directory for a job.
 
     Args:
         config: The resolved configuration; the job gets exactly this, with its local paths made right for the cluster.
-        verb: What the job runs.
-        arguments: The verb's own; local files among those of `score` travel along.
+        words: The command that the job runs: verb and arguments.
+        verb: The verb's entry: whether the tracking store's address and local files among the arguments travel along.
         address: The job server. Where all nodes are this machine, local folders stay what they are.
 
     Yields:
@@ -55,13 +55,14 @@ def build_job_package(config: Config, verb: str, arguments: Sequence[str], addre
         tree = config.model_dump(mode="json")
         tree["cluster"]["address"] = None  # inside the job Ray itself says which cluster it is
         tree["lake"]["root"] = package.cluster_path(config.lake.root, "lake.root")
-        if verb in VERBS_WITH_TRACKING:
+        if verb.tracking:
             tree["tracking"] = _tracking(tree["tracking"], package)
         tree["corpus"] = package.bundle_files(tree["corpus"], "corpus")
-        words = [package.bundle_files(word, "score") if verb == "score" else word for word in arguments]
+        if verb.local_files:
+            words = [words[0], *(package.bundle_files(word, words[0]) for word in words[1:])]
         text = to_yaml(type(config).model_validate(tree))
         Path(folder, CONFIG_FILE).write_text(text, encoding="utf-8")
-        yield folder, shlex.join([config.submit.python, "-m", "emoray_jobs", verb, *words, "--config", CONFIG_FILE])
+        yield folder, shlex.join([config.submit.python, "-m", "emoray_jobs", *words, "--config", CONFIG_FILE])
 
 
 def _tracking(tracking: dict[str, Any], package: JobPackage) -> dict[str, Any]:

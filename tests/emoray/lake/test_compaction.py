@@ -75,7 +75,7 @@ def test_few_files_with_one_row_per_id_and_the_replaced_ones_go_later(lake):
 COMPACT = """
 import sys
 from emoray.lake.compaction import compact_stage
-from emoray.lake import Lake, LakeConfig
+from emoray.lake.tables import Lake, LakeConfig
 lake = Lake(LakeConfig(root=sys.argv[1], storage_options={}))
 print("ready", flush=True)
 while True:

@@ -40,7 +40,7 @@ def test_all_good_clips_come_through_and_the_exit_status_tells_whether_too_many_
     ids = pl.Series(lake.utterances(config.corpus.name, ["utterance_id"])["utterance_id"]).sort()
     assert len(ids) == GOOD + len(bad)
     for stage in CHEAP_STAGES:
-        answers = pending.answers(lake, stage, fingerprints[stage], ids)
+        answers = pending.outcome_status(lake, stage, fingerprints[stage], ids)
         assert answers["answered"].all()
         failed = {name: kind for name, kind in zip(ids, answers["failed"], strict=True) if kind}
         kinds = {name: kind if stage == "decode" else "missing_input" for name, (_, kind) in bad.items()}

@@ -14,7 +14,8 @@ from rich.console import Console
 from emoray.lake.tables import Lake
 from emoray_jobs.annotate import job as annotate
 from emoray_jobs.annotate import plan as annotate_plan
-from emoray_jobs.annotate import summary, tracking
+from emoray_jobs.annotate import summary
+from emoray_jobs.annotate import tracking as annotate_tracking
 from emoray_jobs.cluster import hardware
 
 CLIPS = 32
@@ -136,5 +137,5 @@ def test_the_summary_is_a_run_in_the_tracking_store(done):
 def test_a_tracking_store_that_is_away_costs_a_warning(done, caplog):
     config, result = done
     away = changed(config, "tracking.uri=http://127.0.0.1:9")
-    tracking.track(away, Lake(config.lake), result, status="FINISHED")
+    annotate_tracking.track(away, Lake(config.lake), result, status="FINISHED")
     assert "the summary could not be logged: http://127.0.0.1:9" in caplog.text

@@ -20,4 +20,4 @@ def test_outcomes_that_another_run_took_away_are_said_to_be_gone(tmp_path):
     filtered = pl.DataFrame(schema={"utterance_id": pl.String, "reason": pl.String})
     kept = pl.DataFrame({"utterance_id": lake.utterances(config.corpus.name)["utterance_id"].to_pylist()})
     with pytest.raises(LakeError, match=r"3 utterances have lost outcomes.*Run the same command again"):
-        summary.count(lake, 3, kept, filtered, stages, pipeline.fingerprints(config.annotate, None))
+        summary.classify_utterances(lake, 3, kept, filtered, stages, pipeline.fingerprints(config.annotate, None))

@@ -13,8 +13,9 @@ from emoray.errors import ConfigError, ServiceError
 
 SESSION = """
 import json, os, sys
-from emoray.lake import LakeConfig
-from emoray_jobs.cluster import ClusterConfig, session
+from emoray.lake.tables import LakeConfig
+from emoray_jobs.cluster.session import session
+from emoray_jobs.config import ClusterConfig
 
 def family():
     # Ray's processes and their kin, by the session folder or the parent that they name.
@@ -94,8 +95,9 @@ def test_a_local_ray_is_for_this_machine_only_and_has_a_token(tmp_path):
 JOIN = """
 import sys
 from emoray.errors import EmorayError
-from emoray.lake import LakeConfig
-from emoray_jobs.cluster import ClusterConfig, session
+from emoray.lake.tables import LakeConfig
+from emoray_jobs.cluster.session import session
+from emoray_jobs.config import ClusterConfig
 cluster = ClusterConfig(address=sys.argv[1], num_cpus=None, object_store_mib=128, dashboard=False, worker_logs=False)
 try:
     with session(cluster, LakeConfig(root=sys.argv[2], storage_options={})):

@@ -117,7 +117,7 @@ def test_recordings_that_are_cut_take_away_the_books_of_an_older_table(tmp_path)
     config = config_for(tmp_path / "lake")
     lake = Lake(config.lake)
     lake.write_utterances(CORPUS, utterances_table([labelled(0, 0.5)]))
-    corpora.ledger.write(lake, CORPUS, corpora.ImportReport("there", read=1, utterances=1))
+    corpora.import_report.write(lake, CORPUS, corpora.ImportReport("there", read=1, utterances=1))
     assert corpus.stats(config).books.source == "there"
-    corpora.ledger.write(lake, CORPUS, None)
+    corpora.import_report.write(lake, CORPUS, None)
     assert corpus.stats(config).books is None

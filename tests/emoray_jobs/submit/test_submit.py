@@ -21,6 +21,7 @@ from emoray_jobs.cluster import job_server
 from emoray_jobs.config import Config
 from emoray_jobs.submit import job as submit
 from emoray_jobs.submit.package import CONFIG_FILE, JobPackage, build_job_package, package_folders
+from emoray_jobs.verbs import VERBS, find_verb
 
 REMOTE = "http://head.example:8265"
 ON_S3 = "lake.root=s3://bucket/emoray"
@@ -73,7 +74,8 @@ def contents(
     config: Config, verb: str, arguments=(), address: str = REMOTE
 ) -> tuple[Config, list[str], dict[str, bytes]]:
     """What a job would find in its working directory: configuration, command, other files."""
-    with build_job_package(config, verb, arguments, address) as (folder, entrypoint):
+    words = (verb, *arguments)
+    with build_job_package(config, words, VERBS[find_verb(words)], address) as (folder, entrypoint):
         inside = settings.load(Config, file=Path(folder) / CONFIG_FILE, environ={})
         files = {
             str(p.relative_to(folder)): p.read_bytes()
@@ -156,27 +158,30 @@ def test_a_manifest_that_all_nodes_see_stays_beside_its_recordings(tmp_path):
 
 def test_runs_on_this_machine_are_refused_for_a_cluster_elsewhere(tmp_path):
     config = load(ON_S3, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db")
-    with pytest.raises(ConfigError, match=r"tracking\.uri"):
-        contents(config, "train")
-    inside, _, _ = contents(config, "annotate")
-    assert inside.tracking == config.tracking, "annotate tracks nothing"
+    for words in (("train",), ("annotate",), ("protocol",), ("evaluate", "--robustness")):
+        with pytest.raises(ConfigError) as caught:
+            contents(config, words[0], words[1:])
+        assert (caught.value.kind, caught.value.where) == ("not_shared", "tracking.uri"), words
+    inside, _, _ = contents(config, "corpus", ["build"])
+    assert inside.tracking == config.tracking, "the import of a corpus tracks nothing"
 
 
 def test_the_shells_mlflow_goes_into_the_jobs_configuration(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
-    inside, _, _ = contents(load(ON_S3), "train")
-    assert inside.tracking.uri == "http://mlflow.example:5000"
+    for verb in ("train", "annotate", "protocol", "leaderboard"):
+        inside, _, _ = contents(load(ON_S3), verb)
+        assert inside.tracking.uri == "http://mlflow.example:5000", verb
 
 
 def test_files_that_are_too_large_are_named(tmp_path):
     for number in range(2):
         with (tmp_path / f"{number}.wav").open("wb") as file:
             file.truncate(600 * 2**10)
-    parcel = JobPackage(tmp_path / "parcel", REMOTE, [], max_mib=1)
-    parcel.folder.mkdir()
-    parcel.pack(str(tmp_path / "0.wav"), "score")
+    package = JobPackage(tmp_path / "package", REMOTE, [], max_mib=1)
+    package.folder.mkdir()
+    package.bundle_files(str(tmp_path / "0.wav"), "score")
     with pytest.raises(InputError, match=r"1\.wav: the files to send come to more than 1 MiB") as caught:
-        parcel.pack(str(tmp_path / "1.wav"), "score")
+        package.bundle_files(str(tmp_path / "1.wav"), "score")
     assert caught.value.kind == "upload_too_large"
 
 

@@ -87,7 +87,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(bare, tmp_path):
 _VICTIM = """
 import sys
 import jobs_kit
-from emoray_jobs import train, train_worker
+from emoray_jobs.train import job as train
 from emoray.training.checkpoint import Checkpoint
 
 push = Checkpoint.push
