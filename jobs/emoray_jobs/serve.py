@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WATCH_S = 2.0
 #: Between two looks at an application that starts: each costs tenths of a second of the cores that it starts on.
-STATUS_S = 1.0
+STATUS_S = 0.5
 _HEADER = """\
 # Serve config of emoray, made by `emoray serve --build`: for `serve deploy`,
 # and for KubeRay as serveConfigV2. args: what differs from the preset.
@@ -229,7 +229,7 @@ def _until_running(app_config: AppConfig) -> None:
                 remedy="See the logs under /tmp/ray/session_latest/logs/serve; more time: serve.ready_timeout_s",
                 kind="deploy_failed",
             )
-        time.sleep(0.2)
+        time.sleep(STATUS_S)
 
 
 def _stop(app_config: AppConfig, *, everything: bool) -> None:

@@ -38,6 +38,9 @@ def session(config: ClusterConfig, lake: LakeConfig) -> Iterator[None]:
     """
     # Serve's controller ends by being killed, which Ray then reports on standard output. Read when Ray is imported.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"ServeController\.graceful_shutdown failed")
+    # Ray Data hands its actors their arguments through the object store, which Ray reports at each of them as an error
+    # (ray-project/ray#53727), on the terminal. What goes wrong natively ends in an exception as well.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():

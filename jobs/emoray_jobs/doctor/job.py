@@ -101,7 +101,7 @@ def render(result: DoctorResult) -> RenderableType:
             found.append(f"\n→ {finding.remedy}", style=styles[finding.status])
         table.add_row(Text(finding.status, style=styles[finding.status]), name, found)
     counts = {status: sum(finding.status == status for finding in result.findings.values()) for status in styles}
-    closing = f"{counts['fail']} to mend, {counts['warn']} to know, {counts['ok']} fine ({result.seconds:.1f} s)"
+    closing = f"{counts['fail']} to fix, {counts['warn']} to know, {counts['ok']} fine ({result.seconds:.1f} s)"
     return Group(table, Text(closing))
 
 

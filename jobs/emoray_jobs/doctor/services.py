@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import stat
 import uuid
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emoray.errors import ConfigError, ServiceError
@@ -16,6 +14,8 @@ from emoray_jobs.cluster import job_server
 from emoray_jobs.doctor.finding import Finding
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from emoray_jobs.config import Config
 
 CONNECT_TIMEOUT_S = 5.0
@@ -48,12 +48,11 @@ def check_lake(config: Config) -> Finding:
 def check_tracking(config: Config) -> Finding:
     """Whether MLflow's store answers; one that does not exist yet is made by the first training."""
     uri = _tracking_uri(config)
-    if (path := _sqlite_path(uri)) is not None:
-        if not path.exists():
-            return Finding("ok", f"{uri} (made by the first training)")
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=CONNECT_TIMEOUT_S) as store:
-            (count,) = store.execute("SELECT COUNT(*) FROM runs").fetchone()
-        return Finding("ok", f"{uri}: {count} runs")
+    if _is_missing(uri):
+        return Finding("ok", f"{uri} (made by the first training)")
+    if uri.startswith("sqlite"):
+        experiments = _client(uri).search_experiments(max_results=100)
+        return Finding("ok", f"{uri}: {len(experiments)} experiments")
     _get(uri, "/health")
     return Finding("ok", f"{uri} answers")
 
@@ -62,15 +61,13 @@ def check_champion(config: Config) -> Finding:
     """Whether there is a model to score with."""
     uri, name = _tracking_uri(config), config.tracking.model_name
     version = None
-    if (path := _sqlite_path(uri)) is not None:
-        if path.exists():
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=CONNECT_TIMEOUT_S) as store:
-                query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = 'champion'"
-                version = next(iter(store.execute(query, (name,)).fetchone() or []), None)
+    if uri.startswith("sqlite"):
+        if not _is_missing(uri):
+            found = _client(uri).search_registered_models(f"name = '{name}'")
+            version = found[0].aliases.get("champion") if found else None
     else:
-        answer = _get(
-            uri, "/api/2.0/mlflow/registered-models/alias", {"name": name, "alias": "champion"}, missing_is_none=True
-        )
+        query = {"name": name, "alias": "champion"}
+        answer = _get(uri, "/api/2.0/mlflow/registered-models/alias", query, missing_is_none=True)
         version = answer and answer["model_version"]["version"]
     if version is None:
         return Finding(
@@ -93,9 +90,15 @@ def _tracking_uri(config: Config) -> str:
     return f"sqlite:///{lake.path('mlflow.db')}"
 
 
-def _sqlite_path(uri: str) -> Path | None:
-    scheme, _, path = uri.partition(":///")
-    return Path(path) if scheme.startswith("sqlite") else None
+def _is_missing(uri: str) -> bool:
+    """Whether an address names an SQLite file that does not exist. MLflow would make it."""
+    return uri.startswith("sqlite") and not os.path.exists(uri.partition(":///")[2])
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def _get(uri: str, path: str, query: dict[str, str] | None = None, *, missing_is_none: bool = False) -> Any:

@@ -162,19 +162,20 @@ class Lake:
 
     def list_files(self, *parts: str, suffix: str = ".parquet") -> list[str]:
         """Paths (as the file system wants them) of a folder's finished files, in name order; none if it is missing."""
-        names = self._listing(*parts)
+        names = (entry["name"] for entry in self._listing(*parts))
         return sorted(name for name in names if name.endswith(suffix) and not name.rsplit("/", 1)[-1].startswith("."))
 
     def list_folders(self, *parts: str) -> list[str]:
         """Names of a folder's folders; none if it is missing."""
-        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in self._listing(*parts))
-        return sorted(name for name in names if "." not in name)
+        folders = (entry["name"] for entry in self._listing(*parts) if entry["type"] == "directory")
+        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in folders)
+        return sorted(name for name in names if not name.startswith("."))
 
-    def _listing(self, *parts: str) -> list[str]:
+    def _listing(self, *parts: str) -> list[dict[str, Any]]:
         self.fs.invalidate_cache()
         try:
             with translate_storage_errors("list", self.uri(*parts)):
-                return list(self.fs.ls(self.path(*parts), detail=False))
+                return list(self.fs.ls(self.path(*parts), detail=True))
         except FileNotFoundError:
             return []
 

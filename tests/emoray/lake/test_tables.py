@@ -109,6 +109,14 @@ def test_a_corpus_is_replaced_whole_or_not_at_all(lake):
     assert lake.utterances("calls")["utterance_id"].to_pylist() == ["d", "e", "f"]
 
 
+def test_a_name_with_a_dot_is_a_corpus_and_a_file_is_none(lake):
+    lake.write_utterances("calls.v2", table_of("a"))
+    lake.write_json({}, "utterances", "notes")
+    assert lake.corpora() == ["calls.v2"]
+    lake.write_bytes(b"", "utterances", ".hidden", "file")
+    assert lake.corpora() == ["calls.v2"]
+
+
 def test_a_damaged_file_is_named_with_what_to_do(lake):
     lake.append_stage("semantics", "f", rows_to_outcomes([value("a", "x")], SCHEMA))
     lake.write_bytes(b"PAR1 half of", "annotations", "semantics", "f", "part-zzz.parquet")

@@ -60,7 +60,7 @@ def test_the_table_shows_every_finding_with_its_remedy():
     text = capture.get()
     assert "no such bucket" in text
     assert "→ Make one" in text
-    assert "1 to mend, 0 to know, 1 fine (1.5 s)" in text
+    assert "1 to fix, 0 to know, 1 fine (1.5 s)" in text
     assert not doctor.DoctorResult(findings, 1.5).ok
 
 
