@@ -1,11 +1,14 @@
 import json
+from pathlib import Path
 
 import pytest
 import scoring_kit as kit
 import torch
 
 from emoray.errors import RegistryError
+from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import open_bundle
+from emoray.scoring.scorer import load_bundle
 from emoray.stages.weights import revision
 
 
@@ -59,3 +62,18 @@ def test_a_newer_format_and_damaged_files_are_refused(tmp_path):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(RegistryError, match="weights cannot be loaded"):
         open_bundle(folder)
+
+
+BEFORE = Path(__file__).parents[2] / "fixtures" / "bundle_2026_11"
+
+
+def test_a_bundle_made_before_the_files_moved_scores_as_it_did():
+    """Made by revision a9030b6 with `scoring_kit.make_bundle` and a tiny RoBERTa; its scores lie beside it."""
+    expected = json.loads(BEFORE.with_name("bundle_2026_11_scores.json").read_text(encoding="utf-8"))
+    scores = load_bundle(BEFORE).score([kit.request(2.0, 150.0), kit.request(2.0, 150.0, transcript=None, words=None)])
+    for score, before in zip(scores, expected, strict=True):
+        assert score.level == before["level"]
+        assert score.gates == pytest.approx(before["gates"], abs=1e-6)
+        for dimension in DIMENSIONS:
+            estimate = getattr(score, dimension)
+            assert (estimate.value, estimate.low, estimate.high) == pytest.approx(before[dimension], abs=1e-6)
