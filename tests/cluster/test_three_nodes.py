@@ -202,6 +202,17 @@ def test_train_runs_on_the_cluster_and_registers_its_model(annotate_job, place, 
     assert client.get_run(version.run_id).info.status == "FINISHED"
 
 
+def test_protocol_and_annotate_write_their_runs_to_the_tracking_store(annotate_job, place, lake):
+    """Neither got the store's address once, and both lost their runs without a word."""
+    assert annotate_job.returncode == 0
+    run = place.emoray("submit", "protocol", "--seeds", "0", "--set", "protocol.cpus_per_trial=1")
+    assert run.returncode == 0, run.stdout
+    store = tracking.connect(place.config().tracking, lake)
+    tags = [found.data.tags for found in store.client.search_runs([store.experiment_id])]
+    assert [one["emoray.verb"] for one in tags if "emoray.verb" in one] == ["annotate"]
+    assert [one["emoray.seed"] for one in tags if "emoray.protocol" in one and "emoray.seed" in one] == ["0"]
+
+
 def test_a_job_that_fails_says_why_and_ends_with_its_status(place):
     run = place.emoray("submit", "annotate", "--set", "corpus.name=nowhere")
     assert run.returncode == 1
