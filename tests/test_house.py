@@ -18,7 +18,7 @@ SOURCES = {"emoray": ROOT / "platform", "emoray_jobs": ROOT / "jobs", "emoray_se
 
 # Arrows point down only: a room imports from its own level and from the ones before it.
 LEVELS = (
-    {"errors", "config", "schema", "lake", "audio", "corpora"},
+    {"errors", "config", "digest", "schema", "lake", "audio", "corpora"},
     {"stages", "models", "engines"},
     {"training", "evaluation", "interchange", "tiny"},
     {"scoring"},

@@ -67,7 +67,7 @@ import json, sys
 from annotate_kit import leave_out_encoder
 from emoray.config import load
 from pytest import MonkeyPatch
-from emoray.lake import Lake
+from emoray.lake.tables import Lake
 from emoray_jobs import annotate
 from emoray_jobs.config import Config
 leave_out_encoder(MonkeyPatch())

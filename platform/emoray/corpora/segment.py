@@ -7,9 +7,7 @@ remembered, so that the next build tries them again.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import logging
 import time
 from array import array
@@ -29,6 +27,7 @@ from emoray.audio.io import AUDIO_HZ
 from emoray.audio.stream import stream
 from emoray.config import Section
 from emoray.corpora import segment_rows
+from emoray.digest import digest
 from emoray.errors import EmorayError, InputError
 from emoray.lake.tables import Lake
 from emoray.schema import stage_schema, utterances_table
@@ -81,7 +80,7 @@ class VadConfig(Section):
             "model": weights_version(),
             "options": self.model_dump(mode="json", exclude={"workers"}),
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(content)
 
 
 class SegmentConfig(Section):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ import numpy as np
 import polars as pl
 
 from emoray.config import Section
+from emoray.digest import digest
 from emoray.errors import InputError, StageError
 from emoray.schema import UNKNOWN_SPEAKER
 from emoray.stages.prosodic_features import MEASURES, Measures, letter_count, measure_prosodic_features
@@ -172,8 +172,7 @@ class Norms:
     @functools.cached_property
     def hash(self) -> str:
         """16 hexadecimal characters over the fitted figures."""
-        text = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self.to_json())
 
 
 def _gather(rows: Iterable[Mapping[str, Any]], enrol_clips: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:

@@ -13,7 +13,7 @@ from emoray.errors import ConfigError, ServiceError
 
 SESSION = """
 import json, os, sys
-from emoray.lake import LakeConfig
+from emoray.lake.tables import LakeConfig
 from emoray_jobs.cluster import ClusterConfig, session
 
 def family():
@@ -94,7 +94,7 @@ def test_a_local_ray_is_for_this_machine_only_and_has_a_token(tmp_path):
 JOIN = """
 import sys
 from emoray.errors import EmorayError
-from emoray.lake import LakeConfig
+from emoray.lake.tables import LakeConfig
 from emoray_jobs.cluster import ClusterConfig, session
 cluster = ClusterConfig(address=sys.argv[1], num_cpus=None, object_store_mib=128, dashboard=False, worker_logs=False)
 try:

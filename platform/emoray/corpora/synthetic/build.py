@@ -7,9 +7,7 @@ machinery; it is no evidence about people.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import math
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -26,6 +24,7 @@ from emoray.config import Section
 from emoray.corpora.synthetic.dialogues import converse
 from emoray.corpora.synthetic.plan import Plan, Speaker, draw_plans, draw_speakers
 from emoray.corpora.synthetic.speech import Speech, Synthesiser
+from emoray.digest import digest
 from emoray.errors import ConfigError, LakeError
 from emoray.lake.tables import Lake
 from emoray.schema import DIMENSIONS, empty_row, utterances_table
@@ -78,7 +77,7 @@ class SyntheticConfig(Section):
     def hash(self) -> str:
         """12 hex digits of all that the corpus depends on."""
         content = self.model_dump(mode="json", exclude={"processes"} | self.unused) | {"version": VERSION}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return digest(content, 12)
 
 
 def build(name: str, config: SyntheticConfig, lake: Lake, progress: Callable[[int, int], None]) -> pa.Table:
