@@ -7,6 +7,7 @@ Dimension order is valence, arousal, dominance everywhere. Labels live in [0, 1]
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -16,6 +17,8 @@ from emoray.errors import SchemaError
 DIMENSIONS = ("valence", "arousal", "dominance")
 GRANULARITIES = ("les", "gs", "es")
 SPLITS = ("train", "dev", "gate", "test")
+#: A row of a table, by column.
+Row = dict[str, Any]
 UNKNOWN_SPEAKER = "Unknown"
 
 #: A word of a transcript; `emphasised` is the corpus's annotation, where it has one (planted in the synthetic corpus).
