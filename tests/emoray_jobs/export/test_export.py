@@ -233,14 +233,14 @@ def test_the_commands(config, tmp_path, capsys):
 
 def test_what_cannot_be_exported_or_imported_is_said(config, tmp_path):
     other = config.model_copy(update={"corpus": config.corpus.model_copy(update={"name": "other"})})
-    with pytest.raises(LakeError, match="corpus 'other' is not in this lake"):
+    with pytest.raises(LakeError, match="'other'", check=of_kind("missing_corpus")):
         export.run(other, format="parquet")
-    with pytest.raises(InputError, match="does not lie below"):
+    with pytest.raises(InputError, check=of_kind("not_below")):
         export.run(config, format="emotionml", audio_root=str(tmp_path))
     for name, message in (("x.csv", "are manifests"), ("x.parquet", "not a Parquet file of utterances")):
         (tmp_path / name).write_text("x")
         with pytest.raises(InputError, match=message):
             import_file.run(other, path=str(tmp_path / name))
     pq.write_table(pa.table({"x": [1]}), tmp_path / "y.parquet")
-    with pytest.raises(InputError, match="this is no exported corpus: it has no column 'utterance_id'"):
+    with pytest.raises(InputError, match="'utterance_id'", check=of_kind("missing_column")):
         import_file.run(other, path=str(tmp_path / "y.parquet"))
