@@ -17,7 +17,7 @@ from emoray.errors import SchemaError
 DIMENSIONS = ("valence", "arousal", "dominance")
 GRANULARITIES = ("les", "gs", "es")
 SPLITS = ("train", "dev", "gate", "test")
-#: A row of a table, by column.
+#: A row by column: of a table, or an utterance on its way through the stages (emoray.stages.base).
 Row = dict[str, Any]
 UNKNOWN_SPEAKER = "Unknown"
 
