@@ -8,9 +8,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import torch
 
-from emoray.lake.tables import Lake, LakeConfig, rows_to_outcomes
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import stage_schema
 from emoray.stages.base import Stage
 from emoray.stages.config import AnnotateConfig
@@ -126,7 +127,8 @@ def _run_pass(
     progress: Progress,
     reads: tuple[str, ...],
 ) -> None:
-    done = set.intersection(*(lake.done_ids(stage, prints[stage]) for stage in stages))
+    tables = [lake.stage_outcomes(stage, prints[stage], ["error"]) for stage in stages]
+    done = set.intersection(*(set() if one is None else set(one.collect()["utterance_id"]) for one in tables))
     todo = sorted(rows.keys() - done)
     if not todo:
         return
@@ -154,6 +156,7 @@ def _annotate_chunk(chunk: Chunk) -> int:
         stages = text_stages(chunk.config, Norms.from_json(chunk.norms))
     outcomes = annotate_rows(stages, chunk.rows, chunk.config.guard)
     for stage in stages:
-        table = rows_to_outcomes((outcome.as_row() for outcome in outcomes[stage.name]), stage_schema(stage.value_type))
+        rows = [outcome.as_row() for outcome in outcomes[stage.name]]
+        table = pa.Table.from_pylist(rows, stage_schema(stage.value_type))
         lake.append_stage(stage.name, chunk.fingerprints[stage.name], table)
     return len(chunk.rows)

@@ -13,20 +13,50 @@ import collections
 import json
 import tempfile
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from emoray.config import merge, read_preset, validate
 from emoray.corpora.synthetic.build import SyntheticConfig, build
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.stages.base import Row
 from emoray.stages.config import AnnotateConfig
-from emoray.stages.emphasis import build_emphasis, evaluate_emphasis
+from emoray.stages.emphasis import Emphasis
 from emoray.stages.norms import Norms
 from emoray.stages.pipeline import annotate_rows, audio_stages
 
 SPLITS = ("train", "dev", "gate", "test")
 SPEAKERS = {"train": 16, "dev": 4, "gate": 4, "test": 8}
 CLIPS_PER_SPEAKER = 12
+
+
+class EmphasisScore(NamedTuple):
+    """Detection per word, over all words of all utterances."""
+
+    precision: float
+    recall: float
+    f1: float
+    words: int
+    planted: int
+
+
+def evaluate_emphasis(predicted: Sequence[Sequence[bool]], planted: Sequence[Sequence[bool]]) -> EmphasisScore:
+    """Compare marks with planted ones, word by word.
+
+    Raises:
+        ValueError: The lengths differ.
+    """
+    found = np.array([mark for marks in predicted for mark in marks], bool)
+    truth = np.array([mark for marks in planted for mark in marks], bool)
+    if [len(marks) for marks in predicted] != [len(marks) for marks in planted]:
+        raise ValueError("predicted and planted marks must pair up word by word")
+    hits = int(np.sum(found & truth))
+    precision = hits / max(1, int(found.sum()))
+    recall = hits / max(1, int(truth.sum()))
+    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    return EmphasisScore(precision, recall, f1, len(truth), int(truth.sum()))
 
 
 def main() -> None:
@@ -76,7 +106,7 @@ def measure(rows: list[Row], times: str) -> dict[str, Any]:
     heard = annotate_rows(audio_stages(config), rows, config.guard)
     for row in rows:
         row.pop("waveform", None)
-    stage = build_emphasis(config.emphasis, Norms.fit(rows, config.norms))
+    stage = Emphasis(config.emphasis.prosody, Norms.fit(rows, config.norms))
     annotate_rows([stage], rows, config.guard)
     elapsed_s = time.perf_counter() - started
     errors = collections.Counter(outcome.error["type"] for outcome in heard["transcribe"] if outcome.error)

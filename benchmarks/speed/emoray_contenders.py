@@ -53,7 +53,9 @@ def bare(given: dict[str, Any]) -> None:
 
     def work() -> dict[str, int]:
         prints, _ = bare_loop(config.lake, config.corpus.name, config.annotate, given["cores"], lambda *_: None)
-        return {"complete": len(Lake(config.lake).done_ids("embed_semantics", prints["embed_semantics"]))}
+        outcomes = Lake(config.lake).stage_outcomes("embed_semantics", prints["embed_semantics"], ["error"])
+        assert outcomes is not None
+        return {"complete": outcomes.collect().height}
 
     serve(work, lambda: forget(config))
 

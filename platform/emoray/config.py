@@ -1,7 +1,7 @@
-"""Typed configuration: a preset, then a YAML file, then the environment, then dotted overrides; each later one wins.
+"""Typed configuration: a preset, then a YAML file, then the environment, then dotted overrides. Later ones win.
 
 Configuration classes live beside what they configure, are frozen and refuse unknown keys. They hold no defaults: the
-preset `laptop` is complete, the others say only what differs from it.
+preset `laptop` is complete; the others hold only what differs from it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ ENVIRONMENT_PREFIX = "EMORAY_"
 
 
 class Section(BaseModel):
-    """Base of every configuration class: frozen, no unknown keys."""
+    """Base of every configuration class: frozen, no unknown keys, no infinite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Root = TypeVar("Root", bound=Section)
@@ -49,10 +49,10 @@ def load(
 
     Args:
         root: The job's typed root.
-        preset: Name of a shipped preset; laid over `laptop`.
+        preset: Name of a shipped preset; merged over `laptop`.
         file: YAML file with the keys that differ; may name its own `preset`.
         overrides: `section.key=value`, the value in YAML syntax.
-        environ: Environment (the process's own by default): `EMORAY_SECTION__KEY=value`.
+        environ: Environment (by default the process's): `EMORAY_SECTION__KEY=value`.
 
     Raises:
         ConfigError: Names the exact key, what was given and what was expected.
@@ -73,14 +73,16 @@ def load(
         path_text, separator, text = override.partition("=")
         if not separator or not path_text:
             raise ConfigError(
-                f"override {override!r} is not of the form section.key=value", remedy="For example train.epochs=5"
+                f"override {override!r} is not of the form section.key=value",
+                remedy="For example train.epochs=5",
+                kind="bad_override",
             )
         tree = merge(tree, _nest(path_text.split("."), _value(text, path_text)))
     return validate(root, tree)
 
 
 def validate(root: type[Root], tree: Mapping[str, Any]) -> Root:
-    """Turn a plain tree into the typed root, or name the key that does not fit.
+    """Turn a plain mapping into the typed root, or name the key that does not fit.
 
     Raises:
         ConfigError: The first offending key, its value, what was expected and the nearest known name.
@@ -94,15 +96,15 @@ def validate(root: type[Root], tree: Mapping[str, Any]) -> Root:
             known = _known_keys(root, first["loc"][:-1])
             near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
             remedy = f"Did you mean {near[0]!r}?" if near else f"Known keys here: {', '.join(known)}"
-            raise ConfigError("unknown configuration key", where=path, remedy=remedy) from None
+            raise ConfigError("unknown configuration key", where=path, remedy=remedy, kind="unknown_key") from None
         given = "" if first["type"] == "missing" else f", got {first['input']!r}"
         raise ConfigError(
-            f"{first['msg']}{given}", where=path, remedy="`--show-config` prints what is in force"
+            f"{first['msg']}{given}", where=path, remedy="`--show-config` prints the configuration in effect"
         ) from None
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """The tree of a shipped preset.
+    """The content of a shipped preset.
 
     Raises:
         ConfigError: There is no such preset; the message names the nearest one.
@@ -111,13 +113,15 @@ def read_preset(name: str) -> dict[str, Any]:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         remedy = f"Did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown preset {name!r}", remedy=f"{remedy}Presets: {', '.join(names)}")
+        raise ConfigError(
+            f"unknown preset {name!r}", remedy=f"{remedy}Presets: {', '.join(names)}", kind="unknown_preset"
+        )
     text = (resources.files("emoray") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return dict(yaml.safe_load(text) or {})
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one tree over another; mappings merge, everything else replaces."""
+    """Merge one tree over another; mappings merge, everything else is replaced."""
     merged = dict(base)
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
@@ -136,9 +140,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration file: {error.strerror}", where=str(path)) from error
+        raise ConfigError(
+            f"cannot read the configuration file: {error.strerror}", where=str(path), kind="unreadable_file"
+        ) from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", where=str(path)) from error
+        raise ConfigError(f"not valid YAML: {error}", where=str(path), kind="bad_yaml") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -156,7 +162,7 @@ def _value(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"value {text!r} is not valid YAML: {error}", where=where) from error
+        raise ConfigError(f"value {text!r} is not valid YAML: {error}", where=where, kind="bad_yaml") from error
 
 
 def _known_keys(root: type[BaseModel], path: Sequence[str | int]) -> list[str]:

@@ -1,15 +1,15 @@
-"""One tree of errors. Each says what was wrong, where and what to do; `kind` is its name in tables and replies."""
+"""One tree of errors. Each says what was wrong, where, and what to do. `kind` is its name in tables and replies."""
 
 from __future__ import annotations
 
 
 class EmorayError(Exception):
-    """Base of everything that emoray raises on purpose.
+    """Base of every error that emoray raises on purpose.
 
     Args:
         what: What was wrong, with the offending value.
         where: The path, row, line or configuration key, if there is one.
-        remedy: What the user can do about it.
+        remedy: What the user can do.
         kind: Stable snake_case name; defaults to the class's own.
     """
 
@@ -76,17 +76,17 @@ class StageError(EmorayError):
 
 
 class TransientError(EmorayError):
-    """A failure that may pass by itself (throttled storage, an engine that restarts): worth a retry."""
+    """A failure that may be temporary (throttled storage, an engine that restarts): worth a retry."""
 
     kind = "transient"
     retryable = True
 
 
 class ErrorBudgetExceeded(EmorayError):  # noqa: N818 (it says what happened)
-    """More rows failed than `max_error_fraction` allows. All outcomes are written all the same.
+    """More rows failed than `max_error_fraction` allows. All outcomes are written nevertheless.
 
     Attributes:
-        summary: What was done, as the job's `render` prints it; None if the job did not come to its end.
+        summary: What was done, as the job's `render` prints it; None if the job did not finish.
     """
 
     kind = "error_budget_exceeded"
@@ -100,13 +100,13 @@ class LakeError(EmorayError):
 
 
 class TrainingError(EmorayError):
-    """A training run that cannot go on (non-finite loss, empty split, mismatched checkpoint)."""
+    """A training run that cannot continue (non-finite loss, empty split, mismatched checkpoint)."""
 
     kind = "training_failed"
 
 
 class StoppedError(TrainingError):
-    """A training run that a signal stopped after a step; its checkpoint is stored, and the same command goes on."""
+    """A training run that a signal stopped after a step. Its checkpoint is stored; the same command resumes it."""
 
     kind = "stopped"
 

@@ -1,4 +1,4 @@
-"""Column contracts of the tables by which all steps talk to each other, and their validation.
+"""Column contracts of the tables that all steps share, and their validation.
 
 Dimension order is valence, arousal, dominance everywhere. Labels live in [0, 1]:
 (raw − scale_min) / (scale_max − scale_min).
@@ -7,6 +7,7 @@ Dimension order is valence, arousal, dominance everywhere. Labels live in [0, 1]
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -16,9 +17,11 @@ from emoray.errors import SchemaError
 DIMENSIONS = ("valence", "arousal", "dominance")
 GRANULARITIES = ("les", "gs", "es")
 SPLITS = ("train", "dev", "gate", "test")
+#: A row by column: of a table, or an utterance on its way through the stages (emoray.stages.base).
+Row = dict[str, Any]
 UNKNOWN_SPEAKER = "Unknown"
 
-#: A word of a transcript; `emphasised` is the corpus's own mark where it has one (planted in the synthetic corpus).
+#: A word of a transcript; `emphasised` is the corpus's annotation, where it has one (planted in the synthetic corpus).
 WORD = pa.struct(
     [("word", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64()), ("emphasised", pa.bool_())],
 )
@@ -57,11 +60,7 @@ ERROR = pa.struct([("type", pa.string()), ("message", pa.string()), ("attempts",
 
 
 def stage_schema(value: pa.DataType) -> pa.Schema:
-    """Schema of a stage table: the stage's value or its error, keyed by utterance_id.
-
-    Args:
-        value: The struct type that the stage declares for its value.
-    """
+    """Schema of a stage table: the stage's value (a struct) or its error, keyed by utterance_id."""
     return pa.schema(
         [
             pa.field("utterance_id", pa.string(), nullable=False),
@@ -91,13 +90,14 @@ def utterances_table(rows: Sequence[dict[str, object]]) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise SchemaError(
                 f"column {field.name!r} does not hold {field.type}: {error}",
-                remedy="Mend the values or map another column onto it",
+                remedy="Fix the values, or map another column to it",
+                kind="bad_column_type",
             ) from error
     return validate_utterances(pa.table(columns, schema=UTTERANCES))
 
 
 def validate_utterances(table: pa.Table) -> pa.Table:
-    """Hold a table against the utterances contract.
+    """Check a table against the utterances contract.
 
     Raises:
         SchemaError: Names the first offending row and column, and what to do.
@@ -108,21 +108,30 @@ def validate_utterances(table: pa.Table) -> pa.Table:
         raise SchemaError(
             f"table is not an utterances table (missing columns {missing}, unknown columns {extra}, or other types)",
             remedy="Build it with emoray.schema.utterances_table",
+            kind="bad_columns",
         )
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     if frame.is_empty():
-        raise SchemaError("the table has no utterances", remedy="Check the path or the filters that made it")
+        raise SchemaError(
+            "the table has no utterances", remedy="Check the path or the filters that made it", kind="empty_table"
+        )
     for name in ("utterance_id", "corpus", "audio_uri"):
         blank = frame.with_row_index().filter(pl.col(name).is_null() | (pl.col(name) == ""))
         if not blank.is_empty():
-            raise SchemaError(f"column {name!r} is empty", where=f"row {blank['index'][0]}", remedy="Give it a value")
+            raise SchemaError(
+                f"column {name!r} is empty",
+                where=f"row {blank['index'][0]}",
+                remedy="Give it a value",
+                kind="empty_cell",
+            )
     twice = frame.group_by("utterance_id").len().filter(pl.col("len") > 1).sort("utterance_id")
     if not twice.is_empty():
         raise SchemaError(
             f"utterance_id {twice['utterance_id'][0]!r} occurs {twice['len'][0]} times"
             f" ({twice.height} duplicate ids in all)",
-            remedy="Ids must be unique: drop the repeats or map another column onto utterance_id",
+            remedy="Ids must be unique: drop the repeats, or map another column to utterance_id",
+            kind="duplicate_id",
         )
     for name in DIMENSIONS:
         outside = frame.filter((pl.col(name) < 0) | (pl.col(name) > 1) | pl.col(name).is_nan())
@@ -133,6 +142,7 @@ def validate_utterances(table: pa.Table) -> pa.Table:
                 f" {row['scale_min']}..{row['scale_max']} ({outside.height} such rows)",
                 where=f"utterance {row['utterance_id']}",
                 remedy="Set scale_min and scale_max to the scale that the labels were given on",
+                kind="label_off_scale",
             )
     splits = frame.filter(pl.col("split").is_not_null() & ~pl.col("split").str.contains(r"^(train|dev|gate|test\d*)$"))
     if not splits.is_empty():
@@ -141,6 +151,7 @@ def validate_utterances(table: pa.Table) -> pa.Table:
             f"split {row['split']!r} is unknown",
             where=f"utterance {row['utterance_id']}",
             remedy="Use train, dev, gate or test (test1, test2 … where a corpus has several)",
+            kind="unknown_split",
         )
     turned = frame.filter(
         pl.col("start_s").is_not_null() & pl.col("end_s").is_not_null() & (pl.col("end_s") <= pl.col("start_s"))
@@ -148,7 +159,9 @@ def validate_utterances(table: pa.Table) -> pa.Table:
     if not turned.is_empty():
         row = turned.row(0, named=True)
         raise SchemaError(
-            f"end_s {row['end_s']} is not after start_s {row['start_s']}", where=f"utterance {row['utterance_id']}"
+            f"end_s {row['end_s']} is not after start_s {row['start_s']}",
+            where=f"utterance {row['utterance_id']}",
+            kind="bad_span",
         )
     return table
 
@@ -172,5 +185,6 @@ def assert_speaker_disjoint(table: pa.Table) -> int:
         raise SchemaError(
             f"speaker {row['speaker_id']!r} is in train and in {row['split']}",
             remedy="Split by speaker, so that the test measures unseen voices",
+            kind="speaker_in_two_splits",
         )
     return frame.height - known.height

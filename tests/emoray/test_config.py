@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from error_kit import of_kind
 
 from emoray.config import load, merge, preset_names, read_preset, to_yaml
 from emoray.errors import ConfigError
@@ -26,26 +27,26 @@ def test_every_preset_is_complete_and_survives_its_own_printing(preset, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "kind", "named"),
     [
-        ("trian.epochs=3", "trian: unknown configuration key. Did you mean 'train'"),
-        ("train.epoch=3", r"train.epoch: unknown configuration key. Did you mean 'epochs'"),
-        ("train.epochs=none", "train.epochs: .*got 'none'"),
-        ("train.epochs=0", r"train.epochs: .*greater than 0"),
-        ("corpus.kind=sythetic", "corpus.kind: .*'synthetic'"),
-        ("train.epochs", "override 'train.epochs' is not of the form"),
-        ("train.epochs=[1", "train.epochs: value .* is not valid YAML"),
+        ("trian.epochs=3", "unknown_key", "^trian: .*'train'"),
+        ("train.epoch=3", "unknown_key", r"^train\.epoch: .*'epochs'"),
+        ("train.epochs=none", "bad_config", r"^train\.epochs: .*'none'"),
+        ("train.epochs=0", "bad_config", r"^train\.epochs: .*greater than 0"),
+        ("corpus.kind=sythetic", "bad_config", r"^corpus\.kind: .*'synthetic'"),
+        ("train.epochs", "bad_override", r"'train\.epochs'"),
+        ("train.epochs=[1", "bad_yaml", r"^train\.epochs: "),
     ],
 )
-def test_a_mistake_is_named_with_its_key(override, message):
-    with pytest.raises(ConfigError, match=message):
+def test_a_mistake_is_named_with_its_key(override, kind, named):
+    with pytest.raises(ConfigError, match=named, check=of_kind(kind)):
         load(Config, overrides=[override], environ={})
 
 
 def test_an_unknown_preset_and_an_unreadable_file(tmp_path):
-    with pytest.raises(ConfigError, match=r"unknown preset 'latop'. Did you mean 'laptop'"):
+    with pytest.raises(ConfigError, match=r"'latop'.*'laptop'", check=of_kind("unknown_preset")):
         read_preset("latop")
-    with pytest.raises(ConfigError, match=r"none.yaml: cannot read"):
+    with pytest.raises(ConfigError, match=r"none\.yaml", check=of_kind("unreadable_file")):
         load(Config, file=tmp_path / "none.yaml", environ={})
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from emoray.digest import digest
 from emoray.errors import InputError, LakeError
 from emoray.lake.tables import Lake
 from emoray.stages import pipeline
@@ -86,5 +85,4 @@ def _norms_pointer(config: Config) -> tuple[str, ...]:
         "audio": {name: prints[name] for name in NORMS_READ},
         "norms": config.annotate.norms.model_dump(mode="json"),
     }
-    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
-    return "norms", "current", f"{config.corpus.name}-{digest}.json"
+    return "norms", "current", f"{config.corpus.name}-{digest(document)}.json"

@@ -16,6 +16,7 @@ import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from emoray.digest import digest
 from emoray.evaluation.report import About, write_report
 from emoray.evaluation.summary import LEVELS
 from emoray.lake.tables import Lake
@@ -34,7 +35,6 @@ from emoray_jobs.evaluate.stored import (
     ceiling,
     cell,
     corpus_hash,
-    digest,
     latest,
     notes,
     store,

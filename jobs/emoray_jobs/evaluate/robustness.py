@@ -17,6 +17,7 @@ import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from emoray.digest import digest
 from emoray.errors import InputError
 from emoray.evaluation import figures, pages
 from emoray.evaluation.bootstrap import clusters, interval, paired_difference
@@ -80,7 +81,7 @@ def run(config: Config, *, model: str | None = None) -> RobustnessResult:
     where = ("reports", version.name, version.version, split, "robustness")
     title = f"Robustness of {version.name} version {version.version} on {config.corpus.name}"
     synthetic = config.corpus.kind == "synthetic"
-    key = stored.digest(
+    key = digest(
         {
             "source": version.source,
             "corpus": stored.corpus_hash(lake, config.corpus.name, split),

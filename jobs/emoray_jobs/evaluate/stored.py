@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -131,11 +130,6 @@ def corpus_hash(lake: Lake, corpus: str, split: str) -> str:
     frame = pl.from_arrow(lake.utterances(corpus, columns))
     assert isinstance(frame, pl.DataFrame)
     return hashlib.sha256(frame.filter(pl.col("split") == split).sort("utterance_id").write_csv().encode()).hexdigest()
-
-
-def digest(what: Mapping[str, Any]) -> str:
-    """16 hexadecimal characters over what a report rests on."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def cell(entry: Mapping[str, Any] | None, sign: str = "") -> str:

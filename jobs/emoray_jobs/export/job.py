@@ -89,38 +89,38 @@ def run(
         raise InputError("there is nothing to export", where=source.what, remedy="Look with emoray corpus stats")
     if out is None:
         out = lake.uri("exports", f"{source.label.replace('/', '-')}{SUFFIXES[format]}")
-    tally = ExportStats()
+    stats = ExportStats()
     header = audformat_database.HEADER if format == "audformat" else None
     with (
         spinner(f"exporting {source.what}"),
         atomic_output(out, config.lake.storage_options, force=force, header=header) as path,
     ):
-        _write(format, path, lake, source, tally, audio_root)
-        if not tally.written:
-            reasons = ", ".join(f"{why}: {rows:,}" for why, rows in tally.left_out.most_common())
+        _write(format, path, lake, source, stats, audio_root)
+        if not stats.written:
+            reasons = ", ".join(f"{why}: {rows:,}" for why, rows in stats.left_out.most_common())
             raise InputError(f"nothing could be written ({reasons})", where=source.what, remedy="Choose another format")
     if scores is None and format in ("audformat", "parquet"):
         found = ", ".join(source.fingerprints) or "none for this configuration"
-        tally.notes.append(f"annotations: {found}")
+        stats.notes.append(f"annotations: {found}")
     missing = _no_place(format, source)
-    return ExportResult(format, source.what, out, tally.rows, tally.written, dict(tally.left_out), missing, tally.notes)
+    return ExportResult(format, source.what, out, stats.rows, stats.written, dict(stats.left_out), missing, stats.notes)
 
 
-def _write(format: Format, path: str, lake: Lake, source: Source, tally: ExportStats, audio_root: str | None) -> None:
+def _write(format: Format, path: str, lake: Lake, source: Source, stats: ExportStats, audio_root: str | None) -> None:
     """Write the format's file or folder."""
     if format == "parquet":
-        parquet.write(path, table_parts(lake, source), tally)
+        parquet.write(path, table_parts(lake, source), stats)
     elif format == "msp":
-        msp_submission.write(path, labels([source.table], tally), tally)
+        msp_submission.write(path, labels([source.table], stats), stats)
     elif format == "emotionml":
-        emotionml.write(path, labels([source.table], tally), tally, audio_root=audio_root)
+        emotionml.write(path, labels([source.table], stats), stats, audio_root=audio_root)
     else:
         audformat_database.write(
             path,
             source.label.replace("/", "-"),
             pa.concat_tables(table_parts(lake, source)),
-            labels([source.table], tally),
-            tally,
+            labels([source.table], stats),
+            stats,
             audio_root=audio_root,
             model=source.model,
             stages=list(source.fingerprints),

@@ -18,6 +18,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from emoray.corpora import folds
+from emoray.digest import digest
 from emoray.errors import InputError
 from emoray.evaluation.pages import SYNTHETIC_NOTE
 from emoray.evaluation.summary import LEVELS
@@ -25,7 +26,7 @@ from emoray.lake.tables import Lake
 from emoray.registry.tracking import connect
 from emoray.schema import assert_speaker_disjoint
 from emoray.training.training_set import TrainingSet
-from emoray_jobs.evaluate.stored import TITLES, SplitReport, cell, digest, test_splits
+from emoray_jobs.evaluate.stored import TITLES, SplitReport, cell, test_splits
 from emoray_jobs.protocol.mlflow_runs import FAILED, ProtocolRuns
 from emoray_jobs.protocol.report import write_reports
 from emoray_jobs.protocol.trial import Trial, TrialOutcome, finished
@@ -116,7 +117,7 @@ def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
     with contextlib.ExitStack() as stack:
         planned = _plan(config, lake, stack, chosen)
         trials = [one.trial for one in planned]
-        name = f"protocol-{config.model.name}-{digest({'runs': [trial.run for trial in trials]})[:12]}"
+        name = f"protocol-{config.model.name}-{digest({'runs': [trial.run for trial in trials]}, 12)}"
         before = {trial.run for trial in trials if finished(lake, trial) is not None}
         runs = ProtocolRuns(tracking, lake, name)
         errors: dict[str, str] = {}

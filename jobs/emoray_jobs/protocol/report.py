@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from emoray.digest import digest
 from emoray.evaluation.report import About, write_report
 from emoray.lake.tables import Lake
 from emoray.models.build import WITHOUT_GRADIENT
 from emoray.registry.tracking import Tracking
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import text_read
-from emoray_jobs.evaluate.stored import KEY, METRICS, SplitReport, ceiling, digest, store
+from emoray_jobs.evaluate.stored import KEY, METRICS, SplitReport, ceiling, store
 from emoray_jobs.progress import spinner
 from emoray_jobs.protocol.mlflow_runs import ProtocolRuns
 from emoray_jobs.protocol.trial import Trial, test_predictions

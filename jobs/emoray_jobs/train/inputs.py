@@ -7,8 +7,6 @@ A run is made by the data, the fold, the model and the training options; workers
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from emoray.corpora.folds import Fold
+from emoray.digest import digest
 from emoray.errors import LakeError, TrainingError
 from emoray.lake.tables import Lake
 from emoray.models.build import MODELS, OVER_DIALOGUES
@@ -157,4 +156,4 @@ def _run_hash(config: Config, set_hash: str, plan: str, fold: Fold | None) -> st
     }
     if fold is not None:
         what["fold"] = {"test": fold.test, "dev": fold.dev}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+    return digest(what, 12)

@@ -1,6 +1,9 @@
-"""From probabilities of speech, frame by frame, to stretches of speech and to utterances. Shape legend: N frames.
+"""From probabilities of speech, frame by frame, to spans of speech and to utterances. Shape legend: N frames.
 
-A frame is 512 samples (32 ms); the probabilities are `emoray.audio.silero`'s.
+A frame is 512 samples (32 ms); the probabilities come from `emoray.audio.silero`. silero-vad's own
+`get_speech_timestamps_from_probs` is not used: it counts the silence at the end of a recording as speech where it is
+shorter than `min_silence_s`, cuts long speech at pauses rather than at the least likely frame, and importing its
+package sets the process's number of threads to one.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ class ActivityConfig(Section):
     Attributes:
         enter: Speech begins where its probability reaches this …
         leave: … and ends where it falls below this.
-        min_silence_s: Shorter gaps in speech belong to it.
-        min_speech_s: Shorter speech is a noise.
+        min_silence_s: Shorter gaps count as speech.
+        min_speech_s: Shorter speech counts as noise.
     """
 
     enter: float
@@ -36,25 +39,20 @@ class ActivityConfig(Section):
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a recording, from its beginning, in seconds."""
+    """A part of a recording, in seconds from its beginning."""
 
     start_s: float
     end_s: float
 
 
 def weights_version() -> str:
-    """Which weights the probabilities come from, for fingerprints; loads nothing."""
+    """Version of the weights behind the probabilities, for fingerprints; loads nothing."""
     return f"{PACKAGE} {metadata.version(PACKAGE)}"
 
 
 def speech_frames(speech_N: npt.NDArray[np.float32], config: ActivityConfig) -> npt.NDArray[np.bool_]:
-    """Which frames are speech.
-
-    Args:
-        speech_N: Probability of speech.
-        config: When sound is speech.
-    """
-    # In between the two thresholds a frame is what the frame before it was; nothing before is silence.
+    """Which frames are speech."""
+    # Between the two thresholds a frame is what the previous one was; before the first frame is silence.
     decided = np.flatnonzero((speech_N >= config.enter) | (speech_N < config.leave))
     last_N = np.searchsorted(decided, np.arange(len(speech_N)), side="right") - 1
     is_speech_N = np.zeros(len(speech_N), dtype=bool)
@@ -78,21 +76,21 @@ def utterances(
     pad_s: float,
     max_utterance_s: float,
 ) -> list[Span]:
-    """Cut a recording into utterances: its stretches of speech, the long ones parted where speech is least likely.
+    """Cut a recording into utterances: its spans of speech; long ones are cut where speech is least likely.
 
     Args:
         speech_N: Probability of speech over the whole recording.
         config: When sound is speech.
         duration_s: Length of the recording.
-        pad_s: Sound kept before and after speech; neighbours share a gap that is too short for both.
+        pad_s: Sound kept before and after speech; neighbours divide a gap that is too short for both.
         max_utterance_s: No utterance is longer, padding included.
 
     Returns:
-        Spans in order, none overlapping another.
+        Spans in order, not overlapping.
     """
     most = max(2, int((max_utterance_s - 2 * pad_s) / FRAME_S))
     pieces = [
-        piece for start, end in _runs(speech_frames(speech_N, config)) for piece in _parted(speech_N, start, end, most)
+        piece for start, end in _runs(speech_frames(speech_N, config)) for piece in _cut(speech_N, start, end, most)
     ]
     spans = []
     for number, (start, end) in enumerate(pieces):
@@ -105,8 +103,8 @@ def utterances(
     return spans
 
 
-def _parted(speech_N: npt.NDArray[np.float32], start: int, end: int, most: int) -> list[tuple[int, int]]:
-    """Part a run of frames into pieces of at most `most`, each cut in the second half of what may be taken."""
+def _cut(speech_N: npt.NDArray[np.float32], start: int, end: int, most: int) -> list[tuple[int, int]]:
+    """Cut a run of frames into pieces of at most `most`, each in the second half of what is allowed."""
     pieces = []
     while end - start > most:
         first = start + most // 2

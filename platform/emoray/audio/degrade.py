@@ -21,35 +21,24 @@ CODECS = {
 
 
 def add_noise(samples_T: np.ndarray, snr_db: float, random: np.random.Generator) -> np.ndarray:
-    """Add white Gaussian noise.
-
-    Args:
-        samples_T: The clip.
-        snr_db: Power of the whole clip over that of the noise, in dB.
-        random: Draws the noise.
-    """
+    """Add white Gaussian noise; `snr_db` is the power of the whole clip over that of the noise."""
     noise_rms = float(np.sqrt(np.mean(np.square(samples_T, dtype=np.float64)))) * 10 ** (-snr_db / 20)
     return (samples_T + noise_rms * random.standard_normal(len(samples_T))).astype(np.float32)
 
 
 def through_codec(samples_T: np.ndarray, codec: str) -> np.ndarray:
-    """Encode and decode.
+    """Encode and decode, to as many samples.
 
-    Args:
-        samples_T: The clip.
-        codec: One of `CODECS`: g711 (mu-law) and gsm (06.10) as telephones do, at 8 kHz; opus and mp3 at libsndfile's
-            default rates.
-
-    Returns:
-        As many samples.
+    `codec` is one of `CODECS`: g711 (mu-law) and gsm (06.10) as in telephony, at 8 kHz; opus and mp3 at libsndfile's
+    default rates.
 
     Raises:
         InputError: There is no such codec.
     """
     if codec not in CODECS:
-        raise InputError(f"unknown codec {codec!r}", remedy=f"One of {', '.join(CODECS)}")
+        raise InputError(f"unknown codec {codec!r}", remedy=f"One of {', '.join(CODECS)}", kind="unknown_codec")
     kind, subtype, hz = CODECS[codec]
-    # Lossy coders overshoot: headroom keeps what is loud from being clipped.
+    # Lossy codecs overshoot: headroom keeps loud samples from being clipped.
     peak = max(1.0, 1.05 * float(np.abs(samples_T).max(initial=0.0)))
     file = io.BytesIO()
     soundfile.write(file, soxr.resample(samples_T / peak, AUDIO_HZ, hz), hz, format=kind, subtype=subtype)
@@ -60,5 +49,5 @@ def through_codec(samples_T: np.ndarray, codec: str) -> np.ndarray:
 
 
 def at_speed(samples_T: np.ndarray, factor: float) -> np.ndarray:
-    """Play faster (`factor` above 1) or slower, as a tape does: tempo, pitch and formants change together."""
+    """Play faster (`factor` above 1) or slower, like a tape: tempo, pitch and formants change together."""
     return np.asarray(soxr.resample(samples_T, AUDIO_HZ * factor, AUDIO_HZ), np.float32)

@@ -1,4 +1,4 @@
-"""Decode a clip from bytes, a local file or an object store to 16 kHz mono, or say exactly why that cannot be done.
+"""Decode a clip from bytes, a local file or an object store to 16 kHz mono; errors say exactly why it fails.
 
 libsndfile reads the container (wav, flac, ogg, mp3 …) and soxr resamples. Shape legend: S samples, C channels.
 """
@@ -27,7 +27,7 @@ AUDIO_HZ = 16_000
 
 #: A sample at or above this share of full scale counts as clipped (one step of 8-bit audio below full scale).
 CLIPPED_LEVEL = 127 / 128
-#: A size that streaming writers leave in a wav header because they could not know it: promises nothing.
+#: Sizes in the wav headers of streaming writers, which do not know the size: they mean nothing.
 UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)
 CONVERT = "Convert it, for example: ffmpeg -i INPUT -ar 16000 -ac 1 OUTPUT.wav"
 
@@ -52,9 +52,9 @@ class Waveform:
 
     Attributes:
         samples: float32 (S,), mono, 16 kHz, full scale 1.
-        duration_s: Length of the clip or of the span that was asked for.
+        duration_s: Length of the clip, or of the requested span.
         source_hz: Sampling rate of the file.
-        channels: Channels of the file, before they were averaged.
+        channels: Channels of the file, before averaging.
         rms_dbfs: Level of the whole clip, in dB relative to full scale.
         clipped_fraction: Share of the file's samples at full scale.
     """
@@ -80,33 +80,28 @@ def decode(
     Args:
         source: Local path, fsspec address (`s3://…`), or the bytes of an audio file.
         config: Which clips are usable.
-        start_s: Begin of the span to read (seeks: the rest is not decoded); the clip's own by default.
-        end_s: End of the span to read.
+        start_s, end_s: Span to read (by seeking: the rest is not decoded); by default the whole clip.
         storage_options: Options for the fsspec file system.
 
     Raises:
         AudioError: `kind` is missing_file, empty_file, not_audio, truncated_audio, audio_too_short, audio_too_long,
             silent_audio or non_finite_samples.
-        TransientError: The storage failed in a way that may pass.
+        TransientError: The storage failed in a way that may be temporary.
     """
     where = source if isinstance(source, str) else f"<{len(source)} bytes>"
     with opened(source, where, storage_options, whole=start_s is None and end_s is None) as file:
         samples_SC, source_hz = _read(sound_file(file, where), config, where, start_s, end_s)
-    # NaN and infinity show in the extremes, which take one pass and no copy; so does that nothing is clipped.
+    # The extremes (one pass, no copy) show NaN and infinity, and whether anything can be clipped.
     lowest, highest = float(samples_SC.min(initial=0.0)), float(samples_SC.max(initial=0.0))
     if not math.isfinite(highest - lowest):
         count = int(samples_SC.size - np.isfinite(samples_SC).sum())
-        raise AudioError(
-            f"{count} samples are NaN or infinite",
-            where=where,
-            remedy="Write the file again",
-            kind="non_finite_samples",
-        )
+        what = f"{count} samples are NaN or infinite"
+        raise AudioError(what, where=where, remedy="Write the file again", kind="non_finite_samples")
     mono_S = _mixed_down(samples_SC)
     rms_dbfs = 20 * math.log10(max(float(np.sqrt(np.mean(np.square(mono_S, dtype=np.float64)))), 1e-10))
     if rms_dbfs < config.silence_dbfs:
         raise AudioError(
-            f"clip is silent ({rms_dbfs:.0f} dBFS, the floor is {config.silence_dbfs:g})",
+            f"clip is silent ({rms_dbfs:.0f} dBFS, the minimum is {config.silence_dbfs:g})",
             where=where,
             remedy="Check the microphone, the channel or the span",
             kind="silent_audio",
@@ -124,7 +119,7 @@ def decode(
 
 
 def _mixed_down(samples_SC: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Mean of the channels, (S,); column by column, as numpy is slow over an axis as short as that."""
+    """Mean of the channels, (S,); column by column, as numpy is slow over such a short axis."""
     if samples_SC.shape[1] == 1:
         return samples_SC[:, 0]
     mono_S = samples_SC[:, 0] + samples_SC[:, 1]
@@ -138,18 +133,18 @@ def _mixed_down(samples_SC: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def opened(
     source: str | bytes, where: str, storage_options: Mapping[str, Any] | None, *, whole: bool
 ) -> Iterator[BinaryIO]:
-    """A seekable file; remote clips that are wanted whole come in one request."""
+    """A seekable file; whole remote clips are read in one request."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
     try:
         if "://" not in source:
             if not stat.S_ISREG(mode := os.stat(source).st_mode) and not stat.S_ISDIR(mode):
-                # A pipe or a device: reading it may never end.
+                # Reading a pipe or a device may never end.
                 raise AudioError(
                     "not a regular file", where=where, remedy="Name the recording itself", kind="not_audio"
                 )
-            # Unbuffered, so that the descriptor stands where the file does: see `sound_file`.
+            # Unbuffered, so that descriptor and file have the same position: see `sound_file`.
             with open(source, "rb", buffering=0) as file:
                 yield file
             return
@@ -181,14 +176,16 @@ def _remote(source: str, where: str, storage_options: Mapping[str, Any] | None, 
                 yield file
     except NoCredentialsError:
         raise AudioError(
-            "no credentials for this storage", where=where, remedy="Set AWS_ACCESS_KEY_ID and its kin"
+            "no credentials for this storage",
+            where=where,
+            remedy="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ) from None
     except BotoCoreError as error:
         raise TransientError(f"cannot read the clip: {error}", where=where, remedy="Try again") from error
 
 
 def sound_file(file: BinaryIO, where: str) -> soundfile.SoundFile:
-    """Look at a file and open it as sound.
+    """Check a file and open it as sound.
 
     Raises:
         AudioError: `kind` is empty_file, truncated_audio or not_audio.
@@ -198,7 +195,7 @@ def sound_file(file: BinaryIO, where: str) -> soundfile.SoundFile:
         raise AudioError("file is empty (0 bytes)", where=where, remedy="Copy it again", kind="empty_file")
     _check_riff(file, size_bytes, where)
     try:
-        # libsndfile reads a descriptor by itself; any other file it would have to ask through Python, 8 KiB at a time.
+        # libsndfile reads a descriptor directly, other files through Python, 8 KiB at a time.
         return soundfile.SoundFile(file.fileno() if isinstance(file, io.FileIO) else file, closefd=False)
     except soundfile.LibsndfileError as error:
         raise AudioError(
@@ -216,12 +213,12 @@ def _size(file: BinaryIO) -> int:
 
 
 def _check_riff(file: BinaryIO, size_bytes: int, where: str) -> None:
-    """Hold a wav's `data` chunk against what the file has: libsndfile reads the rest of a cut file without a word."""
+    """Compare a wav's `data` chunk with the file's size: libsndfile reads a truncated file without an error."""
     head = file.read(12)
     try:
         if head[:4] != b"RIFF":
             return
-        promised_bytes = int.from_bytes(head[4:8], "little") + 8
+        expected_bytes = int.from_bytes(head[4:8], "little") + 8
         position = 12
         while position + 8 <= size_bytes:
             file.seek(position)
@@ -231,13 +228,13 @@ def _check_riff(file: BinaryIO, size_bytes: int, where: str) -> None:
             if chunk[:4] == b"data":
                 if length_bytes in UNKNOWN_SIZES or position + length_bytes <= size_bytes:
                     return
-                promised_bytes = position + length_bytes
+                expected_bytes = position + length_bytes
                 break
             position += length_bytes + length_bytes % 2
         # The loop also ends here when the file stops before its data chunk begins.
-        if promised_bytes > size_bytes:
+        if expected_bytes > size_bytes:
             raise AudioError(
-                f"wav is cut off: its header promises {promised_bytes} bytes, the file has {size_bytes}",
+                f"wav is truncated: by its header it has {expected_bytes} bytes, the file has {size_bytes}",
                 where=where,
                 remedy="Copy it again from the source",
                 kind="truncated_audio",
@@ -279,14 +276,14 @@ def _read(
             samples_SC = sound.read(last - first, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise AudioError(
-                f"audio breaks off or is damaged ({error.error_string.rstrip('.')})",
+                f"audio is truncated or damaged ({error.error_string.rstrip('.')})",
                 where=where,
                 remedy="Copy it again from the source",
                 kind="truncated_audio",
             ) from None
     if len(samples_SC) < last - first:
         raise AudioError(
-            f"audio breaks off: {len(samples_SC)} of {last - first} promised samples",
+            f"audio is truncated: it has {len(samples_SC)} of {last - first} samples",
             where=where,
             remedy="Copy it again from the source",
             kind="truncated_audio",

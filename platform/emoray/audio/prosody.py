@@ -18,10 +18,10 @@ from emoray.config import Section
 
 #: Energy is measured over this many hops around a frame's centre.
 WINDOW_HOPS = 3
-#: Level of digital silence, so that decibels stay finite.
+#: Level of digital silence, to keep decibels finite.
 ENERGY_FLOOR_DB = -100.0
-#: DIO now and then takes a harmonic or subharmonic for the fundamental throughout a stretch of voice. Speakers do not
-#: jump this far from their median for a whole stretch; such stretches count as unvoiced.
+#: DIO sometimes takes a harmonic or subharmonic for the fundamental in a whole voiced segment. Speakers do not jump so
+#: far from their median for a whole segment; such segments count as unvoiced.
 OCTAVE_ERROR_SEMITONES = 10.0
 
 
@@ -30,7 +30,7 @@ class ProsodyConfig(Section):
 
     Attributes:
         hop_s: Distance between frames.
-        f0_floor_hz: Lowest fundamental frequency looked for.
+        f0_floor_hz: Lowest fundamental frequency of the search.
         f0_ceiling_hz: Highest.
     """
 
@@ -55,11 +55,7 @@ class Prosody:
 
 
 def measure(samples: npt.NDArray[np.float32], config: ProsodyConfig) -> Prosody:
-    """Measure F0 and energy of a 16 kHz mono waveform.
-
-    Args:
-        samples: (S,), full scale 1.
-        config: Hop and search range.
+    """Measure F0 and energy of a 16 kHz mono waveform (S,), full scale 1.
 
     Returns:
         Prosody with T = floor(S / (16000 · hop_s)) + 1 frames.
@@ -86,14 +82,14 @@ def _without_octave_errors(f0_hz_T: npt.NDArray[np.float64]) -> npt.NDArray[np.f
         return f0_hz_T
     semitones_T = 12 * np.log2(np.where(voiced_T, f0_hz_T, 1.0))
     middle = np.median(semitones_T[voiced_T])
-    # A jump also parts two stretches: a harmonic may be taken up in the middle of a voiced sound.
+    # A jump also separates two segments: a harmonic may start in the middle of a voiced sound.
     jumps_T = np.abs(np.diff(semitones_T, prepend=semitones_T[0])) > OCTAVE_ERROR_SEMITONES / 2
     starts = np.flatnonzero(np.diff(voiced_T, prepend=False) | (jumps_T & voiced_T))
     cleaned_T = f0_hz_T.copy()
     for start, end in zip(starts, [*starts[1:], len(f0_hz_T)], strict=True):
-        stretch = slice(start, end)
-        if voiced_T[start] and abs(np.median(semitones_T[stretch]) - middle) > OCTAVE_ERROR_SEMITONES:
-            cleaned_T[stretch] = 0.0
+        segment = slice(start, end)
+        if voiced_T[start] and abs(np.median(semitones_T[segment]) - middle) > OCTAVE_ERROR_SEMITONES:
+            cleaned_T[segment] = 0.0
     return cleaned_T
 
 

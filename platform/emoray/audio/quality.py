@@ -1,9 +1,9 @@
 """How well a clip was recorded: loudness, flattened tops, noise under the speech. Shapes: S samples, N frames.
 
-Loudness is integrated loudness by ITU-R BS.1770-4 / EBU R 128 (pyloudnorm), of the mono sound that the models hear.
-Signal-to-noise is a ratio of energies: the power of the frames that the voice activity network calls silence is the
-noise, that of its speech frames is speech and noise together. Flattened tops are samples that stay at the clip's own
-extreme, which also finds clipping that was turned down afterwards, in files that are 16 kHz themselves.
+Loudness is integrated loudness by ITU-R BS.1770-4 / EBU R 128 (pyloudnorm), of the models' mono input. Signal-to-noise
+is a ratio of energies: the power of frames that the voice activity network calls silence is the noise, that of its
+speech frames is speech and noise together. Flattened tops are samples that stay at the clip's own extreme, which also
+finds clipping that was turned down afterwards, in files at 16 kHz.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 #: Gating block of BS.1770: shorter clips have no integrated loudness.
 BLOCK_S = 0.4
-#: A sample within this share of the clip's extreme is at the extreme, and so many of them in a row are a flattened top.
-#: Natural speech has none (0 of 24 EMO-DB clips). Resampling and lossy coding round them off again.
+#: A sample within this share of the clip's extreme is at the extreme, and so many in a row are a flattened top. Natural
+#: speech has none (0 of 24 EMO-DB clips). Resampling and lossy coding smooth them away.
 AT_EXTREME = 0.99
 FLAT_SAMPLES = 4
-#: Least silence that noise is measured in, after the frames next to speech are taken away: they hold its echo.
+#: Minimum of silence to measure noise in, without the frames next to speech, which contain its echo.
 MIN_NOISE_FRAMES = 3
 GUARD_FRAMES = 2
-#: Power of the dither of 16-bit sound, about: what counts as silence is no quieter.
+#: Approximate power of the dither of 16-bit sound: silence is not quieter.
 NOISE_FLOOR = 1e-10
 
 
@@ -40,7 +40,7 @@ class QualityConfig(Section):
     """The quality stage.
 
     Attributes:
-        enabled: Measure every clip. Where it is false, they are measured only if a filter asks for it.
+        enabled: Measure every clip. If false, clips are measured only if a filter needs it.
         activity: When sound is speech.
     """
 
@@ -55,7 +55,7 @@ class Quality:
     Attributes:
         loudness_lufs: Integrated loudness; None below 0.4 s, or where no block is above −70 LUFS.
         flat_top_fraction: Share of the samples that lie in flattened tops.
-        snr_db: Signal-to-noise ratio; None without speech, or with less than 0.1 s of silence to hear the noise in.
+        snr_db: Signal-to-noise ratio; None without speech, or with less than 0.1 s of silence.
         speech_s: Seconds of speech.
         speech_fraction: Share of the clip that is speech.
     """
@@ -68,12 +68,7 @@ class Quality:
 
 
 def measure(samples_S: npt.NDArray[np.float32], config: QualityConfig) -> Quality:
-    """Measure a clip.
-
-    Args:
-        samples_S: Mono, 16 kHz, full scale 1.
-        config: When sound is speech.
-    """
+    """Measure a mono clip at 16 kHz, full scale 1."""
     from emoray.audio.silero import Listener
 
     is_speech_N = speech_frames(Listener().hear(samples_S), config.activity)
@@ -89,11 +84,11 @@ def measure(samples_S: npt.NDArray[np.float32], config: QualityConfig) -> Qualit
 
 
 def loudness_lufs(samples_S: npt.NDArray[np.float32]) -> float | None:
-    """Integrated loudness (ITU-R BS.1770-4) of a mono clip at 16 kHz; None where the standard defines none."""
+    """Integrated loudness (ITU-R BS.1770-4) of a mono clip at 16 kHz; None if the standard defines none."""
     if len(samples_S) < BLOCK_S * AUDIO_HZ:
         return None
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore", category=RuntimeWarning)  # the mean of no block, which comes out as −inf
+        warnings.simplefilter("ignore", category=RuntimeWarning)  # the mean of no block is −inf
         loudness = float(_meter().integrated_loudness(samples_S.astype(np.float64)))
     return loudness if np.isfinite(loudness) else None
 
@@ -112,18 +107,16 @@ def flat_top_fraction(samples_S: npt.NDArray[np.float32]) -> float:
 
 
 def snr_db(samples_S: npt.NDArray[np.float32], is_speech_N: npt.NDArray[np.bool_]) -> float | None:
-    """Signal-to-noise ratio of a clip, from the power of its speech frames and of its silent ones.
+    """Signal-to-noise ratio of a mono clip at 16 kHz, from the power of its speech frames and of its silent ones.
 
-    Args:
-        samples_S: Mono, 16 kHz.
-        is_speech_N: Which frames of 512 samples are speech; the last may be cut short.
+    Frames have 512 samples; the last may be shorter.
     """
     frame = round(FRAME_S * AUDIO_HZ)
-    whole = len(samples_S) // frame
-    if whole < MIN_NOISE_FRAMES + GUARD_FRAMES + 1:
+    complete = len(samples_S) // frame
+    if complete < MIN_NOISE_FRAMES + GUARD_FRAMES + 1:
         return None
-    power_N = np.mean(np.square(samples_S[: whole * frame].reshape(whole, frame), dtype=np.float64), axis=1)
-    speech_N = is_speech_N[:whole]
+    power_N = np.mean(np.square(samples_S[: complete * frame].reshape(complete, frame), dtype=np.float64), axis=1)
+    speech_N = is_speech_N[:complete]
     near_N = np.convolve(speech_N, np.ones(2 * GUARD_FRAMES + 1), mode="same") > 0
     if not speech_N.any() or (~near_N).sum() < MIN_NOISE_FRAMES:
         return None

@@ -1,9 +1,9 @@
-"""The silero voice activity network (Silero Team, "Silero VAD", MIT), over whole stretches of sound at once.
+"""The silero voice activity network (Silero Team, "Silero VAD", MIT), over many frames at once.
 
-The package `silero-vad` carries the weights in a TorchScript archive that is called frame by frame, where the calls
-cost more than the arithmetic; importing the package sets the process's number of threads to one. Here the archive's
-weights run in a few calls for all frames of a stretch, and a test holds the result against the archive's own. Shape
-legend: S samples, N frames of a stretch, C channels, T steps of a frame.
+The package `silero-vad` has the weights in a TorchScript archive that is called frame by frame, where the calls cost
+more than the arithmetic; importing the package sets the process's number of threads to one. Here the archive's weights
+run in a few calls for all frames of a block; a test compares the result with the archive's. Shape legend: S samples, N
+frames of a block, C channels, T steps of a frame.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from emoray.audio.activity import PACKAGE
 from emoray.errors import ConfigError
 
-#: What the network was trained with, at 16 kHz: samples per frame, and samples of the frame before that it hears again.
+#: As in the network's training, at 16 kHz: samples per frame, and repeated samples of the previous frame.
 FRAME_SAMPLES = 512
 CONTEXT_SAMPLES = 64
-#: Its spectrum: short-time Fourier transform of 256 samples every 128, as a convolution; the end is mirrored.
+#: Its spectrum: short-time Fourier transform of 256 samples every 128, as a convolution; the end is padded by reflection.
 STRIDE_SAMPLES = 128
-MIRRORED_SAMPLES = 64
+REFLECTED_SAMPLES = 64
 BINS = 129
 WIDTH = 128
-#: Parameter here → in the archive, which also holds a network for 8 kHz.
+#: Parameter here → in the archive, which also has a network for 8 kHz.
 WEIGHTS = {
     "stft_conv.weight": "_model.stft.forward_basis_buffer",
     **{
@@ -45,11 +45,11 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Memory:
-    """What is carried from one stretch of a recording to the next.
+    """The state between two blocks of a recording.
 
     Attributes:
         hidden, cell: State of the recurrent layer, (1, 1, 128).
-        context_S: Last samples of the stretch before, (64,).
+        context_S: Last samples of the previous block, (64,).
     """
 
     hidden: Tensor
@@ -74,18 +74,13 @@ class Silero(nn.Module):
         self.final_conv = nn.Conv1d(WIDTH, 1, kernel_size=1)
 
     def forward(self, samples_S: Tensor, memory: Memory = SILENCE) -> tuple[Tensor, Memory]:
-        """Hear a stretch.
+        """Probability of speech per frame (N,) of a block, and the memory for the next one.
 
-        Args:
-            samples_S: Mono, 16 kHz, full scale 1; a multiple of 512 samples.
-            memory: What was heard before.
-
-        Returns:
-            Probability of speech per frame (N,), and the memory for the stretch that follows.
+        `samples_S`: mono, 16 kHz, full scale 1; a multiple of 512 samples.
         """
-        heard_S = torch.cat([memory.context_S, samples_S])
-        frames_NS = heard_S.unfold(0, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES)
-        padded_N1S = nn.functional.pad(frames_NS[:, None], (0, MIRRORED_SAMPLES), mode="reflect")
+        input_S = torch.cat([memory.context_S, samples_S])
+        frames_NS = input_S.unfold(0, CONTEXT_SAMPLES + FRAME_SAMPLES, FRAME_SAMPLES)
+        padded_N1S = nn.functional.pad(frames_NS[:, None], (0, REFLECTED_SAMPLES), mode="reflect")
         spectrum_NCT = self.stft_conv(padded_N1S)
         magnitude_NCT = torch.sqrt(spectrum_NCT[:, :BINS].square() + spectrum_NCT[:, BINS:].square())
         hidden_NCT = magnitude_NCT
@@ -93,29 +88,27 @@ class Silero(nn.Module):
             hidden_NCT = torch.relu(convolution(hidden_NCT))
         states_1NC, (hidden, cell) = self.lstm(hidden_NCT[None, :, :, 0], (memory.hidden, memory.cell))
         logits_11N = self.final_conv(torch.relu(states_1NC.transpose(1, 2)))
-        return torch.sigmoid(logits_11N[0, 0]), Memory(hidden, cell, heard_S[-CONTEXT_SAMPLES:])
+        return torch.sigmoid(logits_11N[0, 0]), Memory(hidden, cell, input_S[-CONTEXT_SAMPLES:])
 
 
 class Listener:
-    """Hears one recording, stretch after stretch."""
+    """Processes one recording, block after block."""
 
     def __init__(self) -> None:
         self._network = network()
         self._memory = SILENCE
 
     def hear(self, samples_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Probability of speech per frame of 512 samples.
+        """Probability of speech per frame of 512 samples, mono at 16 kHz.
 
-        Args:
-            samples_S: Mono, 16 kHz. Every stretch but the last must be a multiple of 512 samples; what the last lacks
-                counts as silence.
+        Every block but the last must be a multiple of 512 samples; the last one is padded with silence.
         """
-        lacking = -len(samples_S) % FRAME_SAMPLES
-        stretch_S = torch.from_numpy(np.pad(samples_S, (0, lacking)) if lacking else samples_S)
-        if len(stretch_S) == 0:
+        missing = -len(samples_S) % FRAME_SAMPLES
+        block_S = torch.from_numpy(np.pad(samples_S, (0, missing)) if missing else samples_S)
+        if len(block_S) == 0:
             return np.zeros(0, np.float32)
         with torch.inference_mode():
-            speech_N, self._memory = self._network(stretch_S, self._memory)
+            speech_N, self._memory = self._network(block_S, self._memory)
         return speech_N.numpy()
 
 
@@ -124,14 +117,14 @@ def network() -> Silero:
     """This process's copy of the network.
 
     Raises:
-        ConfigError: The package that carries the weights is not installed.
+        ConfigError: The package with the weights is not installed.
     """
     found = util.find_spec("silero_vad")
     if found is None or found.origin is None:
         raise ConfigError(f"voice activity needs the package {PACKAGE}", remedy="Install it")
     path = os.path.join(os.path.dirname(found.origin), "data", "silero_vad.jit")
     with warnings.catch_warnings():
-        # The safetensors beside it hold another training; only the weights are taken from the archive.
+        # The safetensors beside it are of another training; only the archive's weights are used.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit.load")
         archive = torch.jit.load(path, map_location="cpu").state_dict()
     model = Silero()

@@ -1,4 +1,4 @@
-"""Read a recording of any length block by block: never more of it in memory than one block. Shape legend: S samples."""
+"""Read a recording of any length block by block, with one block in memory. Shape legend: S samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import soxr
 from emoray.audio.io import AUDIO_HZ, opened, sound_file
 from emoray.errors import AudioError
 
-#: A block is this long in the recording; at 48 kHz in stereo it takes 11 MB.
+#: Length of a block; at 48 kHz in stereo it takes 11 MB.
 BLOCK_S = 30.0
 
 
@@ -24,22 +24,16 @@ def stream(
     end_s: float | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Decode a recording to 16 kHz mono, one block after the other.
+    """Decode a recording (local path or fsspec address), or a span of it, to 16 kHz mono, block by block.
 
-    The blocks joined are what `emoray.audio.io.decode` gives of the same span, up to the rounding of the resampler.
-
-    Args:
-        source: Local path or fsspec address.
-        start_s: Begin of the span to read.
-        end_s: End of it.
-        storage_options: Options for the fsspec file system.
+    The blocks together equal `emoray.audio.io.decode` of the same span, up to the rounding of the resampler.
 
     Yields:
-        float32 (S,), of whatever length the resampler gives.
+        float32 (S,), of any length.
 
     Raises:
         AudioError: `kind` is missing_file, empty_file, not_audio, truncated_audio or non_finite_samples.
-        TransientError: The storage failed in a way that may pass.
+        TransientError: The storage failed in a way that may be temporary.
     """
     with opened(source, source, storage_options, whole=False) as file, sound_file(file, source) as sound:
         hz = sound.samplerate
@@ -57,13 +51,13 @@ def stream(
 def _block(sound: soundfile.SoundFile, samples: int, where: str) -> npt.NDArray[np.float32]:
     try:
         samples_SC = sound.read(samples, dtype="float32", always_2d=True)
-        damage = "" if len(samples_SC) == samples else f"{samples - len(samples_SC)} promised samples are missing"
+        damage = "" if len(samples_SC) == samples else f"{samples - len(samples_SC)} samples are missing"
     except soundfile.LibsndfileError as error:
         damage = error.error_string.rstrip(".")
     if damage:
         at_s = sound.tell() / sound.samplerate
         raise AudioError(
-            f"audio breaks off or is damaged at {at_s:.1f} s ({damage})",
+            f"audio is truncated or damaged at {at_s:.1f} s ({damage})",
             where=where,
             remedy="Copy it again from the source",
             kind="truncated_audio",

@@ -65,53 +65,48 @@ class CorpusConfig(Section):
 
 
 def build(config: CorpusConfig, lake: Lake, progress: Progress) -> pa.Table:
-    """Import or make a corpus and write its utterances table; what is there already is reused.
+    """Import or make a corpus and write its utterances table; an existing one is reused.
 
-    Beside the table come the import's books (`utterances_meta/<name>-import.json`: what was left out and why) and,
-    where the corpus has folds, its fold file.
+    Beside the table are written the import's report (`utterances_meta/<name>-import.json`: what was left out and why)
+    and, where the corpus has folds, its fold file.
 
     Args:
-        config: Which corpus.
-        lake: Where the table (and audio that we make) goes.
-        progress: Called with utterances done and utterances in all (recordings, while these are cut into utterances).
-
-    Returns:
-        The validated utterances table.
+        progress: Called with utterances done and in all (recordings, while these are cut into utterances).
 
     Raises:
-        InputError: The source is missing or a row of it cannot be used.
+        InputError: The source is missing, or one of its rows cannot be used.
         SchemaError: The table breaks its contract, or a train speaker occurs in another split.
-        MissingExtraError: The synthetic corpus is wanted and its synthesiser is not installed, or a dataset of Hugging
-            Face and `datasets` is not.
+        MissingExtraError: The synthesiser of the synthetic corpus, or `datasets` for a dataset of Hugging Face, is not
+            installed.
     """
     if config.kind == "synthetic":
         table = synthetic.build(config.name, config.synthetic, lake, progress)
         assert_speaker_disjoint(table)
         return table
-    table, books = _read(config, lake, progress)
+    table, report = _read(config, lake, progress)
     unknown = assert_speaker_disjoint(table)
     if unknown:
         log.warning(
             "%d of %d utterances have no known speaker: their splits cannot be checked", unknown, table.num_rows
         )
-    if books and books.left_out:
-        left_out = sum(tally.count for tally in books.left_out.values())
-        reasons = ", ".join(f"{reason} ×{tally.count}" for reason, tally in sorted(books.left_out.items()))
-        log.warning("%d of %d utterances are left out: %s", left_out, books.read, reasons)
+    if report and report.left_out:
+        left_out = sum(tally.count for tally in report.left_out.values())
+        reasons = ", ".join(f"{reason} ×{tally.count}" for reason, tally in sorted(report.left_out.items()))
+        log.warning("%d of %d utterances are left out: %s", left_out, report.read, reasons)
     progress(0, table.num_rows)
     if config.name not in lake.corpora() or not lake.utterances(config.name).equals(table):
         lake.write_utterances(config.name, table)
-    import_report.write(lake, config.name, books)
-    # The folds of a manifest are its owner's, and may be of another make.
+    import_report.write(lake, config.name, report)
+    # A manifest's `fold` column may mean something else than a part to leave out.
     folds.write(lake, config.name, table if config.kind in WITH_FOLDS else table.slice(0, 0))
     progress(table.num_rows, table.num_rows)
     return table
 
 
 def _read(config: CorpusConfig, lake: Lake, progress: Progress) -> tuple[pa.Table, ImportReport | None]:
-    """The table of a corpus that is imported, and the books of its import.
+    """The table of an imported corpus, and the report of its import.
 
-    Manifests and datasets take every row or refuse the whole. Recordings that are cut have a list of their own instead.
+    Manifests and datasets take every row or refuse the whole. Recordings that are cut have their own list instead.
     """
     if config.kind == "emodb":
         return emodb.read(config.name, config.emodb)

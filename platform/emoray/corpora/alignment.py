@@ -1,4 +1,4 @@
-"""Word times that a corpus brings: Praat's TextGrid (Montreal Forced Aligner) and SPHINX's segmentation (.wdseg)."""
+"""Word times that a corpus provides: Praat's TextGrid (Montreal Forced Aligner) and SPHINX's segmentation (.wdseg)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def textgrid(text: str) -> Words | None:
     """The words of a TextGrid, in its long or its short form, with times in seconds.
 
     Returns:
-        Words as in `emoray.schema.WORD`, pauses left out; None where the text is no TextGrid with a tier of words.
+        Words as in `emoray.schema.WORD` without pauses; None if the text is not a TextGrid with a tier of words.
     """
     if "ooTextFile" not in text[:200] or "TextGrid" not in text[:200]:
         return None
@@ -66,7 +66,7 @@ def wdseg(text: str) -> Words | None:
     """The words of a SPHINX segmentation (`SFrm EFrm SegAScr Word`), with times in seconds.
 
     Returns:
-        Words as in `emoray.schema.WORD`, lower case, pauses and noises left out; None where no line is of that form.
+        Words as in `emoray.schema.WORD`, lower case, without pauses and noises; None if no line has that form.
     """
     found = [match for line in text.splitlines() if (match := SEGMENT.fullmatch(line))]
     if not found:
@@ -83,11 +83,7 @@ def wdseg(text: str) -> Words | None:
 
 
 def spelled(words: Words, transcript: str | None) -> Words | None:
-    """The words as the transcript spells them, where both agree word by word (an unknown word agrees with any).
-
-    Returns:
-        The words; None where they are others than the transcript's.
-    """
+    """The words as the transcript spells them; None if the two differ (an unknown word agrees with any)."""
     said = [token for token in (transcript or "").split() if _bare(token) and not NOISE.fullmatch(token)]
     if len(said) != len(words) or any(
         word["word"] != OUT_OF_VOCABULARY and _bare(word["word"]) != _bare(token)
@@ -98,24 +94,20 @@ def spelled(words: Words, transcript: str | None) -> Words | None:
 
 
 def taken(
-    text: str | None, parse: Callable[[str], Words | None], transcript: str | None, which: str, ledger: ImportReport
+    text: str | None, parse: Callable[[str], Words | None], transcript: str | None, which: str, report: ImportReport
 ) -> Words | None:
-    """The `words` column of an utterance: as its transcript spells them where both agree, else as they were aligned.
+    """The `words` column of an utterance, spelled as in its transcript where both agree.
 
-    Args:
-        text: The alignment file; None where there is none.
-        parse: `textgrid` or `wdseg`.
-        transcript: What is said.
-        which: The utterance, for the ledger.
-        ledger: Where it is counted that words have no times, or are others than the transcript's.
+    `text` is the alignment file, `parse` `textgrid` or `wdseg`. The report counts utterances without word times, and
+    those whose alignment has other words than the transcript.
     """
     words = None if text is None else parse(text)
     if words is None:
-        ledger.note("no word times" if text is None else "unreadable alignment", which)
+        report.note("no word times" if text is None else "unreadable alignment", which)
         return None
     agreed = spelled(words, transcript)
     if agreed is None and transcript is not None:
-        ledger.note("alignment has other words than the transcript", which)
+        report.note("alignment has other words than the transcript", which)
     return agreed or words or None
 
 

@@ -10,14 +10,13 @@ import re
 from dataclasses import replace
 from typing import Literal
 
-import fsspec
 import pyarrow as pa
-import soundfile
 
 from emoray.config import Section
 from emoray.corpora.import_report import ImportReport, Published
+from emoray.corpora.source_folder import SourceFolder
 from emoray.errors import InputError
-from emoray.schema import empty_row, utterances_table
+from emoray.schema import Row, empty_row, utterances_table
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class EmodbConfig(Section):
     """EMO-DB.
 
     Attributes:
-        path: Folder that holds `wav/`, or that folder itself; local or an fsspec address.
+        path: Folder that contains `wav/`, or that folder itself; local or an fsspec address.
         classes: 4 (anger, happiness, sadness, neutral) or all 7.
         test_speaker: Speaker of the test split, as in file names; the next speaker is dev, the others are train. Null:
             no splits, only the folds.
@@ -71,72 +70,58 @@ class EmodbConfig(Section):
 
 
 def read(name: str, config: EmodbConfig) -> tuple[pa.Table, ImportReport]:
-    """Read the folder; `fold` is the speaker's place in sorted order: the fold that leaves this speaker out.
+    """Read the folder; `fold` is the speaker's index in sorted order: the fold that leaves this speaker out.
 
     Returns:
-        The utterances table, and the books of the import.
+        The utterances table, and the report of the import.
 
     Raises:
-        InputError: The folder is missing or holds no EMO-DB files, or there is no such test speaker.
+        InputError: The folder is missing or has no EMO-DB files, or there is no such test speaker.
     """
-    if not config.path:
-        raise InputError("no folder for EMO-DB is configured", where="corpus.emodb.path", remedy=WHERE_TO_GET)
-    system, folder = fsspec.core.url_to_fs(config.path)
-    if not system.exists(folder):
-        raise InputError("no EMO-DB there", where=config.path, remedy=WHERE_TO_GET)
-    if system.isdir(f"{folder.rstrip('/')}/wav"):
-        folder = f"{folder.rstrip('/')}/wav"
+    source = SourceFolder(config.path, "corpus.emodb.path", WHERE_TO_GET)
+    folder = ["wav"] if "wav" in source.names() else []
     kept = set(EMOTIONS.values() if config.classes == 7 else FOUR_CLASSES)
     published = {emotion: count for emotion, count in PUBLISHED.emotions.items() if emotion in kept}
-    books = ImportReport(config.path, published=replace(PUBLISHED, emotions=published))
+    report = ImportReport(source.path, published=replace(PUBLISHED, emotions=published))
     rows = []
-    for path in sorted(system.ls(folder, detail=False)):
-        match = FILE_NAME.fullmatch(path.rsplit("/", 1)[-1])
+    for file in source.names(*folder):
+        match = FILE_NAME.fullmatch(file)
         if match is None:
-            log.warning("%s is not named like an EMO-DB file (03a01Wa.wav): left out", path)
+            log.warning("%s is not named like an EMO-DB file (03a01Wa.wav): left out", source.uri(*folder, file))
             continue
         emotion = EMOTIONS[match["emotion"].upper()]
-        books.read += 1
+        report.read += 1
         if emotion not in kept:
-            books.leave_out(f"class {emotion} (corpus.emodb.classes)", match[0])
+            report.leave_out(f"class {emotion} (corpus.emodb.classes)", match[0])
         else:
-            rows.append(
-                _row(name, path if system.protocol[0] == "file" else system.unstrip_protocol(path), match, emotion)
-            )
+            duration_s = source.duration_s(*folder, file)
+            rows.append(_row(name, source.uri(*folder, file), duration_s, match, emotion))
     if not rows:
-        raise InputError("no files named like EMO-DB's (03a01Wa.wav)", where=config.path, remedy=WHERE_TO_GET)
+        raise InputError(
+            "no files named like EMO-DB's (03a01Wa.wav)", where=source.path, remedy=WHERE_TO_GET, kind="missing_files"
+        )
     speakers = sorted({str(row["speaker_id"]) for row in rows})
     splits = _splits(speakers, config.test_speaker)
     for row in rows:
         row["fold"] = speakers.index(str(row["speaker_id"]))
         row["split"] = splits.get(str(row["speaker_id"]))
-    books.utterances = len(rows)
-    return utterances_table(rows), books
+    report.utterances = len(rows)
+    return utterances_table(rows), report
 
 
-def _row(name: str, uri: str, match: re.Match[str], emotion: str) -> dict[str, object]:
+def _row(name: str, uri: str, duration_s: float | None, match: re.Match[str], emotion: str) -> Row:
     stem = uri.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     return empty_row() | {
         "utterance_id": f"{name}-{stem}",
         "corpus": name,
         "audio_uri": uri,
-        "duration_s": _duration_s(uri),
+        "duration_s": duration_s,
         "speaker_id": match["speaker"],
         "gender": GENDERS.get(match["speaker"]),
         "language": "de",
         "emotion": emotion,
         "transcript": SENTENCES.get(match["sentence"].lower()),
     }
-
-
-def _duration_s(uri: str) -> float | None:
-    """Length by the header; null where it cannot be read (the decode stage then says what is wrong with the file)."""
-    try:
-        with fsspec.open(uri, "rb") as file:
-            info = soundfile.info(file)
-    except (OSError, soundfile.LibsndfileError):
-        return None
-    return float(info.frames / info.samplerate)
 
 
 def _splits(speakers: list[str], test_speaker: str | None) -> dict[str, str]:
@@ -147,12 +132,14 @@ def _splits(speakers: list[str], test_speaker: str | None) -> dict[str, str]:
             f"no speaker {test_speaker!r} in this EMO-DB",
             where="corpus.emodb.test_speaker",
             remedy=f"There are {', '.join(speakers)}",
+            kind="unknown_speaker",
         )
     if len(speakers) < 3:
         raise InputError(
             f"train, dev and test need three speakers, there are {len(speakers)}",
             where="corpus.emodb.path",
             remedy=WHERE_TO_GET,
+            kind="too_few_speakers",
         )
     dev_speaker = speakers[(speakers.index(test_speaker) + 1) % len(speakers)]
     return dict.fromkeys(speakers, "train") | {test_speaker: "test", dev_speaker: "dev"}

@@ -1,7 +1,7 @@
-"""Leave one out, as data: which fold tests, tunes and trains on which part of a corpus.
+"""Leave-one-out folds: which part of a corpus a fold trains on, selects on and tests on.
 
-The `fold` column says in which fold an utterance is tested: its speaker's place in EMO-DB, its session's in IEMOCAP.
-Fold files lie beside the tables, `utterances_meta/<corpus>-folds.json`.
+The `fold` column says in which fold an utterance is tested: by its speaker in EMO-DB, by its session in IEMOCAP. Fold
+files are stored beside the tables, `utterances_meta/<corpus>-folds.json`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from emoray.errors import InputError, LakeError
 from emoray.lake.tables import Lake
 from emoray.schema import UTTERANCES, assert_speaker_disjoint
 
-#: Train, dev and test need one each.
-FEWEST = 3
+#: Train, dev and test need one part each.
+MIN_PARTS = 3
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,17 @@ class Fold:
 
 
 def leave_one_out(parts: Sequence[int]) -> list[Fold]:
-    """A fold per part: that part is test, the next one (after the last the first) dev, the others train.
+    """A fold per part: this part is test, the next one (cyclically) dev, the others train.
 
     Raises:
         InputError: There are fewer than three parts.
     """
     ordered = sorted(set(parts))
-    if len(ordered) < FEWEST:
+    if len(ordered) < MIN_PARTS:
         raise InputError(
-            f"train, dev and test need {FEWEST} parts (speakers, sessions), there are {len(ordered)}",
+            f"train, dev and test need {MIN_PARTS} parts (speakers, sessions), there are {len(ordered)}",
             remedy="Import the whole corpus",
+            kind="too_few_parts",
         )
     following = [*ordered[1:], ordered[0]]
     return [
@@ -57,11 +58,7 @@ def leave_one_out(parts: Sequence[int]) -> list[Fold]:
 
 
 def assign(table: pa.Table, fold: Fold) -> pa.Table:
-    """A table with the splits of one fold, which replace those that it has.
-
-    Args:
-        table: Utterances, or what was made of them with their columns speaker_id, split and fold.
-        fold: The fold.
+    """A table of utterances (columns speaker_id, split and fold) with the splits of one fold.
 
     Raises:
         SchemaError: A speaker of its train part occurs in another.
@@ -74,13 +71,13 @@ def assign(table: pa.Table, fold: Fold) -> pa.Table:
 
 
 def write(lake: Lake, name: str, table: pa.Table) -> None:
-    """Write the fold file of a corpus; without folds in the table (or too few), take away an older table's.
+    """Write the fold file of a corpus; if the table has no folds (or too few), remove an older table's.
 
     Raises:
         SchemaError: In some fold a speaker of train is tested.
     """
     parts = [part for part in pc.unique(table["fold"]).to_pylist() if part is not None]
-    folds = leave_one_out(parts) if len(parts) >= FEWEST else []
+    folds = leave_one_out(parts) if len(parts) >= MIN_PARTS else []
     for fold in folds:
         assign(table, fold)
     if folds or known(lake, name):
@@ -102,7 +99,7 @@ def read(lake: Lake, name: str) -> list[Fold]:
         raise LakeError(
             f"corpus {name!r} has no folds",
             where=lake.uri(*_place(name)),
-            remedy="EMO-DB and IEMOCAP have; import one with emoray corpus build",
+            remedy="EMO-DB and IEMOCAP have folds; import one with emoray corpus build",
             kind="missing_folds",
         )
     return [Fold(**{**fold, "train": tuple(fold["train"])}) for fold in lake.read_json(*_place(name))]

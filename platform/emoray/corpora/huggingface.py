@@ -1,7 +1,7 @@
 """A dataset of Hugging Face, from the hub or a folder (extra `datasets`).
 
-Its splits are ours where it has several; class labels become their names. Audio that lies in the dataset's own files is
-written into the lake, once, under a name by its content.
+If it has several splits, these become ours; class labels become their names. Audio inside the dataset's own files is
+copied into the lake once, under a name by its content.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from emoray.corpora.manifest.columns import USUAL_NAMES
 from emoray.corpora.manifest.files import Record
-from emoray.corpora.manifest.records import RecordsConfig, Source, rows
+from emoray.corpora.manifest.records import RecordsConfig, RecordSource, rows
 from emoray.errors import InputError, MissingExtraError
 from emoray.lake.tables import Lake
 from emoray.schema import utterances_table
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import datasets
 
 KEY = "corpus.huggingface"
-#: A dataset that has one of these says by it which split a row belongs to.
+#: If a dataset has one of these columns, it decides which split a row belongs to.
 SPLIT_COLUMNS = {"split", *USUAL_NAMES["split"]}
-#: Files that `save_to_disk` leaves.
+#: Files that `save_to_disk` writes.
 SAVED = ("dataset_dict.json", "state.json")
 
 
@@ -47,28 +47,30 @@ class HuggingfaceConfig(RecordsConfig):
 
 
 def read(name: str, config: HuggingfaceConfig, lake: Lake, progress: Callable[[int, int], None]) -> pa.Table:
-    """Read a dataset into an utterances table.
+    """Read a dataset into an utterances table; audio inside its files is copied to `audio/<name>/` in the lake.
 
     Args:
-        name: The corpus's name in the lake.
-        config: Which dataset.
-        lake: Where audio goes that lies in the dataset's files: `audio/<name>/`.
-        progress: Called with rows done and rows in all.
+        progress: Called with rows done and in all.
 
     Raises:
-        InputError: There is no such dataset, or a row of it cannot be used: names split, row and column.
+        InputError: There is no such dataset, or one of its rows cannot be used: names split, row and column.
         MissingExtraError: `datasets` is not installed.
         SchemaError: The table breaks its contract.
     """
     if not config.path:
-        raise InputError("no dataset is configured", where=f"{KEY}.path", remedy="Name one of the hub, or a folder")
+        raise InputError(
+            "no dataset is configured",
+            where=f"{KEY}.path",
+            remedy="Name one of the hub, or a folder",
+            kind="not_configured",
+        )
     parts = _load(config)
     columns = list(dict.fromkeys(column for part in parts.values() for column in part.column_names))
     own_splits = len(parts) > 1 and "split" not in config.columns and not {*columns} & SPLIT_COLUMNS
     if own_splits:
         columns.append("split")
     records = list(_records(name, parts, config.path, own_splits, lake, progress))
-    source = Source(config.path, KEY, columns, records, config.path if os.path.isdir(config.path) else "")
+    source = RecordSource(config.path, KEY, columns, records, config.path if os.path.isdir(config.path) else "")
     return utterances_table(rows(name, source, config))
 
 
@@ -90,17 +92,23 @@ def _load(config: HuggingfaceConfig) -> dict[str, datasets.Dataset]:
         else:
             source = folder if os.path.isdir(folder) else path
             loaded = datasets.load_dataset(source, config.subset, revision=config.revision)
-    # datasets raises whatever its builders, the hub and the network do.
+    # datasets raises whatever its builders, the hub and the network raise.
     except Exception as error:
         raise InputError(
             f"cannot be loaded ({type(error).__name__}: {error})",
             where=f"{KEY}.path: {path}",
             remedy="Check name, subset and revision; for a gated dataset log in with `hf auth login`",
+            kind="dataset_not_loaded",
         ) from error
     parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {str(loaded.split or "train"): loaded}
     unknown = [split for split in config.splits if split not in parts]
     if unknown:
-        raise InputError(f"no split {unknown[0]!r}", where=f"{KEY}.splits", remedy=f"There are {', '.join(parts)}")
+        raise InputError(
+            f"no split {unknown[0]!r}",
+            where=f"{KEY}.splits",
+            remedy=f"There are {', '.join(parts)}",
+            kind="unknown_split",
+        )
     undecoded = datasets.Audio(decode=False)
     for split in list(parts):
         if config.splits and split not in config.splits:
@@ -144,12 +152,7 @@ def _records(
 def _audio(name: str, value: Mapping[str, Any], where: str, lake: Lake, there: set[str]) -> str:
     """Address of a clip: its own, or that of its copy in the lake.
 
-    Args:
-        name: The corpus.
-        value: `bytes` and `path`, as datasets gives them undecoded.
-        where: Split and row, for messages.
-        lake: Where copies go.
-        there: Names of the copies that are there already.
+    `value` has `bytes` and `path`, as datasets gives undecoded audio. `there`: names of the copies that exist already.
     """
     content, path = value["bytes"], value["path"]
     if content is not None:
@@ -162,5 +165,8 @@ def _audio(name: str, value: Mapping[str, Any], where: str, lake: Lake, there: s
     if path and ("://" in path or os.path.exists(path)):
         return str(path) if "://" in path else os.path.abspath(path)
     raise InputError(
-        f"neither the sound nor a file that is there ({path!r})", where=where, remedy="Load the dataset with its audio"
+        f"the row has neither audio bytes nor an existing file ({path!r})",
+        where=where,
+        remedy="Load the dataset with its audio",
+        kind="missing_audio",
     )

@@ -1,8 +1,8 @@
 """IEMOCAP: acted dialogues of ten speakers in five sessions (Busso et al., Language Resources and Evaluation, 2008).
 
 `IEMOCAP_full_release/Session{1..5}/` holds `dialog/{EmoEvaluation,transcriptions}` and
-`sentences/{wav,ForcedAlignment}`. An utterance is called session, who wears the markers (F, M), scene, who speaks,
-turn: `Ses01F_impro05_F019`. Labels come as valence, arousal, dominance, on 1..5.
+`sentences/{wav,ForcedAlignment}`. An utterance's name is session, who wears the markers (F, M), scene, who speaks,
+turn: `Ses01F_impro05_F019`. Labels are valence, arousal, dominance, on 1..5.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class IemocapConfig(Section):
     """IEMOCAP.
 
     Attributes:
-        path: Folder that holds Session1 … Session5; local or an fsspec address.
+        path: Folder that contains Session1 … Session5; local or an fsspec address.
         classes: 4 (anger, happiness with excitement, sadness, neutral), 5 (frustration too), or `all` utterances with
             the consensus as it is.
         test_session: Session of the test split. Null: no splits, only the folds.
@@ -79,14 +79,14 @@ class IemocapConfig(Section):
 
 @dataclass
 class Turn:
-    """One turn of a dialogue, as its evaluation says.
+    """One turn of a dialogue, from its evaluation.
 
     Attributes:
         name: The utterance.
         start_s, end_s: In the dialogue's recording.
         code: Consensus class, three letters.
-        means: Valence, arousal, dominance; None where what stands there is no number.
-        chosen: What the evaluators chose, each category a vote.
+        means: Valence, arousal, dominance; None where the file has no number.
+        chosen: What the evaluators chose; each category is a vote.
         rated: Per dimension, the evaluators' values.
     """
 
@@ -100,45 +100,49 @@ class Turn:
 
 
 def read(name: str, config: IemocapConfig) -> tuple[pa.Table, ImportReport]:
-    """Read the corpus; `fold` is the session's number less one: the fold that leaves this session out.
+    """Read the corpus; `fold` is the session's number minus one: the fold that leaves this session out.
 
-    `dialogue_id` and `turn` give the order of all turns of a dialogue, those included that the classes leave out.
+    `dialogue_id` and `turn` give the order of all turns of a dialogue, those of excluded classes too.
 
     Returns:
-        The utterances table, and the books of the import.
+        The utterances table, and the report of the import.
 
     Raises:
-        InputError: The folder is missing or holds no evaluations, or there is no such session.
+        InputError: The folder is missing or has no evaluations, or there is no such session.
     """
-    tree = SourceFolder(config.path, KEY, WHERE_TO_GET)
-    sessions = [match[0] for entry in tree.names() if (match := SESSION.fullmatch(entry))]
-    ledger = ImportReport(tree.path, PUBLISHED.version, published=_published(config))
-    rows = [row for session in sessions for row in _session(name, tree, session, config, ledger)]
+    source = SourceFolder(config.path, KEY, WHERE_TO_GET)
+    sessions = [match[0] for entry in source.names() if (match := SESSION.fullmatch(entry))]
+    report = ImportReport(source.path, PUBLISHED.version, published=_published(config))
+    rows = [row for session in sessions for row in _session(name, source, session, config, report)]
     if not rows:
-        raise InputError("no evaluated utterances (Session1/dialog/EmoEvaluation/*.txt)", where=tree.path,
-                         remedy=WHERE_TO_GET)  # fmt: skip
+        raise InputError(
+            "no evaluated utterances (Session1/dialog/EmoEvaluation/*.txt)",
+            where=source.path,
+            remedy=WHERE_TO_GET,
+            kind="missing_files",
+        )
     splits = _splits(sorted({int(row["fold"]) + 1 for row in rows}), config)
     for row in rows:
         row["split"] = splits.get(int(row["fold"]) + 1)
-    ledger.utterances = len(rows)
-    return utterances_table(rows), ledger
+    report.utterances = len(rows)
+    return utterances_table(rows), report
 
 
 def _session(
-    name: str, tree: SourceFolder, session: str, config: IemocapConfig, ledger: ImportReport
+    name: str, source: SourceFolder, session: str, config: IemocapConfig, report: ImportReport
 ) -> Iterator[dict[str, Any]]:
     labels = (session, "dialog", "EmoEvaluation")
-    for file in tree.names(*labels):
+    for file in source.names(*labels):
         if not file.endswith(".txt"):
             continue
         dialogue = file.removesuffix(".txt")
-        turns = list(_turns(tree.text(*labels, file) or "", tree.uri(*labels, file), ledger))
-        ledger.read += len(turns)
+        turns = list(_turns(source.text(*labels, file) or "", source.uri(*labels, file), report))
+        report.read += len(turns)
         if not turns:
             continue
         wav = (session, "sentences", "wav", dialogue)
-        recordings = set(tree.names(*wav))
-        lines = (tree.text(session, "dialog", "transcriptions", file) or "").splitlines()
+        recordings = set(source.names(*wav))
+        lines = (source.text(session, "dialog", "transcriptions", file) or "").splitlines()
         said = (match for line in lines if (match := TRANSCRIPT.fullmatch(line.strip())))
         transcripts: dict[str, str] = {match[1]: match[2] for match in said}
         taken: set[str] = set()
@@ -147,26 +151,26 @@ def _session(
             emotion = EMOTIONS.get(turn.code)
             kept = _classed(emotion, config)
             if match is None or emotion is None:
-                ledger.leave_out("no known name or class", f"{turn.name} {turn.code}")
+                report.leave_out("no known name or class", f"{turn.name} {turn.code}")
             elif turn.name in taken or match["dialogue"] != dialogue:
-                ledger.leave_out("named twice, or in another dialogue's file", turn.name)
+                report.leave_out("named twice, or in another dialogue's file", turn.name)
             elif f"{turn.name}.wav" not in recordings:
-                ledger.leave_out("no recording", turn.name)
+                report.leave_out("no recording", turn.name)
             elif kept is None:
-                ledger.leave_out(f"class {emotion} (corpus.iemocap.classes)", turn.name)
+                report.leave_out(f"class {emotion} (corpus.iemocap.classes)", turn.name)
             else:
                 taken.add(turn.name)
                 if kept != emotion:
-                    ledger.note(f"{emotion} counted as {kept}", turn.name)
-                row = _row(name, turn, match, kept, transcripts.get(turn.name), ledger)
-                row |= {"audio_uri": tree.uri(*wav, f"{turn.name}.wav"), "turn": turn_number}
-                aligned = tree.text(session, "sentences", "ForcedAlignment", dialogue, f"{turn.name}.wdseg")
-                words = alignment.taken(aligned, alignment.wdseg, row["transcript"], turn.name, ledger)
+                    report.note(f"{emotion} counted as {kept}", turn.name)
+                row = _row(name, turn, match, kept, transcripts.get(turn.name), report)
+                row |= {"audio_uri": source.uri(*wav, f"{turn.name}.wav"), "turn": turn_number}
+                aligned = source.text(session, "sentences", "ForcedAlignment", dialogue, f"{turn.name}.wdseg")
+                words = alignment.taken(aligned, alignment.wdseg, row["transcript"], turn.name, report)
                 yield row | {"words": words}
 
 
-def _turns(text: str, where: str, ledger: ImportReport) -> Iterator[Turn]:
-    """The turns of an evaluation file: a line per turn, then one per rater; `%` begins a heading."""
+def _turns(text: str, where: str, report: ImportReport) -> Iterator[Turn]:
+    """The turns of an evaluation file: a line per turn, then one per rater; `%` starts a heading."""
     turn: Turn | None = None
     for place, line in enumerate(text.splitlines(), start=1):
         if line.startswith("["):
@@ -175,12 +179,12 @@ def _turns(text: str, where: str, ledger: ImportReport) -> Iterator[Turn]:
             match = TURN.fullmatch(line)
             turn = _turn(match) if match else None
             if turn is None:
-                ledger.read += 1
-                ledger.leave_out("unreadable line", f"{where}, line {place}")
+                report.read += 1
+                report.leave_out("unreadable line", f"{where}, line {place}")
         elif turn is not None and (match := CATEGORIES.fullmatch(line)):
             for label in filter(None, (part.strip().lower() for part in match["labels"].split(";"))):
                 if label not in RATERS_WORDS:
-                    ledger.note("rater's category that is none of the corpus's, counted as other", turn.name)
+                    report.note("rater's category that is none of the corpus's, counted as other", turn.name)
                 turn.chosen.append(RATERS_WORDS.get(label, "other"))
         elif turn is not None and (match := RATER.fullmatch(line)):
             for name, value in DIMENSION.findall(match["values"]):
@@ -198,19 +202,19 @@ def _turn(match: re.Match[str]) -> Turn | None:
 
 
 def _row(
-    name: str, turn: Turn, match: re.Match[str], emotion: str, transcript: str | None, ledger: ImportReport
+    name: str, turn: Turn, match: re.Match[str], emotion: str, transcript: str | None, report: ImportReport
 ) -> dict[str, Any]:
     for dimension, rater in (("valence", "val"), ("arousal", "act"), ("dominance", "dom")):
         if turn.means[dimension] is None and (values := turn.rated[rater]):
-            ledger.note(f"no mean {dimension}: taken from the raters", turn.name)
+            report.note(f"no mean {dimension}: taken from the raters", turn.name)
             turn.means[dimension] = sum(values) / len(values)
     if transcript is None:
-        ledger.note("no transcript", turn.name)
+        report.note("no transcript", turn.name)
     return empty_row() | {
         "utterance_id": f"{name}-{turn.name}",
         "corpus": name,
         "duration_s": turn.end_s - turn.start_s,
-        # Who wears the markers changes from dialogue to dialogue; the two voices of a session stay.
+        # Who wears the markers changes between dialogues; the two voices of a session stay the same.
         "speaker_id": f"Ses{match['session']}{match['speaker']}",
         "gender": GENDERS[match["speaker"]],
         "language": "en",
@@ -219,7 +223,7 @@ def _row(
         "emotion_votes": votes(turn.chosen),
         "transcript": transcript,
         "dialogue_id": match["dialogue"],
-        **on_scale(turn.means, SCALE, ledger, turn.name),
+        **on_scale(turn.means, SCALE, report, turn.name),
     }
 
 
@@ -232,7 +236,7 @@ def _classed(emotion: str | None, config: IemocapConfig) -> str | None:
 
 
 def _published(config: IemocapConfig) -> Published:
-    """What was published, by the classes that are wanted: 5,531 utterances in the usual four."""
+    """The published counts, by the configured classes: 5,531 utterances in the usual four."""
     emotions: dict[str, int] = {}
     for emotion, count in PUBLISHED.emotions.items():
         if (kept := _classed(emotion, config)) is not None:
@@ -245,10 +249,19 @@ def _splits(sessions: list[int], config: IemocapConfig) -> dict[int, str]:
         return {}
     for key, session in (("test_session", config.test_session), ("dev_session", config.dev_session)):
         if session is not None and session not in sessions:
-            there = ", ".join(map(str, sessions))
-            raise InputError(f"no session {session}", where=f"corpus.iemocap.{key}", remedy=f"There are {there}")
+            raise InputError(
+                f"no session {session}",
+                where=f"corpus.iemocap.{key}",
+                remedy=f"There are {', '.join(map(str, sessions))}",
+                kind="unknown_session",
+            )
     if config.dev_session == config.test_session:
-        raise InputError("the same session for dev and test", where="corpus.iemocap.dev_session", remedy="Take another")
+        raise InputError(
+            "the same session for dev and test",
+            where="corpus.iemocap.dev_session",
+            remedy="Name another",
+            kind="same_session",
+        )
     fold = next(fold for fold in folds.leave_one_out(sessions) if fold.test == config.test_session)
     dev = fold.dev if config.dev_session is None else config.dev_session
     return dict.fromkeys(sessions, "train") | {config.test_session: "test", dev: "dev"}

@@ -1,4 +1,4 @@
-"""What an import met: rows read, rows left out and why, rows taken with a reservation, and what was published."""
+"""The report of an import: rows read, rows left out and why, rows with irregularities, and the published counts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from emoray.lake.tables import Lake
 
-#: So many of the rows that a count stands for are named.
+#: How many of the counted rows are named.
 NAMED = 3
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a corpus's makers say that it holds.
+    """What a corpus contains by its makers' account.
 
     Attributes:
         version: Of the corpus.
@@ -34,7 +34,7 @@ class Published:
 
 @dataclass
 class ReasonCount:
-    """A count, and the first few that it counts."""
+    """A count, and the names of the first few rows."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -48,16 +48,16 @@ class ReasonCount:
 
 @dataclass
 class ImportReport:
-    """The books of one import: read = utterances + those left out.
+    """The report of one import: read = utterances + left out.
 
     Attributes:
         source: Where the corpus was read from.
         version: Of the corpus, where it is known.
         read: Utterances that the source has.
-        utterances: Those of them that are in the table.
+        utterances: Those in the table.
         left_out: Reason → utterances that are not in the table.
-        noted: What was odd → utterances that are in the table all the same.
-        published: What the makers say, where the version is known.
+        noted: Irregularity → utterances that are in the table nevertheless.
+        published: The makers' counts, where the version is known.
     """
 
     source: str
@@ -69,24 +69,24 @@ class ImportReport:
     published: Published | None = None
 
     def leave_out(self, reason: str, which: str) -> None:
-        """Count an utterance that does not come into the table."""
+        """Count an utterance that is not in the table."""
         self.left_out.setdefault(reason, ReasonCount()).add(which)
 
     def note(self, what: str, which: str) -> None:
-        """Count something odd about an utterance that does."""
+        """Count an irregularity of an utterance that is."""
         self.noted.setdefault(what, ReasonCount()).add(which)
 
 
-def write(lake: Lake, name: str, books: ImportReport | None) -> None:
-    """Keep the books beside the table of corpus `name`; None takes away those of an older table."""
-    if books is not None:
-        lake.write_json(asdict(books), *_place(name))
+def write(lake: Lake, name: str, report: ImportReport | None) -> None:
+    """Store the report beside the table of corpus `name`; None removes the report of an older table."""
+    if report is not None:
+        lake.write_json(asdict(report), *_place(name))
     elif lake.exists(*_place(name)):
         lake.write_json(None, *_place(name))
 
 
 def read(lake: Lake, name: str, utterances: int) -> ImportReport | None:
-    """The books of a corpus's import; None if there are none, or not of a table with so many utterances."""
+    """The report of a corpus's import; None if there is none, or it is of a table with another number of utterances."""
     if not lake.exists(*_place(name)):
         return None
     content: dict[str, Any] | None = lake.read_json(*_place(name))

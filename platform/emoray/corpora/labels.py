@@ -1,4 +1,4 @@
-"""Labels as corpora give them, on our scale."""
+"""A corpus's labels, on our scale."""
 
 from __future__ import annotations
 
@@ -11,36 +11,35 @@ from emoray.schema import DIMENSIONS
 
 
 def on_scale(
-    raw: Mapping[str, float | None], scale: tuple[float, float], ledger: ImportReport, utterance_id: str
+    raw: Mapping[str, float | None], scale: tuple[float, float], report: ImportReport, utterance_id: str
 ) -> dict[str, Any]:
     """Columns of the utterances table for a corpus's dimensional labels.
 
-    A label outside the scale is clipped to it, and counted; so is one that is missing. The raw columns keep what the
-    corpus says.
+    A label outside the scale is clipped to it, and counted; so is a missing one. The raw columns keep the corpus's
+    values.
 
     Args:
-        raw: valence, arousal, dominance on the corpus's scale; None where one is missing. By name, since every corpus
-            has an order of its own.
+        raw: valence, arousal, dominance on the corpus's scale; None where one is missing. By name, because the order
+            differs between corpora.
         scale: Ends of the corpus's scale.
-        ledger: Where oddities are counted.
-        utterance_id: Whose labels they are.
+        report: Counts irregularities.
     """
     low, high = scale
     columns: dict[str, Any] = {}
     for name in DIMENSIONS:
         value = raw[name]
         if value is None:
-            ledger.note(f"no {name}", utterance_id)
+            report.note(f"no {name}", utterance_id)
             continue
         if not low <= value <= high:
-            ledger.note(f"{name} outside {low:g}..{high:g}, clipped", utterance_id)
+            report.note(f"{name} outside {low:g}..{high:g}, clipped", utterance_id)
         columns[name] = (min(max(value, low), high) - low) / (high - low)
         columns[f"{name}_raw"] = value
     return columns | ({"scale_min": low, "scale_max": high} if columns else {})
 
 
 def number(text: object) -> float | None:
-    """A finite number, or None for whatever else stands there."""
+    """A finite number, or None for anything else."""
     try:
         value = float(str(text))
     except ValueError:

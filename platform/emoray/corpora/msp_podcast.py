@@ -2,7 +2,7 @@
 
 Lotfian and Busso, IEEE Transactions on Affective Computing, 2019; for 2.0 arXiv 2509.09791.
 
-Labels come as arousal, valence, dominance (`EmoAct,EmoVal,EmoDom`), on 1..7.
+Labels are arousal, valence, dominance (`EmoAct,EmoVal,EmoDom`), on 1..7.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ WHERE_TO_GET = (
 )
 SCALE = (1.0, 7.0)
 RELEASE = re.compile(r"MSP-PODCAST-Publish-(\d+\.\d+)", re.IGNORECASE)
-#: Podcast, then where in it: a segment, in later releases a part of one.
+#: Podcast, then the place in it: a segment, in later releases a part of one.
 UTTERANCE = re.compile(r"(?P<podcast>MSP-PODCAST_\d+)_(?P<place>\d+(?:_\d+)*)")
 HIDDEN = re.compile(r"MSP-PODCAST_test3_\w+", re.IGNORECASE)
-#: Columns of a file of test3 whose labels are hidden; its speaker is, too.
+#: Columns of a file of test3 whose labels are hidden; its speaker is hidden too.
 HIDDEN_LABELS = {"split": "test3", "speaker_id": UNKNOWN_SPEAKER}
-#: Recordings whose files are read between two words on the progress.
+#: Recordings per call of `progress`.
 CHUNK = 256
 
 Emotion = Literal[
     "anger", "sadness", "happiness", "surprise", "fear", "disgust", "contempt", "neutral", "other", "no_agreement"
 ]
 
-#: The makers' page for 1.11 (also its hours, 237 h 56 min), release notes for the others.
+#: From the makers' page for 1.11 (hours too, 237 h 56 min), from release notes for the others.
 PUBLISHED = {
     "1.11": Published(
         "1.11", 151_654, 237.93,
@@ -60,10 +60,10 @@ class MspPodcastConfig(Section):
     Attributes:
         path: The folder MSP-PODCAST-Publish-<version>; local or an fsspec address.
         version: Of the release; null: from the folder's name.
-        leave_out: Consensus classes that are not taken, for example [other, no_agreement].
-        votes: What of a rater becomes votes: the `primary` emotion, or all that are ticked (`secondary`).
-        hidden: Take the files of test3 whose labels are hidden too, for submissions.
-        workers: Files read side by side; has no influence on the result.
+        leave_out: Consensus classes to leave out, for example [other, no_agreement].
+        votes: A rater's votes: the `primary` emotion, or all that are ticked (`secondary`).
+        hidden: Include the files of test3 whose labels are hidden, for submissions.
+        workers: Files read in parallel; does not change the result.
     """
 
     path: str | None
@@ -77,88 +77,86 @@ class MspPodcastConfig(Section):
 def read(name: str, config: MspPodcastConfig, progress: Callable[[int, int], None]) -> tuple[pa.Table, ImportReport]:
     """Read the release: consensus, raters' votes, partitions, transcripts, word times.
 
-    `dialogue_id` is the podcast, `turn` a turn's place in it, those included that are left out.
+    `dialogue_id` is the podcast, `turn` a turn's index in it, those left out counted too.
 
     Args:
-        name: The corpus's name in the lake.
-        config: Which release, and what of it.
-        progress: Called with utterances done and utterances in all.
+        progress: Called with utterances done and in all.
 
     Returns:
-        The utterances table, and the books of the import.
+        The utterances table, and the report of the import.
 
     Raises:
         InputError: The folder is missing, is no release, or none of its rows can be used.
     """
-    tree = SourceFolder(config.path, KEY, WHERE_TO_GET)
-    match = RELEASE.search(tree.path.rsplit("/", 1)[-1])
+    source = SourceFolder(config.path, KEY, WHERE_TO_GET)
+    match = RELEASE.search(source.path.rsplit("/", 1)[-1])
     version = config.version or (match[1] if match else None)
-    ledger = ImportReport(tree.path, version, published=PUBLISHED.get(version or ""))
-    audio = tree.find("Audios", "Audio")
-    recordings = {file for file in tree.names(audio or "Audios") if file.lower().endswith(".wav")}
+    report = ImportReport(source.path, version, published=PUBLISHED.get(version or ""))
+    audio = source.find("Audios", "Audio")
+    recordings = {file for file in source.names(audio or "Audios") if file.lower().endswith(".wav")}
     if not recordings:
-        raise InputError("no recordings (Audios/*.wav)", where=tree.path, remedy=WHERE_TO_GET)
-    folder = tree.find("Labels", "Label")
-    consensus = list(label_files.consensus(tree, folder))
-    rows = {row.pop("file"): row for row in _labelled(name, tree, folder, consensus, config, recordings, ledger)}
+        raise InputError("no recordings (Audios/*.wav)", where=source.path, remedy=WHERE_TO_GET, kind="missing_files")
+    folder = source.find("Labels", "Label")
+    consensus = list(label_files.consensus(source, folder))
+    rows = {row.pop("file"): row for row in _labelled(name, source, folder, consensus, config, recordings, report)}
     unlabelled = sorted(recordings - {str(columns["FileName"]).strip() for _, columns in consensus})
-    rows |= {file: _row(name, file) | HIDDEN_LABELS for file in _hidden(unlabelled, config, ledger)}
+    rows |= {file: _row(name, file) | HIDDEN_LABELS for file in _hidden(unlabelled, config, report)}
     if not rows:
-        reasons = ", ".join(f"{reason} ×{tally.count}" for reason, tally in sorted(ledger.left_out.items()))
-        raise InputError(f"no utterance can be taken: {reasons}", where=tree.path, remedy=WHERE_TO_GET)
+        reasons = ", ".join(f"{reason} ×{tally.count}" for reason, tally in sorted(report.left_out.items()))
+        raise InputError(f"no utterance can be taken: {reasons}", where=source.path, remedy=WHERE_TO_GET)
     folders = {
         "audio": audio or "Audios",
-        "transcripts": tree.find("Transcripts", "Transcript") or "Transcripts",
-        "aligned": tree.find("ForceAligned", "Force_Aligned", "ForcedAligned") or "ForceAligned",
+        "transcripts": source.find("Transcripts", "Transcript") or "Transcripts",
+        "aligned": source.find("ForceAligned", "Force_Aligned", "ForcedAligned") or "ForceAligned",
     }
     files = list(rows)
     with ThreadPoolExecutor(config.workers) as pool:
         for start in range(0, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
-            for file, beside in zip(chunk, pool.map(lambda one: _beside(tree, folders, one), chunk), strict=True):
-                rows[file] |= _read_beside(file, *beside, ledger)
+            for file, beside in zip(chunk, pool.map(lambda one: _beside(source, folders, one), chunk), strict=True):
+                rows[file] |= _read_beside(file, *beside, report)
             progress(start + len(chunk), len(files))
     for file, row in rows.items():
-        row["audio_uri"] = tree.uri(folders["audio"], file)
-    ledger.utterances = len(rows)
-    return utterances_table(list(rows.values())), ledger
+        row["audio_uri"] = source.uri(folders["audio"], file)
+    report.utterances = len(rows)
+    return utterances_table(list(rows.values())), report
 
 
 def _labelled(
     name: str,
-    tree: SourceFolder,
+    source: SourceFolder,
     folder: str | None,
     consensus: Sequence[tuple[str, Mapping[str, Any]]],
     config: MspPodcastConfig,
     recordings: set[str],
-    ledger: ImportReport,
+    report: ImportReport,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of the consensus that can be taken, with their `file`; counts the others."""
-    chosen = label_files.choices(tree, folder, config.votes, ledger)
-    partitions, speakers = label_files.partitions(tree), label_files.speakers(tree)
+    """The usable rows of the consensus, with their `file`; counts the others."""
+    chosen = label_files.choices(source, folder, config.votes, report)
+    partitions, speakers = label_files.partitions(source), label_files.speakers(source)
     turns = _turns(str(columns["FileName"]) for _, columns in consensus)
     taken: set[str] = set()
     for place, columns in consensus:
         file = str(columns["FileName"]).strip()
-        ledger.read += 1
+        report.read += 1
         if not file or file.startswith("._"):
-            ledger.leave_out("no file name", place)
+            report.leave_out("no file name", place)
             continue
         partition = str(columns.get("Split_Set") or partitions.get(file) or "")
         split = label_files.PARTITIONS.get(partition.lower())
         emotion = label_files.CLASSES.get(str(columns["EmoClass"] or "").strip().upper())
         if file in taken:
-            ledger.leave_out("file named twice", place)
+            report.leave_out("file named twice", place)
         elif file not in recordings:
-            ledger.leave_out("no recording", file)
+            report.leave_out("no recording", file)
         elif split is None:
-            ledger.leave_out("no known partition", f"{file} {partition!r}")
+            report.leave_out("no known partition", f"{file} {partition!r}")
         elif emotion in config.leave_out:
-            ledger.leave_out(f"class {emotion} (corpus.msp_podcast.leave_out)", file)
+            report.leave_out(f"class {emotion} (corpus.msp_podcast.leave_out)", file)
         else:
             taken.add(file)
             if emotion is None:
-                ledger.note("no known consensus class", file)
+                report.note("no known consensus class", file)
             speaker, gender = _speaker(columns, speakers.get(file))
             raw = {
                 "valence": number(columns["EmoVal"]),
@@ -166,7 +164,7 @@ def _labelled(
                 "dominance": number(columns["EmoDom"]),
             }
             if chosen and file not in chosen:
-                ledger.note("no raters' choices", file)
+                report.note("no raters' choices", file)
             yield {
                 **_row(name, file),
                 "file": file,
@@ -176,20 +174,20 @@ def _labelled(
                 "emotion": emotion,
                 "emotion_votes": votes(chosen.get(file, ())),
                 "turn": turns.get(file),
-                **on_scale(raw, SCALE, ledger, file),
+                **on_scale(raw, SCALE, report, file),
             }
 
 
-def _hidden(unlabelled: Iterable[str], config: MspPodcastConfig, ledger: ImportReport) -> Iterator[str]:
-    """Of the recordings without labels those of test3, whose labels the makers keep to themselves."""
+def _hidden(unlabelled: Iterable[str], config: MspPodcastConfig, report: ImportReport) -> Iterator[str]:
+    """Of the recordings without labels, those of test3, whose labels are not published."""
     for file in unlabelled:
-        ledger.read += 1
+        report.read += 1
         if not HIDDEN.fullmatch(file.rsplit(".", 1)[0]):
-            ledger.leave_out("recording without labels", file)
+            report.leave_out("recording without labels", file)
         elif not config.hidden:
-            ledger.leave_out("test3, labels hidden (corpus.msp_podcast.hidden)", file)
+            report.leave_out("test3, labels hidden (corpus.msp_podcast.hidden)", file)
         else:
-            ledger.note("test3, labels hidden", file)
+            report.note("test3, labels hidden", file)
             yield file
 
 
@@ -205,7 +203,7 @@ def _row(name: str, file: str) -> dict[str, Any]:
 
 
 def _turns(files: Iterable[str]) -> dict[str, int]:
-    """File → its place among the turns of its podcast."""
+    """File → its index among the turns of its podcast."""
     podcasts: dict[str, list[tuple[tuple[int, ...], str]]] = {}
     for file in files:
         if match := UTTERANCE.fullmatch(file.strip().rsplit(".", 1)[0]):
@@ -221,26 +219,26 @@ def _speaker(columns: Mapping[str, Any], listed: tuple[str, str | None] | None) 
     return UNKNOWN_SPEAKER if unknown else speaker, gender if gender in ("male", "female") else None
 
 
-def _beside(tree: SourceFolder, folders: Mapping[str, str], file: str) -> tuple[float | None, str | None, str | None]:
+def _beside(source: SourceFolder, folders: Mapping[str, str], file: str) -> tuple[float | None, str | None, str | None]:
     """Duration, transcript and TextGrid of a recording."""
     stem = file.rsplit(".", 1)[0]
-    transcript = tree.text(folders["transcripts"], f"{stem}.txt")
+    transcript = source.text(folders["transcripts"], f"{stem}.txt")
     return (
-        tree.duration_s(folders["audio"], file),
+        source.duration_s(folders["audio"], file),
         " ".join((transcript or "").split()) or None,
-        tree.text(folders["aligned"], f"{stem}.TextGrid"),
+        source.text(folders["aligned"], f"{stem}.TextGrid"),
     )
 
 
 def _read_beside(
-    file: str, duration_s: float | None, transcript: str | None, aligned: str | None, ledger: ImportReport
+    file: str, duration_s: float | None, transcript: str | None, aligned: str | None, report: ImportReport
 ) -> dict[str, Any]:
     """The columns that come from the files beside the labels."""
     if duration_s is None:
-        ledger.note("recording without a readable header", file)
+        report.note("recording without a readable header", file)
     row: dict[str, Any] = {"duration_s": duration_s, "transcript": transcript, "words": None}
     if transcript is None and aligned is None and HIDDEN.fullmatch(file.rsplit(".", 1)[0]):
         return row  # hidden like the labels, and counted with them
     if transcript is None:
-        ledger.note("no transcript", file)
-    return row | {"words": alignment.taken(aligned, alignment.textgrid, transcript, file, ledger)}
+        report.note("no transcript", file)
+    return row | {"words": alignment.taken(aligned, alignment.textgrid, transcript, file, report)}

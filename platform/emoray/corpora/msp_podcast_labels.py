@@ -1,4 +1,4 @@
-"""MSP-Podcast's label files: the consensus, the raters' choices, partitions and speakers, as 1.8 to 2.0 have them."""
+"""MSP-Podcast's label files: the consensus, the raters' choices, partitions and speakers, for releases 1.8 to 2.0."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from emoray.errors import InputError
 
 log = logging.getLogger(__name__)
 
-#: Consensus classes: O is another emotion than these, X no agreement among the raters.
+#: Consensus classes: O is any other emotion, X no agreement among the raters.
 CLASSES = {
     "A": "anger", "S": "sadness", "H": "happiness", "U": "surprise", "F": "fear", "D": "disgust", "C": "contempt",
     "N": "neutral", "O": "other", "X": "no_agreement",
 }  # fmt: skip
-#: What raters tick: the primary emotions, then those that occur among the secondary ones only.
+#: What raters tick: the primary emotions, then those that are secondary ones only.
 RATERS_WORDS = {
     "angry": "anger", "sad": "sadness", "happy": "happiness", "surprise": "surprise", "surprised": "surprise",
     "fear": "fear", "disgust": "disgust", "contempt": "contempt", "neutral": "neutral", "other": "other",
@@ -38,7 +38,7 @@ HEADING = re.compile(r"(?P<file>\S+\.wav);")
 REMEDY = "Unpack the release again, or set corpus.msp_podcast.path to the folder MSP-PODCAST-Publish-<version>"
 
 
-def consensus(tree: SourceFolder, folder: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def consensus(source: SourceFolder, folder: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The consensus of every file, from `labels_consensus.csv`, else `.json`: place (for messages) and columns.
 
     Raises:
@@ -46,8 +46,8 @@ def consensus(tree: SourceFolder, folder: str | None) -> Iterator[tuple[str, Map
     """
     # Early releases have the file in the root.
     for parts in ([folder] if folder else [], []):
-        where = tree.uri(*parts, "labels_consensus.csv")
-        text = tree.text(*parts, "labels_consensus.csv")
+        where = source.uri(*parts, "labels_consensus.csv")
+        text = source.text(*parts, "labels_consensus.csv")
         if text is not None:
             reader = csv.DictReader(io.StringIO(text, newline=""))
             try:
@@ -56,22 +56,26 @@ def consensus(tree: SourceFolder, folder: str | None) -> Iterator[tuple[str, Map
                     yield f"{where}, line {reader.line_num}", row
             except csv.Error as error:
                 line = reader.line_num
-                raise InputError(f"damaged csv ({error})", where=f"{where}, line {line}", remedy=REMEDY) from None
+                raise InputError(
+                    f"damaged csv ({error})", where=f"{where}, line {line}", remedy=REMEDY, kind="damaged_file"
+                ) from None
             return
-        text = tree.text(*parts, "labels_consensus.json")
+        text = source.text(*parts, "labels_consensus.json")
         if text is not None:
-            yield from _from_json(text, tree.uri(*parts, "labels_consensus.json"))
+            yield from _from_json(text, source.uri(*parts, "labels_consensus.json"))
             return
-    raise InputError("no labels_consensus.csv (or .json) there", where=tree.uri(folder or "Labels"), remedy=REMEDY)
+    raise InputError(
+        "no labels_consensus.csv or .json", where=source.uri(folder or "Labels"), remedy=REMEDY, kind="missing_files"
+    )
 
 
 def _from_json(text: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"not JSON ({error})", where=where, remedy=REMEDY) from None
+        raise InputError(f"not JSON ({error})", where=where, remedy=REMEDY, kind="damaged_file") from None
     if not isinstance(content, dict) or not all(isinstance(columns, dict) for columns in content.values()):
-        raise InputError("not an object with an object per file", where=where, remedy=REMEDY)
+        raise InputError("not an object with an object per file", where=where, remedy=REMEDY, kind="damaged_file")
     for file, columns in content.items():
         _check(["FileName", *columns], f"{where}, {file}")
         yield f"{where}, {file}", {"FileName": file, **columns}
@@ -80,27 +84,29 @@ def _from_json(text: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]
 def _check(columns: Any, where: str) -> None:
     missing = [name for name in NEEDED if name not in columns]
     if missing:
-        raise InputError(f"no column {', '.join(missing)} (there are {', '.join(columns)})", where=where, remedy=REMEDY)
+        raise InputError(
+            f"no column {', '.join(missing)} (there are {', '.join(columns)})",
+            where=where,
+            remedy=REMEDY,
+            kind="missing_column",
+        )
 
 
 def choices(
-    tree: SourceFolder, folder: str | None, which: Literal["primary", "secondary"], ledger: ImportReport
+    source: SourceFolder, folder: str | None, which: Literal["primary", "secondary"], report: ImportReport
 ) -> dict[str, list[str]]:
-    """What the raters of every file chose, from `labels.txt`, else `labels_detailed.csv`; nothing without either.
+    """What the raters of every file chose, from `labels.txt` or `labels_detailed.csv`; nothing without either.
 
-    Args:
-        tree: The release.
-        folder: Its label folder.
-        which: Of each rater the primary emotion, or all that are ticked, each once.
-        ledger: Where unknown names are counted.
+    `folder` is the label folder. `which` selects a rater's primary emotion, or all that are ticked, each once. The
+    report counts unknown names.
     """
     parts = [folder] if folder else []
-    if (text := tree.text(*parts, "labels.txt")) is not None:
+    if (text := source.text(*parts, "labels.txt")) is not None:
         lines = _blocks(text)
-    elif (text := tree.text(*parts, "labels_detailed.csv")) is not None:
+    elif (text := source.text(*parts, "labels_detailed.csv")) is not None:
         lines = _detailed(text)
     else:
-        log.warning("%s: neither labels.txt nor labels_detailed.csv: no raters' votes", tree.uri(*parts))
+        log.warning("%s: neither labels.txt nor labels_detailed.csv: no raters' votes", source.uri(*parts))
         return {}
     chosen: dict[str, list[str]] = {}
     for file, line in lines:
@@ -109,7 +115,7 @@ def choices(
         ticked = cells[1:2]
         if which == "secondary" and len(cells) > 2 and not re.match(r"[AVD]\s*:", cells[2]):
             ticked += cells[2].split(",")
-        emotions = list(dict.fromkeys(_emotion(tick, file, ledger) for tick in ticked if tick.strip()))
+        emotions = list(dict.fromkeys(_emotion(tick, file, report) for tick in ticked if tick.strip()))
         chosen.setdefault(file, []).extend(emotions)
     return chosen
 
@@ -133,30 +139,30 @@ def _detailed(text: str) -> Iterator[tuple[str, str]]:
             yield file.strip().strip('"'), line
 
 
-def _emotion(tick: str, file: str, ledger: ImportReport) -> str:
-    # What stands behind `Other-` is the rater's own words.
+def _emotion(tick: str, file: str, report: ImportReport) -> str:
+    # After `Other-` come the rater's own words.
     name = tick.strip().lower()
     name = "other" if name.startswith("other") else name
     if name not in RATERS_WORDS:
-        ledger.note("rater's emotion that is none of the corpus's, counted as other", f"{file} {tick.strip()!r}")
+        report.note("rater's emotion that is none of the corpus's, counted as other", f"{file} {tick.strip()!r}")
     return RATERS_WORDS.get(name, "other")
 
 
-def partitions(tree: SourceFolder) -> dict[str, str]:
+def partitions(source: SourceFolder) -> dict[str, str]:
     """File → partition of `Partitions.txt` (`Train; MSP-PODCAST_0023_0048.wav`), for releases whose csv has none."""
     found = {}
-    for line in (tree.text("Partitions.txt") or "").splitlines():
+    for line in (source.text("Partitions.txt") or "").splitlines():
         partition, separator, file = line.partition(";")
         if separator and file.strip():
             found[file.strip()] = partition.strip()
     return found
 
 
-def speakers(tree: SourceFolder) -> dict[str, tuple[str, str | None]]:
+def speakers(source: SourceFolder) -> dict[str, tuple[str, str | None]]:
     """File → speaker and gender of `Speaker_ids.txt` (`Speaker_30; Male`, then `MSP-PODCAST_0001_0008.wav; 30`)."""
     genders: dict[str, str] = {}
     found: dict[str, tuple[str, str | None]] = {}
-    for line in (tree.text("Speaker_ids.txt") or "").splitlines():
+    for line in (source.text("Speaker_ids.txt") or "").splitlines():
         key, separator, value = (part.strip() for part in line.partition(";"))
         if separator and key.lower().startswith("speaker_"):
             genders[key[len("speaker_") :]] = value

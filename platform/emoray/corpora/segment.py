@@ -1,15 +1,13 @@
-"""Long recordings into utterances, by voice activity: each recording is read once, block by block, and remembered.
+"""Cut long recordings into utterances by voice activity; each recording is read once, in blocks, and its result stored.
 
-What was heard of a recording lies in a stage table, `annotations/segment/<fingerprint>`, keyed by the recording's id: a
-build that is killed, or repeated, listens only to what is not there yet. Recordings that cannot be read are not
-remembered, so that the next build tries them again.
+The result is stored in a stage table, `annotations/segment/<fingerprint>`, by the recording's id: a build that is
+killed or repeated processes only what is missing. Recordings that cannot be read are not stored, so that the next
+build tries them again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import logging
 import time
 from array import array
@@ -29,20 +27,21 @@ from emoray.audio.io import AUDIO_HZ
 from emoray.audio.stream import stream
 from emoray.config import Section
 from emoray.corpora import segment_rows
+from emoray.digest import digest
 from emoray.errors import EmorayError, InputError
 from emoray.lake.tables import Lake
-from emoray.schema import stage_schema, utterances_table
+from emoray.schema import Row, stage_schema, utterances_table
 
 log = logging.getLogger(__name__)
 
 STAGE = "segment"
-#: Goes up when the same recording and options give other utterances.
+#: To be raised when the same recording and options give other utterances.
 VERSION = 1
-#: A kill costs at most this much work per worker, and the recordings in hand.
+#: A kill loses at most this much work per worker, and the recordings in progress.
 FLUSH_S = 10.0
 NAMED = 5
 SPANS = pa.list_(pa.struct([("start_ms", pa.int64()), ("end_ms", pa.int64())]))
-#: Which sound a recording is, and what was heard of it.
+#: Which sound a recording is, and what was found in it.
 ADDRESS = ("audio_uri", "start_s", "end_s")
 HEARD = pa.struct(
     [
@@ -54,17 +53,15 @@ HEARD = pa.struct(
     ]
 )
 
-Row = dict[str, Any]
-
 
 class VadConfig(Section):
     """Utterances by voice activity.
 
     Attributes:
-        activity: When sound is speech; a pause of `min_silence_s` parts two utterances.
+        activity: When sound is speech; a pause of `min_silence_s` separates two utterances.
         pad_s: Sound kept before and after speech.
-        max_utterance_s: Longer speech is parted where speech is least likely.
-        workers: Recordings that are listened to side by side; has no influence on the result.
+        max_utterance_s: Longer speech is cut where speech is least likely.
+        workers: Recordings processed in parallel; does not change the result.
     """
 
     activity: ActivityConfig
@@ -81,11 +78,11 @@ class VadConfig(Section):
             "model": weights_version(),
             "options": self.model_dump(mode="json", exclude={"workers"}),
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(content)
 
 
 class SegmentConfig(Section):
-    """Whether the rows of a manifest are utterances, or recordings to be cut into some.
+    """Whether the rows of a manifest are utterances, or recordings to be cut into utterances.
 
     Attributes:
         kind: none: they are utterances | vad.
@@ -98,13 +95,7 @@ class SegmentConfig(Section):
 
 @dataclass(frozen=True)
 class Refused:
-    """A recording that could not be read.
-
-    Attributes:
-        recording_id: Its id.
-        kind: Of the error.
-        message: What was wrong, where, and what to do.
-    """
+    """A recording that could not be read, with the error's kind and message."""
 
     recording_id: str
     kind: str
@@ -113,7 +104,7 @@ class Refused:
 
 @dataclass
 class _Heard:
-    """What is known of the recordings so far: recording id → value of the stage table."""
+    """Results so far: recording id → value of the stage table."""
 
     values: dict[str, Row]
     refused: list[Refused] = field(default_factory=list)
@@ -122,24 +113,18 @@ class _Heard:
 def split(
     name: str, recordings: pa.Table, config: VadConfig, lake: Lake, progress: Callable[[int, int], None]
 ) -> pa.Table:
-    """Cut recordings into utterances.
+    """Cut recordings (the rows of an utterances table) into utterances.
 
-    An utterance's id is its recording's and the milliseconds at which it begins in the file. Speaker, labels and split
+    An utterance's id is the recording's and the milliseconds at which it begins in the file. Speaker, labels and split
     are the recording's; of its transcript it has the words whose times fall into it.
+    `utterances_meta/<name>-recordings.json` in the lake names the recordings that could not be read, and those without
+    speech.
 
     Args:
-        name: The corpus's name in the lake.
-        recordings: An utterances table, with a recording in each row.
-        config: How they are cut.
-        lake: Where what was heard is remembered; `utterances_meta/<name>-recordings.json` there names the recordings
-            that could not be read, and those without speech.
-        progress: Called with recordings done and recordings in all.
-
-    Returns:
-        The utterances table.
+        progress: Called with recordings done and in all.
 
     Raises:
-        InputError: No recording holds speech that could be read.
+        InputError: No recording has speech that could be read.
         SchemaError: The table breaks its contract.
     """
     rows = recordings.to_pylist()
@@ -158,34 +143,29 @@ def split(
     ]
     if not cut:
         raise InputError(
-            f"none of {len(rows)} recordings gives an utterance: {len(heard.refused)} cannot be read, in {len(silent)}"
-            " there is no speech",
+            f"none of {len(rows)} recordings gives an utterance: {len(heard.refused)} cannot be read, {len(silent)}"
+            " have no speech",
             where=lake.uri("utterances_meta", f"{name}-recordings.json"),
-            remedy="The file says why. Set corpus.manifest.segment.kind to none if the rows are utterances",
+            remedy="This file gives the reasons. Set corpus.manifest.segment.kind to none if the rows are utterances",
             kind="no_speech",
         )
     return utterances_table(cut)
 
 
 def listen(row: Mapping[str, Any], config: VadConfig, storage_options: Mapping[str, Any] | None = None) -> Row:
-    """Find the utterances of one recording.
-
-    Args:
-        row: Its address: audio_uri, start_s, end_s.
-        config: How it is cut.
-        storage_options: Options for the fsspec file system.
+    """Find the utterances of one recording, given its audio_uri, start_s and end_s.
 
     Returns:
         The address; duration_s of what was read; spans, in milliseconds from the beginning of what was read.
 
     Raises:
         AudioError: It cannot be read.
-        TransientError: The storage failed in a way that may pass.
+        TransientError: The storage failed in a way that may be temporary.
     """
     from emoray.audio.silero import FRAME_SAMPLES, Listener
 
     listener, samples, rest_S = Listener(), 0, np.zeros(0, np.float32)
-    # One growing buffer: small arrays kept from block to block lay between the freed large ones and pinned their pages.
+    # One growing buffer: small arrays kept between blocks would fragment the memory of the freed large ones.
     speech = array("f")
     for block_S in stream(
         row["audio_uri"], start_s=row["start_s"], end_s=row["end_s"], storage_options=storage_options
@@ -214,7 +194,7 @@ def _remembered(lake: Lake, fingerprint: str, rows: Sequence[Row]) -> dict[str, 
     if table is None:
         return {}
     address = {row["utterance_id"]: [row[name] for name in ADDRESS] for row in rows}
-    # Another corpus may have a recording of the same name, and this one's may have been another span before.
+    # Another corpus may have a recording with this id, or this corpus may have had another span of it.
     return {
         heard["utterance_id"]: heard["value"]
         for heard in table.to_pylist()
@@ -224,7 +204,7 @@ def _remembered(lake: Lake, fingerprint: str, rows: Sequence[Row]) -> dict[str, 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Recordings are heard side by side, each by one thread: the network is too small to be shared out."""
+    """Recordings are processed in parallel with one thread each: the network is too small for several."""
     import torch
 
     before = torch.get_num_threads()
@@ -236,7 +216,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _listen_to_all(rows: Sequence[Row], config: VadConfig, lake: Lake, heard: _Heard) -> Iterator[int]:
-    """Listen to recordings and remember what was heard; yields how many are done."""
+    """Process recordings and store the results; yields how many are done."""
     storage = lake.fs.storage_options or None
     queue = iter(rows)
     fresh: list[Row] = []
@@ -287,7 +267,7 @@ def _report(name: str, lake: Lake, rows: Sequence[Row], silent: Sequence[str], r
         first = ", ".join(one.recording_id for one in ordered[:NAMED]) + (" …" if len(ordered) > NAMED else "")
         log.warning("%d of %d recordings cannot be read (%s): %s; see %s", len(refused), len(rows), kinds, first, where)
     if silent:
-        log.warning("%d of %d recordings hold no speech; see %s", len(silent), len(rows), where)
+        log.warning("%d of %d recordings have no speech; see %s", len(silent), len(rows), where)
     lost = sum(bool(row["transcript"]) and not segment_rows.timed(row) for row in rows)
     if lost:
-        log.warning("%d transcripts have no word times and cannot be shared out over the utterances", lost)
+        log.warning("%d transcripts have no word times and cannot be divided among the utterances", lost)

@@ -1,19 +1,17 @@
-"""What an utterance has of the recording that it was cut from: speaker, labels, split, and its share of the words."""
+"""What an utterance takes over from the recording that it was cut from: speaker, labels, split, its words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Row = dict[str, Any]
+from emoray.schema import Row
 
 
 def utterances(row: Row, heard: Mapping[str, Any]) -> Iterator[Row]:
     """The utterances of a recording, as rows of the utterances table.
 
-    Args:
-        row: The recording, as a row of that table.
-        heard: What was heard of it; its spans are in milliseconds from the beginning of the recording.
+    `heard` is the recording's value of the stage `segment`: its spans count from the beginning of the recording.
     """
     origin_s = row["start_s"] or 0.0
     for turn, span in enumerate(heard["spans"]):
@@ -36,7 +34,7 @@ def utterances(row: Row, heard: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def timed(row: Row) -> bool:
-    """Whether a row has words, and every one of them its times."""
+    """Whether a row has words, all with times."""
     return bool(row["words"]) and all(w["start_s"] is not None and w["end_s"] is not None for w in row["words"])
 
 

@@ -1,4 +1,4 @@
-"""Splits for a corpus that brings none: whole speakers are dealt out."""
+"""Splits for a corpus without its own: whole speakers are assigned."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class SplitFractions(Section):
 
 
 def assign_splits(rows: list[dict[str, Any]], shares: SplitFractions, seed: int, key: str) -> None:
-    """Deal whole speakers out to the splits; utterances whose speaker is unknown go to train.
+    """Assign whole speakers to splits, in the rows' `split`; utterances of unknown speakers go to train.
 
     Args:
-        rows: Rows of the utterances table, which get their `split`.
-        shares: Of the utterances.
-        seed: Of the draw.
+        rows: Rows of the utterances table.
+        shares: Share of the utterances per split.
+        seed: Seed of the draw.
         key: Configuration key of the shares, for messages.
 
     Raises:
@@ -35,13 +35,13 @@ def assign_splits(rows: list[dict[str, Any]], shares: SplitFractions, seed: int,
     """
     fractions = {name: share for name, share in shares.model_dump().items() if share > 0}
     if not fractions:
-        raise InputError("all shares are 0", where=key, remedy="Give train a share")
+        raise InputError("all shares are 0", where=key, remedy="Give train a share", kind="no_split")
     clips = Counter(row["speaker_id"] for row in rows if row["speaker_id"] not in (None, UNKNOWN_SPEAKER))
     speakers = sorted(clips)
     np.random.default_rng(seed).shuffle(speakers)
     total = sum(fractions.values())
     missing = {name: share / total * clips.total() for name, share in fractions.items()}
-    # Every split gets a speaker before any gets a second, as far as they reach; train, then test, matter most.
+    # Every split gets a speaker before any gets a second; train, then test, come first.
     queue = [name for name in ("train", "test", "dev", "gate") if name in fractions]
     split_of: dict[str, str] = {}
     for speaker in speakers:

@@ -1,16 +1,15 @@
-"""Exports come whole or not at all: written beside their place, or in scratch space, and brought there at the end."""
+"""Exports are there whole or not at all: written beside their place or in temporary space, moved there at the end."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from emoray.errors import InputError
+from emoray.lake.atomic import atomic_file, atomic_folder
 from emoray.lake.storage import connect, translate_storage_errors
 
 
@@ -18,24 +17,24 @@ from emoray.lake.storage import connect, translate_storage_errors
 def atomic_output(
     uri: str, options: Mapping[str, Any] | None = None, *, force: bool, header: str | None = None
 ) -> Iterator[str]:
-    """A local path to write to, which is brought to its place when the block ends without an error.
+    """A local path to write to; what is written is moved or uploaded to `uri` when the block ends without an error.
 
-    A file replaces another in one step. A folder takes the place of another in two (on s3:// file by file, its header
-    last): what is read in between is missing, never mixed.
+    A file replaces another in one step. A folder replaces another in two (on s3:// file by file, its header last):
+    what is read in between is missing, never mixed.
 
     Args:
         uri: Local path or fsspec address.
         options: Options of its file system.
         force: Replace what is there.
-        header: For a folder, the file in it without which it is nothing; with `force`, a folder that lacks it is not
-            replaced. None for a file.
+        header: For a folder, the file that every complete one has; with `force`, a folder without it is not replaced.
+            None for a file.
 
     Yields:
         Path of the file to write, or of an empty folder.
 
     Raises:
-        InputError: There is something already, or something that is not replaced.
-        TransientError: The storage is throttled or away.
+        InputError: `uri` exists already, or must not be replaced.
+        TransientError: The storage is throttled or unavailable.
         LakeError: It cannot be written there.
     """
     uri = uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
@@ -45,22 +44,15 @@ def atomic_output(
         stack.enter_context(translate_storage_errors("write", uri))
         _refuse(system, final, uri, force, header)
         if local:
-            os.makedirs(os.path.dirname(final), exist_ok=True)
-            path = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{uuid.uuid4().hex}.tmp")
-            stack.callback(_remove, path)
+            path = stack.enter_context(atomic_file(final) if header is None else atomic_folder(final))
         else:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="emoray-export-"))
-            path = os.path.join(folder, "whole")
-        if header is not None:
-            os.mkdir(path)
+            path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="emoray-export-")), "output")
+            if header is not None:
+                os.mkdir(path)
         yield path
-        # Somebody else may have come first while this was written.
+        # Another process may have been faster.
         _refuse(system, final, uri, force, header)
-        if local:
-            _move(path, final)
-        elif header is None:
-            system.put_file(path, final)
-        else:
+        if not local:
             _upload(system, path, final, header)
 
 
@@ -70,48 +62,26 @@ def _refuse(system: Any, final: str, uri: str, force: bool, header: str | None) 
         return
     if not force:
         raise InputError(
-            "there is something already", where=uri, remedy="Add --force to replace it, or name another --out"
+            "it exists already", where=uri, remedy="Add --force to replace it, or name another --out", kind="exists"
         )
     if header is None and system.isdir(final):
-        raise InputError("this is a folder, not a file", where=uri, remedy="Name a file with --out")
+        raise InputError("this is a folder, not a file", where=uri, remedy="Name a file with --out", kind="is_folder")
     if header is not None and not system.exists(f"{final.rstrip('/')}/{header}"):
         raise InputError(
-            f"this is no earlier export ({header} is not in it), and is not replaced",
+            f"this is not an earlier export ({header} is not in it), so it is not replaced",
             where=uri,
             remedy="Name another folder with --out",
+            kind="not_an_export",
         )
 
 
-def _move(path: str, final: str) -> None:
-    if os.path.isdir(path):
-        aside = f"{path}.old"
-        if os.path.lexists(final):
-            os.rename(final, aside)
-        try:
-            os.rename(path, final)
-        except OSError:
-            if os.path.lexists(aside):
-                os.rename(aside, final)
-            raise
-        _remove(aside)
+def _upload(system: Any, path: str, final: str, header: str | None) -> None:
+    if header is None:
+        system.put_file(path, final)
         return
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(path, final)
-
-
-def _upload(system: Any, path: str, final: str, header: str) -> None:
     if system.exists(final):
         system.rm_file(f"{final}/{header}")
         with contextlib.suppress(FileNotFoundError):  # stores have no empty folders
             system.rm(final, recursive=True)
     for name in sorted(os.listdir(path), key=lambda name: (name == header, name)):
         system.put_file(os.path.join(path, name), f"{final}/{name}")
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            os.unlink(path)

@@ -1,15 +1,15 @@
 """audformat databases (audformat 1.4, audEERING): a folder with the header `db.yaml` and one Parquet file per table.
 
-Tables that are written, where there is something to put into them:
+Tables that are written if there is something to put into them:
 
 - `utterances`: id, speaker, gender, language, split, fold, transcript, dialogue and turn;
 - `emotion` or `emotion.<split>`: valence, arousal, dominance and emotion, by people or by a model;
 - `votes`: how many raters chose each class;
 - `words`: times and emphasis of the words, by segment;
-- `annotations`: what the stages found, one column per field, `semantics.intention` for example.
+- `annotations`: values of the stages, one column per field, `semantics.intention` for example.
 
-The dimensions are in units of the corpus's scale, whose ends their schemes give, where there is one scale; else in
-[0, 1]. That is how the published databases hold them, so the same rule reads those.
+The dimensions are in units of the corpus's scale, whose ends are in their schemes, if there is one scale; otherwise in
+[0, 1]. The published databases do the same, so that one rule reads all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NAME = "db"
 HEADER = f"{NAME}.yaml"
-#: Column of the utterances table → column here and its type; what a database has besides is `emotion` and `words`.
+#: Column of the utterances table → column here and its type; the other tables are `emotion` and `words`.
 COLUMNS: dict[str, tuple[str, str]] = {
     "utterance_id": ("utterance", "str"),
     "speaker_id": ("speaker", "str"),
@@ -67,7 +67,7 @@ def write(
     name: str,
     rows: pa.Table,
     labels: Iterable[Label],
-    tally: ExportStats,
+    stats: ExportStats,
     *,
     audio_root: str | None = None,
     model: str | None = None,
@@ -78,22 +78,22 @@ def write(
     Args:
         folder: Empty local folder.
         name: The database's name.
-        rows: The utterances, or the scores, with the values of stages in columns of their names.
-        labels: What is said of them (emoray.interchange.label.labels).
-        tally: Notes how many rows are there without a label.
+        rows: The utterances, or the scores, with values of stages in columns with their names.
+        labels: Their labels (emoray.interchange.label.labels).
+        stats: Notes how many rows have no label.
         audio_root: Folder that audio is named below; None names it by whole addresses.
-        model: Who scored them; None for a corpus's own labels.
-        stages: Names of the columns that hold values of stages.
+        model: What scored them; None for a corpus's own labels.
+        stages: Names of the columns with values of stages.
 
     Raises:
-        InputError: Audio lies elsewhere, or two utterances are the same stretch of it.
+        InputError: Audio is elsewhere, or two utterances are the same span of it.
         MissingExtraError: audformat is not installed.
     """
     writer = _Writer(library(), name, rows, audio_root)
     writer.utterances()
-    writer.emotion(list(labels), tally, model)
+    writer.emotion(list(labels), stats, model)
     writer.votes()
-    writer.words(tally)
+    writer.words(stats)
     writer.annotations(stages)
     writer.database.save(folder, name=NAME)
 
@@ -113,14 +113,15 @@ class _Writer:
         if self._index.has_duplicates:
             place = int(self._index.duplicated().argmax())
             raise InputError(
-                "two utterances are the same stretch of the same audio",
+                "two utterances are the same span of the same audio",
                 where=f"utterance {self._ids[place]}, {self._files[place]}",
-                remedy="audformat tells them apart by file, start and end: import the corpus with their times",
+                remedy="audformat distinguishes them by file, start and end: import the corpus with their times",
+                kind="duplicate_span",
             )
         self.database = audformat.Database(name, languages=self._languages(), description="Written by emoray")
 
     def utterances(self) -> None:
-        """What is known of the clips besides their emotion."""
+        """The columns of the clips other than their emotion."""
         columns = {}
         for source, (target, kind) in COLUMNS.items():
             values = self._column(source)
@@ -128,8 +129,8 @@ class _Writer:
                 columns[target] = (values, self._scheme(target, kind))
         self._add("utterances", self._index, columns)
 
-    def emotion(self, labels: Sequence[Label], tally: ExportStats, model: str | None) -> None:
-        """The labels: one table, or one per split where there are splits."""
+    def emotion(self, labels: Sequence[Label], stats: ExportStats, model: str | None) -> None:
+        """The labels: one table, or one per split if there are splits."""
         audformat = self._audformat
         rater = "gold" if model is None else model
         kind = audformat.define.RaterType.TRUTH if model is None else audformat.define.RaterType.MACHINE
@@ -137,7 +138,7 @@ class _Writer:
         scales = {label.scale for label in labels if label.values}
         scale = next(iter(scales)) if len(scales) == 1 else None
         if len(scales) > 1:
-            tally.notes.append("The labels are on several scales: the dimensions are written in [0, 1]")
+            stats.notes.append("The labels are on several scales: the dimensions are written in [0, 1]")
         by_id = {label.utterance_id: label for label in labels}
         classes = sorted({name for label in labels for name in label.classes})
         known = self._column("split")
@@ -149,9 +150,9 @@ class _Writer:
                 of_type = SPLIT_TYPES.get(split, "test")
                 self.database.splits[split] = audformat.Split(of_type)
             self._add("emotion" if split is None else f"emotion.{split}", self._index[places], columns, split, rater)
-        tally.written = tally.rows  # each is in the table `utterances`
-        tally.notes += [f"{rows:,} are there without a label ({why})" for why, rows in sorted(tally.left_out.items())]
-        tally.left_out.clear()
+        stats.written = stats.rows  # each is in the table `utterances`
+        stats.notes += [f"{rows:,} have no label ({why})" for why, rows in sorted(stats.left_out.items())]
+        stats.left_out.clear()
 
     def votes(self) -> None:
         """A column per class."""
@@ -163,8 +164,8 @@ class _Writer:
         }
         self._add("votes", self._index[places], columns)
 
-    def words(self, tally: ExportStats) -> None:
-        """The words that have times, as segments of their own; emphasis as measured, else as the corpus marks it."""
+    def words(self, stats: ExportStats) -> None:
+        """The words with times, as segments; emphasis as measured, otherwise as the corpus marks it."""
         segments: dict[tuple[int, float, float], Mapping[str, Any]] = {}
         repeated = 0
         for place, (measured, given) in enumerate(zip(self._column("emphasis"), self._column("words"), strict=True)):
@@ -175,7 +176,7 @@ class _Writer:
                     repeated += segment in segments
                     segments.setdefault(segment, word)
         if repeated:
-            tally.notes.append(f"{repeated:,} words have the times of another word and are left out")
+            stats.notes.append(f"{repeated:,} words have the times of another word and are left out")
         if not segments:
             return
         columns = {}
@@ -186,7 +187,7 @@ class _Writer:
         self._add("words", self._segments(*zip(*segments, strict=True)), columns)
 
     def annotations(self, stages: Sequence[str]) -> None:
-        """The fields of the stages' values that are text or numbers."""
+        """Those fields of the stages' values that are text or numbers."""
         columns = {}
         kinds = {pa.string(): "str", pa.float32(): "float", pa.float64(): "float", pa.int32(): "int"}
         for stage in stages:
@@ -236,7 +237,7 @@ class _Writer:
         return columns
 
     def _column(self, name: str) -> list[Any]:
-        """A column's values; all of them absent where there is no such column."""
+        """A column's values; all None if there is no such column."""
         return self._rows[name].to_pylist() if name in self._rows.column_names else [None] * self._rows.num_rows
 
     def _segments(self, places: Iterable[int], starts: Sequence[float], ends: Sequence[float | None]) -> pd.MultiIndex:
@@ -268,7 +269,7 @@ class _Writer:
             added[name].set(list(values))
 
     def _languages(self) -> list[str]:
-        """Those that audformat knows; a column has them all."""
+        """The languages that audformat knows; a column has all of them."""
         found = []
         for name in {*self._column("language")} - {None}:
             try:

@@ -1,4 +1,4 @@
-"""Reading audformat databases: those that emoray writes, and others whose columns or schemes have the field's names."""
+"""Read audformat databases: those of emoray, and others whose columns or schemes have the field's names."""
 
 from __future__ import annotations
 
@@ -26,25 +26,21 @@ MEANINGS = {
     "text": "transcript",
     "activation": "arousal",
 }
-#: pandas' types of what is no text.
+#: pandas' types of columns other than text.
 TYPES = {**dict.fromkeys(DIMENSIONS, "Float64"), "fold": "Int64", "turn": "Int64"}
-#: A table with such a column is about words, not clips.
+#: A table with this column is about words, not clips.
 WORD = "word"
 SPLIT = re.compile(r"train|dev|gate|test\d*")
 
 
 def read(folder: str, corpus: str) -> pa.Table:
-    """A database's utterances: every file or segment that one of its known columns speaks of.
+    """A database's utterances: every file or segment in a table with a known column. Names are relative to `folder`.
 
-    A column is known by its own name, else by its scheme's. The scheme's ends are the scale of a dimension. A split's
-    name counts where emoray has it too (train, dev, gate, test…), else its type.
-
-    Args:
-        folder: The database; relative file names start from it.
-        corpus: The corpus's name in the lake.
+    A column is known by its own name, otherwise by its scheme's. The scheme's ends are the scale of a dimension. A
+    split is known by its name (train, dev, gate, test…), otherwise by its type.
 
     Raises:
-        InputError: It is not a database, has no known column, or says two things of one file.
+        InputError: It is not a database, has no known column, or has contradicting values of one file.
         SchemaError: The table breaks its contract.
         MissingExtraError: audformat is not installed.
     """
@@ -52,8 +48,12 @@ def read(folder: str, corpus: str) -> pa.Table:
     try:
         database = audformat.Database.load(folder, name=NAME)
     except Exception as error:
-        remedy = "Name the folder of a db.yaml"
-        raise InputError(f"not an audformat database ({error})", where=folder, remedy=remedy) from None
+        raise InputError(
+            f"not an audformat database ({error})",
+            where=folder,
+            remedy="Name the folder of a db.yaml",
+            kind="damaged_file",
+        ) from None
     scales: dict[str, tuple[float, float]] = {}
     frames: dict[bool, list[pd.DataFrame]] = {False: [], True: []}
     for table_id, table in database.tables.items():
@@ -62,21 +62,20 @@ def read(folder: str, corpus: str) -> pa.Table:
             frames[table.is_segmented].append(frame)
     if not any(frames.values()):
         known = ", ".join(sorted(MEANINGS))
-        raise InputError(f"no column that emoray knows ({known})", where=folder, remedy="Rename the columns or schemes")
+        remedy = "Rename the columns or schemes"
+        raise InputError(f"no known column ({known})", where=folder, remedy=remedy, kind="missing_column")
     try:
         joined = [audformat.utils.concat(frames[segmented]) for segmented in (False, True)]
     except ValueError as error:
-        said = str(error).splitlines()[0]
-        raise InputError(
-            f"its tables say different things of one clip ({said})", where=folder, remedy="Drop one"
-        ) from None
+        what = f"its tables contradict each other ({str(error).splitlines()[0]})"
+        raise InputError(what, where=folder, remedy="Drop one of them", kind="contradiction") from None
     of_files, of_segments = (one.to_frame() if one.ndim == 1 else one for one in joined)
     records = _records(of_files, of_segments)
     return utterances_table([_row(*record, folder, corpus, scales) for record in records])
 
 
 def _known(database: Any, table_id: str, scales: dict[str, tuple[float, float]]) -> pd.DataFrame | None:
-    """The known columns of a table under the names of the utterances table; `scales` learns those of its dimensions."""
+    """The known columns of a table, by the utterances table's names; adds the scales of its dimensions to `scales`."""
     table = database.tables[table_id]
     where = f"{database.root}, table {table_id}"
     wanted: dict[str, str] = {}
@@ -90,9 +89,9 @@ def _known(database: Any, table_id: str, scales: dict[str, tuple[float, float]])
             low, high = (None, None) if scheme is None else (scheme.minimum, scheme.maximum)
             if low is None or high is None or not low < high:
                 remedy = "Give its scheme a minimum and a maximum"
-                raise InputError(f"column {name!r} has no scale", where=where, remedy=remedy)
+                raise InputError(f"column {name!r} has no scale", where=where, remedy=remedy, kind="missing_scale")
             if scales.setdefault(meaning, (low, high)) != (low, high):
-                raise InputError(f"{meaning} is on several scales", where=where, remedy="Bring it to one")
+                raise InputError(f"{meaning} is on several scales", where=where, remedy="Convert it to one")
     frame = table.df[list(wanted)].rename(columns=wanted)
     if "split" in frame:
         frame["split"] = [name if _is_split(name) else None for name in frame["split"]]
@@ -102,10 +101,11 @@ def _known(database: Any, table_id: str, scales: dict[str, tuple[float, float]])
     if not len(frame.columns):
         return None
     try:
-        # Columns of one meaning join only where their types agree: categories and text do not.
+        # Columns of one meaning join only if their types agree: categories and text do not.
         return frame.astype({name: TYPES.get(name, "string") for name in frame.columns})
     except (ValueError, TypeError) as error:
-        raise InputError(f"a column holds what it should not ({error})", where=where, remedy="Mend it") from None
+        what = f"a column has wrong values ({error})"
+        raise InputError(what, where=where, remedy="Fix them", kind="bad_cell") from None
 
 
 def _is_split(name: object) -> bool:
@@ -115,7 +115,7 @@ def _is_split(name: object) -> bool:
 def _records(
     of_files: pd.DataFrame, of_segments: pd.DataFrame
 ) -> Iterator[tuple[str, float, float | None, dict[str, Any]]]:
-    """File, start and end in seconds, and what is known of them; a segment inherits what is known of its file."""
+    """File, start and end in seconds, and values; a segment inherits the values of its file."""
     whole = {file: _present(row) for file, row in zip(of_files.index, of_files.to_dict("records"), strict=True)}
     cut = set()
     for index, row in zip(of_segments.index, of_segments.to_dict("records"), strict=True):
@@ -159,7 +159,7 @@ def _row(
             raise InputError(
                 f"{name} {row[name]:g} lies outside its scheme's {low:g}..{high:g}",
                 where=f"{folder}, {row['utterance_id']}",
-                remedy="Mend the scheme or the value",
+                remedy="Fix the scheme or the value",
             )
         raw = row[name]
         row[name] = (raw - low) / (high - low)

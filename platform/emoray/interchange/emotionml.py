@@ -1,12 +1,12 @@
 """EmotionML 1.0 (W3C Recommendation of 22 May 2014), written as a stream: one `<emotion>` per clip.
 
 - `dimension-set` is Mehrabian's PAD in the W3C's vocabulary, whose name for valence is `pleasure`; values in [0, 1].
-- Classes are a vocabulary of the document's own (`<vocabulary type="category">`); a model's probability is the
-  `confidence` of the category.
-- A name occurs once per `<emotion>`, with a value or with a `<trace>`: a clip's course is a second `<emotion>`, whose
-  reference begins with the first window. Sample k belongs to the window that begins k/freq after that.
-- What the standard has no word for (ids, which need not be XML names, the scale, intervals, length of a window) stands
-  in `<info>`, in a namespace of ours that other readers skip.
+- Classes are a vocabulary of the document (`<vocabulary type="category">`); a model's probability is the `confidence`
+  of the category.
+- A name occurs once per `<emotion>`, with a value or with a `<trace>`: a clip's time course is a second `<emotion>`,
+  whose reference begins with the first window. Sample k belongs to the window that begins k/freq after that.
+- What the standard does not define (ids, which need not be XML names, the scale, intervals, length of a window) is in
+  `<info>`, in our own namespace, which other readers skip.
 """
 
 from __future__ import annotations
@@ -28,24 +28,20 @@ PAD = "http://www.w3.org/TR/emotion-voc/xml#pad-dimensions"
 PAD_NAMES = {"valence": "pleasure", "arousal": "arousal", "dominance": "dominance"}
 CLASSES_ID = "classes"
 
-#: Characters that XML 1.0 has no way to write, not even escaped.
+#: Characters that XML 1.0 cannot contain, not even escaped.
 UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-#: What may not stand in an item's name (xs:NMTOKEN, without its rarer letters).
+#: Characters that an item's name may not have (xs:NMTOKEN, without its rarer letters).
 NOT_A_NAME = re.compile(r"[^\w.:-]")
-NO_XML = "an id or address with characters that XML cannot hold"
+NO_XML = "an id or address with characters that XML cannot contain"
 
 
-def write(path: str, labels: Iterable[Label], tally: ExportStats, *, audio_root: str | None = None) -> None:
-    """Write a document.
+def write(path: str, labels: Iterable[Label], stats: ExportStats, *, audio_root: str | None = None) -> None:
+    """Write a document; `stats` counts clips that are left out because XML cannot contain their characters.
 
-    Args:
-        path: Local file.
-        labels: The clips.
-        tally: Counts what is written, and what is left out because XML cannot hold it.
-        audio_root: Folder that audio is named below; None writes whole addresses.
+    Audio is named below `audio_root`; None writes whole addresses.
 
     Raises:
-        InputError: Audio lies elsewhere, or two classes have the same name in the vocabulary.
+        InputError: Audio is elsewhere, or two classes have the same name in the vocabulary.
     """
     classes: dict[str, str] = {}
     with open(path, "wb") as file:
@@ -53,7 +49,7 @@ def write(path: str, labels: Iterable[Label], tally: ExportStats, *, audio_root:
         document.begin()
         for label in labels:
             if UNWRITABLE.search(f"{label.utterance_id}{label.audio_uri or ''}{''.join(label.classes)}"):
-                tally.left_out[NO_XML] += 1
+                stats.left_out[NO_XML] += 1
                 continue
             for name in label.classes:
                 first = classes.setdefault(NOT_A_NAME.sub("_", name), name)
@@ -62,14 +58,15 @@ def write(path: str, labels: Iterable[Label], tally: ExportStats, *, audio_root:
                         f"the classes {first!r} and {name!r} have the same name in an EmotionML vocabulary",
                         where=f"utterance {label.utterance_id}",
                         remedy="Rename one of them",
+                        kind="duplicate_class",
                     )
             document.clip(label, audio_root)
-            tally.written += 1
+            stats.written += 1
         document.end(sorted(classes))
 
 
 class _Document:
-    """Elements in the order that the schema wants them."""
+    """Elements in the order of the schema."""
 
     def __init__(self, generator: XMLGenerator) -> None:
         self._xml = generator
@@ -80,7 +77,7 @@ class _Document:
         self._open("emotionml", root)
 
     def end(self, classes: list[str]) -> None:
-        """Close the document; the vocabulary comes last, when all classes are known."""
+        """Close the document; the vocabulary is last, when all classes are known."""
         if classes:
             self._open("vocabulary", {"type": "category", "id": CLASSES_ID})
             for name in classes:
@@ -90,7 +87,7 @@ class _Document:
         self._xml.endDocument()
 
     def clip(self, label: Label, audio_root: str | None) -> None:
-        """A clip's values and, where there is one, its course."""
+        """A clip's values and, if it has one, its time course."""
         if label.values or label.classes:
             self._emotion(label, audio_root, label.start_s, label.end_s, course=False)
         if label.course is not None:
@@ -129,10 +126,10 @@ class _Document:
             own |= {"scale-min": _number(label.scale[0]), "scale-max": _number(label.scale[1])}
         if course:
             assert label.course is not None
-            # The clip's own stretch of the audio, of which the course need not reach the end.
-            stretch = {"clip-start-s": label.start_s, "clip-end-s": label.end_s}
+            # The clip's span of the audio; the course may end before it.
+            span = {"clip-start-s": label.start_s, "clip-end-s": label.end_s}
             own |= {"window-s": _number(label.course.window_s)}
-            own |= {name: _number(value) for name, value in stretch.items() if value is not None}
+            own |= {name: _number(value) for name, value in span.items() if value is not None}
         self._open("info", {})
         if course or not label.intervals:
             self._empty("emoray:clip", own)

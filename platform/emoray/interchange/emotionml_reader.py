@@ -1,7 +1,7 @@
-"""Reading EmotionML 1.0: streamed, held against the Recommendation's rules, every refusal with its line.
+"""Read EmotionML 1.0 as a stream, and check it against the Recommendation's rules; every error has its line.
 
-What emoray has no use for (appraisals, action tendencies, traces of categories) is skipped and counted. A category
-vocabulary outside the document is taken at its word: it is not fetched.
+Elements without use here (appraisals, action tendencies, traces of categories) are skipped and counted. A category
+vocabulary outside the document is not fetched: its names are not checked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Traces = Mapping[str, tuple[float, tuple[float, ...]]]
 
 @dataclass(frozen=True)
 class Document:
-    """What a document says.
+    """The content of a document.
 
     Attributes:
         labels: Its clips, in order of their first `<emotion>`.
@@ -41,10 +41,7 @@ class Document:
 
 
 def read(path: str) -> Document:
-    """Read a document.
-
-    Args:
-        path: Local file. Audio with a relative reference lies below its folder.
+    """Read a document. Audio with a relative reference is looked for below its folder.
 
     Raises:
         InputError: It is not EmotionML 1.0 with PAD dimensions, or breaks a rule: which, where and what to do.
@@ -60,15 +57,15 @@ class _Reader:
     def __init__(self, root: Element, folder: str) -> None:
         if root.name != (NAMESPACE, "emotionml"):
             what = f"the root is <{root.name[1]}> of namespace {root.name[0]}"
-            raise root.refusal(what, f"EmotionML begins with <emotionml xmlns={NAMESPACE!r}>")
+            raise root.error(what, f"EmotionML begins with <emotionml xmlns={NAMESPACE!r}>")
         if root.attribute("version") != VERSION:
-            raise root.refusal(f"version {root.attribute('version')!r}", f"Only version {VERSION} is known")
+            raise root.error(f"version {root.attribute('version')!r}", f"Only version {VERSION} is known")
         self._root = root
         self._folder = folder
         self._labels: dict[str, Label] = {}
         self._skipped: collections.Counter[str] = collections.Counter()
         self._vocabularies: dict[str, tuple[str, set[str]]] = {}
-        # Categories that were used, with the vocabulary that they belong to: it may come after them.
+        # Used categories with the name of their vocabulary, which may come after them.
         self._used: list[tuple[Element, str]] = []
         self._emotions = 0
 
@@ -79,30 +76,30 @@ class _Reader:
         elif element.name == (NAMESPACE, "vocabulary"):
             self._vocabulary(element)
         elif element.name != (NAMESPACE, "info"):
-            raise element.refusal(f"<{element.name[1]}> cannot stand here", "Only info, emotion and vocabulary can")
+            raise element.error(f"<{element.name[1]}> is not allowed here", "Only info, emotion and vocabulary are")
 
     def document(self) -> Document:
-        """What was read, once all vocabularies are known."""
+        """The content, once all vocabularies are known."""
         for category, reference in self._used:
             kind, items = self._vocabularies.get(reference, ("", set()))
             if kind != "category":
                 what = f"no category vocabulary {reference!r} in this document"
-                raise category.refusal(what, "Add it, or mend category-set")
+                raise category.error(what, "Add it, or fix category-set")
             if category.attribute("name") not in items:
                 what = f"category {category.attribute('name')!r} is not in the vocabulary {reference!r}"
-                raise category.refusal(what, "Add it there")
+                raise category.error(what, "Add it there")
         return Document(list(self._labels.values()), self._skipped)
 
     def _vocabulary(self, element: Element) -> None:
         kind = element.attribute("type")
         if kind not in KINDS:
-            raise element.refusal(f"a vocabulary of type {kind!r}", f"Use one of {', '.join(KINDS)}")
+            raise element.error(f"a vocabulary of type {kind!r}", f"Use one of {', '.join(KINDS)}")
         names = [item.attribute("name") for item in element.named("item")]
         if not names:
-            raise element.refusal("a vocabulary without items", "Add some")
+            raise element.error("a vocabulary without items", "Add some")
         name, times = collections.Counter(names).most_common(1)[0]
         if times > 1:
-            raise element.refusal(f"the item {name!r} occurs {times} times", "Keep one of them")
+            raise element.error(f"the item {name!r} occurs {times} times", "Keep one of them")
         self._vocabularies[element.attribute("id")] = (kind, set(names))
 
     def _emotion(self, element: Element) -> None:
@@ -114,7 +111,7 @@ class _Reader:
             name = self._dimension(element, child, {**values, **traces})
             within = child.named("trace")
             if len(within) + ("value" in child.attributes) != 1:
-                raise child.refusal("a dimension has a value or one trace, and not both", "Keep one of them")
+                raise child.error("a dimension has a value or one trace, and not both", "Keep one of them")
             if within:
                 traces[name] = _trace(within[0])
             else:
@@ -124,7 +121,7 @@ class _Reader:
         self._skipped.update(others)
         if not (values or traces or classes):
             if not others:
-                raise element.refusal("an <emotion> without category or dimension", "Give it one, or leave it out")
+                raise element.error("an <emotion> without category or dimension", "Give it one, or leave it out")
             return
         own = {} if clip is None else clip.attributes
         audio, start_s, end_s = self._audio(element)
@@ -146,12 +143,12 @@ class _Reader:
     def _dimension(self, emotion: Element, child: Element, known: Mapping[str, Any]) -> str:
         declared = emotion.attributes.get("dimension-set") or self._root.attributes.get("dimension-set")
         if declared != PAD:
-            raise child.refusal(f"dimension-set {declared!r} is not known", f"emoray reads {PAD}")
+            raise child.error(f"dimension-set {declared!r} is not known", f"emoray reads {PAD}")
         name = child.attribute("name")
         if name not in DIMENSION_OF:
-            raise child.refusal(f"dimension {name!r} is not in pad-dimensions", f"It has {', '.join(DIMENSION_OF)}")
+            raise child.error(f"dimension {name!r} is not in pad-dimensions", f"It has {', '.join(DIMENSION_OF)}")
         if DIMENSION_OF[name] in known:
-            raise child.refusal(f"dimension {name!r} occurs twice in one <emotion>", "Keep one of them")
+            raise child.error(f"dimension {name!r} occurs twice in one <emotion>", "Keep one of them")
         return DIMENSION_OF[name]
 
     def _classes(self, emotion: Element) -> dict[str, float | None]:
@@ -159,13 +156,13 @@ class _Reader:
         for child in emotion.named("category"):
             declared = emotion.attributes.get("category-set") or self._root.attributes.get("category-set")
             if not declared:
-                raise child.refusal("no category-set is declared", "Declare one on <emotion> or <emotionml>")
+                raise child.error("no category-set is declared", "Declare one on <emotion> or <emotionml>")
             name = child.attribute("name")
             if name in classes:
-                raise child.refusal(f"category {name!r} occurs twice in one <emotion>", "Keep one of them")
+                raise child.error(f"category {name!r} occurs twice in one <emotion>", "Keep one of them")
             within = child.named("trace")
             if len(within) + ("value" in child.attributes) > 1:
-                raise child.refusal("a category has a value or one trace, and not both", "Keep one of them")
+                raise child.error("a category has a value or one trace, and not both", "Keep one of them")
             if "value" in child.attributes:
                 child.share("value")
             if declared.startswith("#"):
@@ -179,13 +176,13 @@ class _Reader:
         for child in emotion.named("reference"):
             role = child.attributes.get("role", ROLES[0])
             if role not in ROLES:
-                raise child.refusal(f"role {role!r}", f"Use one of {', '.join(ROLES)}")
+                raise child.error(f"role {role!r}", f"Use one of {', '.join(ROLES)}")
             uri = child.attribute("uri")
             if role == ROLES[0]:
                 try:
                     return addresses.parse_reference(uri, self._folder)
                 except ValueError as error:
-                    raise child.refusal(str(error), "Mend the reference") from None
+                    raise child.error(str(error), "Fix the reference") from None
         return None, None, None
 
 
@@ -194,15 +191,15 @@ def _trace(trace: Element) -> tuple[float, tuple[float, ...]]:
     text = trace.attribute("freq")
     match = FREQUENCY.fullmatch(text)
     if match is None or float(match[1]) <= 0:
-        raise trace.refusal(f"freq {text!r}", "Write a positive number followed by Hz")
+        raise trace.error(f"freq {text!r}", "Write a positive number followed by Hz")
     return float(match[1]), trace.shares("samples")
 
 
 def _with_course(emotion: Element, label: Label, traces: Traces, clip: Element | None) -> Label:
-    """The label with its course, and with the clip's own stretch where the document tells it."""
+    """The label with its time course, and with the clip's span if the document has it."""
     shapes = {(rate_hz, len(samples)) for rate_hz, samples in traces.values()}
     if len(shapes) > 1:
-        raise emotion.refusal("traces of several rates or lengths", "Sample all dimensions alike")
+        raise emotion.error("traces of several rates or lengths", "Sample all dimensions alike")
     hop_s = 1 / shapes.pop()[0]
     samples = {name: values for name, (_, values) in traces.items()}
     if clip is None or "window-s" not in clip.attributes:
@@ -214,11 +211,11 @@ def _with_course(emotion: Element, label: Label, traces: Traces, clip: Element |
 
 
 def _merged(emotion: Element, one: Label, other: Label) -> Label:
-    """Values and course of one clip, which stand in an `<emotion>` each."""
+    """Values and time course of one clip, which are in separate `<emotion>` elements."""
     for values, course in ((one, other), (other, one)):
         if values.course is None and course.course is not None and not course.values and not course.classes:
             return replace(values, course=course.course)
-    raise emotion.refusal(f"{one.utterance_id!r} occurs twice", "Give each <emotion> an id of its own")
+    raise emotion.error(f"{one.utterance_id!r} occurs twice", "Give each <emotion> its own id")
 
 
 def _intervals(clip: Element | None) -> dict[str, tuple[float, float]]:
@@ -226,7 +223,7 @@ def _intervals(clip: Element | None) -> dict[str, tuple[float, float]]:
     for one in [] if clip is None else clip.named("interval"):
         name = one.attribute("name")
         if name not in DIMENSION_OF:
-            raise one.refusal(f"an interval of {name!r}", f"There are {', '.join(DIMENSION_OF)}")
+            raise one.error(f"an interval of {name!r}", f"There are {', '.join(DIMENSION_OF)}")
         found[DIMENSION_OF[name]] = _pair(one, "low", "high")
     return found
 

@@ -1,9 +1,8 @@
-"""What the formats carry of a clip, whoever said it: people (a corpus's labels) or a model (a table's scores)."""
+"""What the formats contain of a clip: the labels of a corpus, or the scores of a model."""
 
 from __future__ import annotations
 
 import collections
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +12,9 @@ import pyarrow as pa
 from emoray.errors import InputError
 from emoray.schema import DIMENSIONS, empty_row, utterances_table
 
-#: Times of a time course may be off their even steps by so much.
+#: How far times of a time course may be from even steps.
 TIME_TOLERANCE_S = 1e-6
-#: Columns of a table of scores that are read.
+#: Columns that are read from a table of scores.
 SCORE_COLUMNS = (
     *("utterance_id", "audio_uri", "error", "scale", "emotion", "time_course", "model", "model_version"),
     *(f"{name}{end}" for name in DIMENSIONS for end in ("", "_low", "_high", "_corpus")),
@@ -26,13 +25,9 @@ NO_LABEL, OUTSIDE = "no label", "a value outside [0, 1]"
 
 @dataclass(frozen=True)
 class Course:
-    """The dimensions over time, in windows at even steps.
+    """The dimensions over time, in windows at even steps; the first starts `start_s` after the clip's beginning.
 
-    Attributes:
-        start_s: Beginning of the first window, from the clip's beginning.
-        hop_s: Step from window to window.
-        window_s: Length of a window.
-        values: Dimension → its value in [0, 1] per window.
+    `values`: dimension → its value in [0, 1] per window.
     """
 
     start_s: float
@@ -51,13 +46,12 @@ class Label:
     """One clip's emotion.
 
     Attributes:
-        utterance_id: Its id.
-        audio_uri: Its audio; None where a file that was read does not name any.
-        start_s, end_s: The clip within that audio; None for its beginning and end.
-        values: Dimension → value in [0, 1]; the dimensions that are known.
-        raw: The same in units of the corpus's scale, where there is one.
+        audio_uri: Its audio; None if a file names none.
+        start_s, end_s: The clip within that audio; None for the audio's beginning and end.
+        values: Dimension → value in [0, 1], of the known dimensions.
+        raw: The same in units of the corpus's scale, if there is one.
         scale: Ends of that scale.
-        intervals: Dimension → interval in [0, 1], where the model gave one.
+        intervals: Dimension → interval in [0, 1], if the model gave one.
         classes: Class → its probability; None for the class that people agreed on.
         course: The dimensions over time.
     """
@@ -76,14 +70,7 @@ class Label:
 
 @dataclass
 class ExportStats:
-    """What became of the rows: rows = written + everything left out.
-
-    Attributes:
-        rows: How many there were.
-        written: How many were written.
-        left_out: How many were not, by reason.
-        notes: What else the user should know.
-    """
+    """Counts of an export: rows = written + all that are left out (by reason); `notes` is for the user."""
 
     rows: int = 0
     written: int = 0
@@ -91,13 +78,10 @@ class ExportStats:
     notes: list[str] = field(default_factory=list)
 
 
-def labels(tables: Iterable[pa.Table], tally: ExportStats) -> Iterator[Label]:
-    """The rows of utterances tables, or of tables of scores, that say something.
+def labels(tables: Iterable[pa.Table], stats: ExportStats) -> Iterator[Label]:
+    """The labelled rows of utterances tables, or of tables of scores (parts of one table).
 
-    Args:
-        tables: Parts of one table.
-        tally: Counts the rows, and those that are left out: without a label, not scored, or with a value outside
-            [0, 1].
+    `stats` counts the rows, and those that are left out: without a label, not scored, or with a value outside [0, 1].
 
     Raises:
         InputError: A time course at uneven steps.
@@ -106,39 +90,39 @@ def labels(tables: Iterable[pa.Table], tally: ExportStats) -> Iterator[Label]:
         scores = is_scores(table.schema)
         for batch in table.to_batches(max_chunksize=1024):
             for row in batch.to_pylist():
-                tally.rows += 1
-                reason = _unusable(row) if scores else None
-                label = None if reason else (_of_score(row) if scores else _of_utterance(row))
-                if label is not None:
-                    reason = _flaw(label)
-                if label is None or reason:
-                    tally.left_out[reason or NO_LABEL] += 1
+                stats.rows += 1
+                if scores and row.get("error") is not None:
+                    stats.left_out[f"not scored: {row['error']['type']}"] += 1
+                    continue
+                label = _of_score(row) if scores else _of_utterance(row)
+                if label is None or not _in_range(label):
+                    stats.left_out[NO_LABEL if label is None else OUTSIDE] += 1
                 else:
                     yield label
 
 
 def is_scores(schema: pa.Schema) -> bool:
-    """Whether a table holds scores, and not a corpus's utterances."""
+    """Whether a table has scores, and not a corpus's utterances."""
     return "model_version" in schema.names
 
 
 def utterances(found: Iterable[Label], corpus: str, where: str) -> pa.Table:
-    """Labels that were read as an utterances table, without splits and speakers, which the formats do not have.
+    """Labels from a file (`where`) as an utterances table, without splits and speakers, which the formats do not have.
 
-    Args:
-        found: The labels; of several classes the most probable counts.
-        corpus: The corpus's name.
-        where: The file that they were read from, for errors.
+    Of several classes the most probable one is taken.
 
     Raises:
-        InputError: A label does not say which audio it belongs to.
+        InputError: A label names no audio.
         SchemaError: The table breaks its contract.
     """
     rows: list[dict[str, Any]] = []
     for label in found:
         if not label.audio_uri:
             raise InputError(
-                f"{label.utterance_id!r} names no audio", where=where, remedy="Give it a <reference> to its recording"
+                f"{label.utterance_id!r} names no audio",
+                where=where,
+                remedy="Give it a <reference> to its recording",
+                kind="missing_audio",
             )
         row = empty_row() | {"utterance_id": label.utterance_id, "corpus": corpus, "audio_uri": label.audio_uri}
         row |= {"start_s": label.start_s, "end_s": label.end_s, **label.values}
@@ -151,13 +135,6 @@ def utterances(found: Iterable[Label], corpus: str, where: str) -> pa.Table:
             row["emotion"] = max(label.classes, key=lambda name: label.classes[name] or 0.0)
         rows.append(row)
     return utterances_table(rows)
-
-
-def _unusable(row: Mapping[str, Any]) -> str | None:
-    error = row.get("error")
-    if error is not None:
-        return f"not scored: {error['type']}"
-    return None
 
 
 def _of_utterance(row: Mapping[str, Any]) -> Label | None:
@@ -201,7 +178,7 @@ def _scale(low: float | None, high: float | None) -> tuple[float, float] | None:
 
 
 def _course(points: list[Mapping[str, float]] | None, utterance_id: str) -> Course | None:
-    """Evenly spaced windows; a single one says no more than the clip's own values."""
+    """Evenly spaced windows; None for a single one, which adds nothing to the clip's values."""
     if points is None or len(points) < 2:
         return None
     start_s, hop_s = points[0]["start_s"], points[1]["start_s"] - points[0]["start_s"]
@@ -214,13 +191,14 @@ def _course(points: list[Mapping[str, float]] | None, utterance_id: str) -> Cour
                 f"its time course is not at even steps (window {number} is at {point['start_s']:g} s)",
                 where=f"utterance {utterance_id}",
                 remedy="Score it again",
+                kind="uneven_time_course",
             )
     return Course(start_s, hop_s, window_s, {name: tuple(point[name] for point in points) for name in DIMENSIONS})
 
 
-def _flaw(label: Label) -> str | None:
+def _in_range(label: Label) -> bool:
     courses = [] if label.course is None else [value for one in label.course.values.values() for value in one]
     shares = [share for share in label.classes.values() if share is not None]
     numbers = [*label.values.values(), *courses, *shares]
     # A comparison with NaN is false.
-    return None if all(0.0 <= number <= 1.0 and math.isfinite(number) for number in numbers) else OUTSIDE
+    return all(0.0 <= number <= 1.0 for number in numbers)

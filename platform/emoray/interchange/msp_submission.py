@@ -1,8 +1,7 @@
 """MSP-Podcast challenge submissions: csv with `FileName,EmoAct,EmoVal,EmoDom`, in units of the corpus's scale.
 
-Mind the order: activation comes before valence, while emoray's order is valence, arousal, dominance. The same columns
-stand in the corpus's own `labels_consensus.csv` and in EMO-SUPERB's files; a manifest (emoray.corpora.manifest) reads
-them by these names.
+The order differs from emoray's valence, arousal, dominance: activation comes before valence. The corpus's own
+`labels_consensus.csv` and EMO-SUPERB's files have the same columns; manifests (emoray.corpora.manifest) know them.
 """
 
 from __future__ import annotations
@@ -20,13 +19,8 @@ COLUMNS = {"EmoAct": "arousal", "EmoVal": "valence", "EmoDom": "dominance"}
 MSP_SCALE = (1.0, 7.0)
 
 
-def write(path: str, labels: Iterable[Label], tally: ExportStats) -> None:
-    """Write a submission.
-
-    Args:
-        path: Local file.
-        labels: The clips; one per audio file.
-        tally: Counts what is written, and what is left out because a dimension or the scale is not known.
+def write(path: str, labels: Iterable[Label], stats: ExportStats) -> None:
+    """Write a submission; `stats` counts clips that are left out because a dimension or the scale is not known.
 
     Raises:
         InputError: Two clips of one audio file, or of different scales.
@@ -41,7 +35,7 @@ def write(path: str, labels: Iterable[Label], tally: ExportStats) -> None:
             missing = [dimension for dimension in DIMENSIONS if dimension not in label.raw]
             if missing or label.scale is None:
                 without = f"no {missing[0]}" if missing and missing[0] not in label.values else "no scale"
-                tally.left_out[without] += 1
+                stats.left_out[without] += 1
                 continue
             first = seen.setdefault(name, label.utterance_id)
             if first != label.utterance_id:
@@ -49,6 +43,7 @@ def write(path: str, labels: Iterable[Label], tally: ExportStats) -> None:
                     f"two clips have the file name {name}: {first} and {label.utterance_id}",
                     where="FileName",
                     remedy="A submission has one row per audio file: export another format, or fewer splits",
+                    kind="duplicate_file",
                 )
             scales.add(label.scale)
             if len(scales) > 1:
@@ -56,9 +51,10 @@ def write(path: str, labels: Iterable[Label], tally: ExportStats) -> None:
                 raise InputError(
                     f"the labels are on several scales: {shown}",
                     where=f"utterance {label.utterance_id}",
-                    remedy="A submission is in units of one: export the corpora or models one by one",
+                    remedy="A submission is in units of one scale: export the corpora or models one by one",
+                    kind="several_scales",
                 )
             writer.writerow([name, *(repr(float(label.raw[dimension])) for dimension in COLUMNS.values())])
-            tally.written += 1
+            stats.written += 1
     for low, high in scales - {MSP_SCALE}:
-        tally.notes.append(f"The values are on {low:g}..{high:g}; MSP-Podcast's scale is 1..7")
+        stats.notes.append(f"The values are on {low:g}..{high:g}; MSP-Podcast's scale is 1..7")

@@ -12,32 +12,22 @@ from emoray.interchange.label import ExportStats
 from emoray.schema import UTTERANCES, validate_utterances
 
 
-def write(path: str, tables: Iterable[pa.Table], tally: ExportStats) -> None:
-    """Write parts of one table; memory holds one of them at a time.
-
-    Args:
-        path: Local file.
-        tables: The parts, of one schema.
-        tally: Counts the rows.
-    """
+def write(path: str, tables: Iterable[pa.Table], stats: ExportStats) -> None:
+    """Write parts of one table; only one of them is in memory at a time."""
     writer: pq.ParquetWriter | None = None
     try:
         for table in tables:
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
             writer.write_table(table)
-            tally.rows += table.num_rows
-            tally.written += table.num_rows
+            stats.rows += table.num_rows
+            stats.written += table.num_rows
     finally:
         if writer is not None:
             writer.close()
 
 
 def read(path: str, corpus: str) -> pa.Table:
-    """The utterances of a file that `write` wrote of a corpus; further columns are ignored.
-
-    Args:
-        path: Local file.
-        corpus: The corpus's name from now on.
+    """The utterances of a file that `write` wrote of a corpus, under a new corpus name; further columns are ignored.
 
     Raises:
         InputError: It is not such a file.
@@ -48,14 +38,16 @@ def read(path: str, corpus: str) -> pa.Table:
         missing = [name for name in UTTERANCES.names if name not in names]
         if missing:
             raise InputError(
-                f"this is no exported corpus: it has no column {missing[0]!r}",
+                f"not an exported corpus: it has no column {missing[0]!r}",
                 where=path,
                 remedy="Other Parquet files are manifests: corpus.kind=manifest, corpus.manifest.path=FILE",
+                kind="missing_column",
             )
         table = pq.read_table(path, columns=UTTERANCES.names).cast(UTTERANCES)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         remedy = "Export the corpus again: emoray export parquet"
-        raise InputError(f"not a Parquet file of utterances ({error})", where=path, remedy=remedy) from None
+        what = f"not a Parquet file of utterances ({error})"
+        raise InputError(what, where=path, remedy=remedy, kind="damaged_file") from None
     place = table.schema.get_field_index("corpus")
     renamed = table.set_column(place, UTTERANCES.field("corpus"), pa.array([corpus] * table.num_rows, pa.string()))
     return validate_utterances(renamed)

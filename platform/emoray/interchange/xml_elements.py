@@ -1,4 +1,4 @@
-"""XML as a stream of elements that know their line, with typed attributes whose refusals name it."""
+"""XML as a stream of elements with their line, and typed attributes whose errors name it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 16
 
 @dataclass
 class Element:
-    """An element with what lies in it; text is not kept.
+    """An element with its content except text.
 
     Attributes:
         name: Namespace and local name.
@@ -33,63 +33,44 @@ class Element:
     children: list[Element] = field(default_factory=list)
 
     def named(self, name: str, namespace: str | None = None) -> list[Element]:
-        """Children of a name; of this element's own namespace unless another is given."""
+        """Children with a name, by default in this element's namespace."""
         return [child for child in self.children if child.name == (namespace or self.name[0], name)]
 
-    def refusal(self, what: str, remedy: str) -> InputError:
+    def error(self, what: str, remedy: str) -> InputError:
         """An error about this element."""
-        return InputError(what, where=self.where, remedy=remedy)
+        return InputError(what, where=self.where, remedy=remedy, kind="invalid_markup")
 
     def attribute(self, name: str) -> str:
-        """An attribute that must be there, without the white space around it.
-
-        Raises:
-            InputError: It is not.
-        """
+        """A required attribute, without the white space around it; an InputError if it is missing."""
         if name not in self.attributes:
-            raise self.refusal(f"<{self.name[1]}> lacks the attribute {name!r}", "Add it")
+            raise self.error(f"<{self.name[1]}> lacks the attribute {name!r}", "Add it")
         return self.attributes[name].strip()
 
     def number(self, name: str) -> float:
-        """An attribute that is a number.
-
-        Raises:
-            InputError: It is missing or is none.
-        """
+        """A required attribute that is a number; an InputError otherwise."""
         text = self.attribute(name)
         if not NUMBER.fullmatch(text):
-            raise self.refusal(f"{name} {text!r} is not a number", "Mend it")
+            raise self.error(f"{name} {text!r} is not a number", "Fix it")
         return float(text)
 
     def shares(self, name: str) -> tuple[float, ...]:
-        """An attribute that is a list of numbers in [0, 1].
-
-        Raises:
-            InputError: It is missing, is empty, or one of them is not.
-        """
+        """A required attribute that is a list of numbers in [0, 1]; an InputError otherwise."""
         texts = self.attribute(name).split()
         for text in texts or [""]:
             if not NUMBER.fullmatch(text) or not 0.0 <= float(text) <= 1.0:
-                raise self.refusal(f"{name} {text!r} is not a number in [0, 1]", "Bring it to that range")
+                raise self.error(f"{name} {text!r} is not a number in [0, 1]", "Convert it to that range")
         return tuple(map(float, texts))
 
     def share(self, name: str) -> float:
-        """An attribute that is a number in [0, 1].
-
-        Raises:
-            InputError: It is missing or is none.
-        """
+        """A required attribute that is a number in [0, 1]; an InputError otherwise."""
         found = self.shares(name)
         if len(found) > 1:
-            raise self.refusal(f"{name} holds {len(found)} numbers", "Keep one")
+            raise self.error(f"{name} holds {len(found)} numbers", "Keep one")
         return found[0]
 
 
 def elements(path: str) -> Iterator[Element]:
-    """The root of a document, still empty, and then each of its children, whole. External entities are not fetched.
-
-    Args:
-        path: Local file.
+    """The root of a document, still empty, and then each of its children, complete. External entities are not fetched.
 
     Raises:
         InputError: It cannot be read, or is not well-formed.
@@ -102,7 +83,7 @@ def elements(path: str) -> Iterator[Element]:
     builder.setDocumentLocator(parser)  # type: ignore[arg-type]
     try:
         with open(path, "rb") as file:
-            parser.feed(b"")  # type: ignore[attr-defined]  # an empty file, too, is to be complained of at the end
+            parser.feed(b"")  # type: ignore[attr-defined]  # so that an empty file is an error, too
             while chunk := file.read(CHUNK_BYTES):
                 parser.feed(chunk)  # type: ignore[attr-defined]
                 while builder.finished:
@@ -110,9 +91,13 @@ def elements(path: str) -> Iterator[Element]:
             parser.close()  # type: ignore[attr-defined]
     except xml.sax.SAXParseException as error:
         where = f"{path}, line {error.getLineNumber()}"
-        raise InputError(f"not well-formed XML ({error.getMessage()})", where=where, remedy="Mend it") from None
+        raise InputError(
+            f"not well-formed XML ({error.getMessage()})", where=where, remedy="Fix it", kind="damaged_file"
+        ) from None
     except OSError as error:
-        raise InputError(f"cannot read it ({error.strerror})", where=path, remedy="Check the path") from None
+        raise InputError(
+            f"cannot read it ({error.strerror})", where=path, remedy="Check the path", kind="unreadable_file"
+        ) from None
 
 
 class _Builder(xml.sax.handler.ContentHandler):

@@ -1,8 +1,8 @@
-"""Compaction: a stage table's many files become few, with one row per id, while others read and write the table.
+"""Compaction: the many files of a stage table become few, with one row per id, while others read and write the table.
 
-The file that completes a compaction carries the names of those it replaces, and from then on readers leave those out. A
-later compaction removes them: a reader that listed the files before may still open them, and listings are not atomic. A
-kill leaves rows twice, which readers are made for, and never none.
+The file that completes a compaction carries the names of those that it replaces. From then on, readers leave those out.
+A later compaction removes them: a reader that listed the files earlier may still open them, and listings are not
+atomic. A killed compaction leaves rows twice, which readers handle, and never loses one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 
 from emoray.lake.tables import MERGED, REPLACES, Lake
 
-#: Rows are gathered until they fill so much memory, then written as one file.
+#: Rows are collected until they fill this much memory, then written as one file.
 FILE_BYTES = 128 * 2**20
-#: Files of at least this size are left alone if no row of theirs is a repeat.
+#: Files of at least this size are left alone if none of their rows is a repeat.
 LARGE_BYTES = 16 * 2**20
-#: A file that is being written on a disk.
+#: Name of an unfinished file on a disk (emoray.lake.atomic).
 UNFINISHED = re.compile(r"\..*\.tmp")
 
 
@@ -40,8 +40,8 @@ class Compaction:
         merged: Files that were replaced …
         into: … by so many.
         repeats: Rows that were left out because another row of the same id is kept.
-        removed: Files, replaced by this or an earlier compaction, that are gone now.
-        waiting: Replaced files that stay until they have been so for long enough.
+        removed: Files, replaced by this or an earlier compaction, that were removed.
+        waiting: Replaced files that stay until the grace period is over.
     """
 
     merged: int
@@ -52,13 +52,9 @@ class Compaction:
 
 
 def compact_stage(lake: Lake, stage: str, fingerprint: str, *, grace_s: float) -> Compaction:
-    """Rewrite a stage table as few files with one row per id; remove files that were replaced long enough ago.
+    """Rewrite a stage table as few files with one row per id. Remove files that were replaced at least `grace_s` ago.
 
-    Args:
-        lake: Where the table is.
-        stage: Name of the stage.
-        fingerprint: Its fingerprint.
-        grace_s: How long a replaced file stays; longer than any read of the table takes.
+    `grace_s` must be longer than any read of the table takes.
     """
     folder = ("annotations", stage, fingerprint)
     merged, into, repeats = lake.retry_if_files_vanish(lambda: _merge(lake, folder), *folder)
@@ -73,12 +69,8 @@ def compact_stage(lake: Lake, stage: str, fingerprint: str, *, grace_s: float) -
 def sweep(lake: Lake, older_than_s: float) -> int:
     """Remove what killed processes left behind: scratch folders, and on a disk unfinished files.
 
-    Args:
-        lake: Where to look.
-        older_than_s: How long nothing was written there.
-
     Returns:
-        How many were removed.
+        How many were removed: those in which nothing was written for `older_than_s`.
     """
     before_s = time.time() - older_than_s
     swept = 0
@@ -98,7 +90,7 @@ def sweep(lake: Lake, older_than_s: float) -> int:
 
 
 def _waiting(lake: Lake, folder: tuple[str, ...]) -> dict[str, float]:
-    """Files that are replaced and still there, and for how many seconds they have been replaced."""
+    """Files that are replaced but still there, and how many seconds ago they were replaced."""
     files = lake.list_files(*folder)
     replaced = lake.replaced(files)
     now_s = time.time()
@@ -107,24 +99,24 @@ def _waiting(lake: Lake, folder: tuple[str, ...]) -> dict[str, float]:
 
 
 def _merge(lake: Lake, folder: tuple[str, ...]) -> tuple[int, int, int]:
-    """Write a table's rows anew, one per id. Returns how many files that replaces, files written, rows left out."""
+    """Write a table's rows again, one per id. Returns how many files that replaces, files written, rows left out."""
     files = lake.list_files(*folder)
     replaced = lake.replaced(files)
     files = [path for path in files if path.rsplit("/", 1)[-1] not in replaced]
     kept, repeats = _winners(lake, files)
-    # A large file that has nothing to lose is as good as a merged one.
+    # A large file without repeats is as good as a merged one.
     chosen = [(path, rows) for path, rows in kept.items() if rows is not None or lake.fs.size(path) < LARGE_BYTES]
     if len(chosen) < 2 and not repeats:
         return 0, 0, 0
-    gathered: list[pa.Table] = []
+    collected: list[pa.Table] = []
     into = 0
     for number, (path, rows) in enumerate(chosen, start=1):
         with lake.fs.open(path) as file:
             table = pq.read_table(file)
-        gathered.append((table if rows is None else table.take(rows)).replace_schema_metadata(None))
+        collected.append((table if rows is None else table.take(rows)).replace_schema_metadata(None))
         complete = number == len(chosen)
-        if complete or sum(one.nbytes for one in gathered) >= FILE_BYTES:
-            table, gathered = pa.concat_tables(gathered), []
+        if complete or sum(one.nbytes for one in collected) >= FILE_BYTES:
+            table, collected = pa.concat_tables(collected), []
             if complete:
                 names = json.dumps([path.rsplit("/", 1)[-1] for path, _ in chosen])
                 table = table.replace_schema_metadata({REPLACES: names.encode()})
@@ -134,7 +126,7 @@ def _merge(lake: Lake, folder: tuple[str, ...]) -> tuple[int, int, int]:
 
 
 def _winners(lake: Lake, files: list[str]) -> tuple[dict[str, npt.NDArray[np.int64] | None], int]:
-    """Rows to keep of each file (None for all), per id one with a value, else one with an error; how many are not."""
+    """Rows to keep of each file (None for all): per id one with a value, else one with an error; how many are lost."""
     columns = {"utterance_id": pads.field("utterance_id"), "failed": ~pads.field("error").is_null()}
     frames = []
     for path in files:

@@ -1,4 +1,4 @@
-"""The one door to files, on a disk or on s3://: what may pass is retried with backoff, what cannot is said in words."""
+"""Access to files on disk and s3://. Temporary failures are retried with backoff; others get a reason and a remedy."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ from emoray.errors import EmorayError, LakeError, TransientError
 #: botocore's standard mode: throttling (503 SlowDown), 500s, timeouts and broken connections, with exponential backoff
 #: of up to 20 s; s3fs does up to five rounds of it. Its legacy default gives up on a throttled bucket in seconds.
 S3_RETRIES = {"mode": "standard", "max_attempts": 8}
-#: Numbers of operating system errors that pass by themselves.
-PASSING = {errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.EREMOTEIO}
-#: What to do about those that do not.
+#: Numbers of operating system errors that are temporary.
+TEMPORARY = {errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.EREMOTEIO}
+#: What to do about the others.
 REMEDIES = {
-    errno.ENOSPC: "Free space there, then run the same command again: it goes on",
-    errno.EDQUOT: "Raise the quota or free space there, then run the same command again: it goes on",
-    errno.EFBIG: "Raise the limit on the size of files, then run the same command again: it goes on",
+    errno.ENOSPC: "Free space there, then run the same command again: it resumes",
+    errno.EDQUOT: "Raise the quota or free space there, then run the same command again: it resumes",
+    errno.EFBIG: "Raise the limit on the size of files, then run the same command again: it resumes",
     errno.EROFS: "Mount it writable",
 }
-LATER = "When it answers again, run the same command: it goes on where it was"
-NO_KEYS = "Set AWS_ACCESS_KEY_ID and its kin, or lake.storage_options"
+LATER = "When it answers again, run the same command: it resumes"
+NO_KEYS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or lake.storage_options"
 
 
 def connect(uri: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
     """The file system behind an address, and the path on it.
 
-    Args:
-        uri: Local path or fsspec address.
-        options: Options for the file system; `config_kwargs.retries` decides on retries if it is there.
+    In `options`, options of the file system, `config_kwargs.retries` replaces our policy of retries.
     """
     options = dict(options or {})
     if uri.startswith("s3://"):
@@ -43,29 +41,25 @@ def connect(uri: str, options: Mapping[str, Any] | None = None) -> tuple[Any, st
 
 @contextlib.contextmanager
 def translate_storage_errors(doing: str, where: str) -> Iterator[None]:
-    """Turn what a file system raises into an error with a reason and a remedy.
-
-    Args:
-        doing: `read`, `write` …
-        where: The address.
+    """Turn what a file system raises while it is `doing` (`read`, `write` …) into an error with a reason and a remedy.
 
     Raises:
-        TransientError: It may pass; the retries are used up.
-        LakeError: It will not pass: not allowed, no such bucket, no credentials, no space.
-        FileNotFoundError: As it is, unless it is the bucket that is missing.
+        TransientError: It may be temporary; the retries are used up.
+        LakeError: It is permanent: not allowed, no such bucket, no credentials, no space.
+        FileNotFoundError: As it is, unless the bucket is missing.
     """
     try:
         yield
     except EmorayError:
         raise
     except Exception as error:
-        said = _explanation(error, doing, where)
-        if said is None:
+        translated = _translation(error, doing, where)
+        if translated is None:
             raise
-        raise said from error
+        raise translated from error
 
 
-def _explanation(error: Exception, doing: str, where: str) -> EmorayError | None:
+def _translation(error: Exception, doing: str, where: str) -> EmorayError | None:
     from botocore import exceptions as s3
 
     if isinstance(error, s3.NoCredentialsError | s3.PartialCredentialsError):
@@ -80,18 +74,20 @@ def _explanation(error: Exception, doing: str, where: str) -> EmorayError | None
     if isinstance(error, FileNotFoundError):
         if _s3_code(error) != "NoSuchBucket":
             return None
-        remedy = "Create it, or mend the address"
+        remedy = "Create it, or fix the address"
         return LakeError(f"cannot {doing}: no such bucket", where=where, remedy=remedy, kind="missing_bucket")
-    if isinstance(error, OSError) and error.errno in PASSING:
+    if isinstance(error, OSError) and error.errno in TEMPORARY:
         return TransientError(f"cannot {doing}: {error.strerror or error}", where=where, remedy=LATER)
     if isinstance(error, OSError):
-        remedy = REMEDIES.get(error.errno or 0, "Mend it, then run the same command again")
-        return LakeError(f"cannot {doing}: {error.strerror or error}", where=where, remedy=remedy)
+        remedy = REMEDIES.get(error.errno or 0, "Fix the cause, then run the same command again")
+        return LakeError(
+            f"cannot {doing}: {error.strerror or error}", where=where, remedy=remedy, kind="storage_failed"
+        )
     return None
 
 
 def _s3_code(error: BaseException) -> str | None:
-    """The code of the S3 error that an exception was made of, if it was."""
+    """The code of the S3 error that an exception was made from, if any."""
     response = getattr(error.__cause__ or error.__context__, "response", None) or {}
     code = response.get("Error", {}).get("Code")
     return str(code) if code else None

@@ -1,4 +1,4 @@
-"""The lake: tables on local disk or s3://, through one door (fsspec), written as whole files only.
+"""The lake: tables on local disk or s3:// (through fsspec), written as whole files only.
 
 Layout under the root::
 
@@ -17,7 +17,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import polars as pl
@@ -28,23 +28,24 @@ import tenacity
 
 from emoray.config import Section
 from emoray.errors import LakeError
+from emoray.lake.atomic import atomic_file
 from emoray.lake.storage import connect, translate_storage_errors
 from emoray.schema import UTTERANCES, validate_utterances
 
-# Arrow's own allocators keep what a table took; a process that goes over tables piece by piece gives it back.
+# Arrow's own allocators keep freed memory; a process that reads tables in parts should return it.
 pa.set_memory_pool(pa.system_memory_pool())
 
 T = TypeVar("T")
 
-#: A file of an utterances table: its version, and how many files that version has.
+#: A file of an utterances table: its version, and how many files this version has.
 VERSIONED = re.compile(r"part-(\d{20})-\d{5}-of-(\d{5})\.parquet")
-#: Begin of the name of a file that emoray.lake.compaction wrote.
+#: Prefix of the names of files that emoray.lake.compaction wrote.
 MERGED = "part-merged-"
-#: Key in such a file's schema metadata: names of the files that it completes the replacement of, as JSON.
+#: Key in such a file's schema metadata: names of the files that are replaced now that it exists, as JSON.
 REPLACES = b"emoray.replaces"
 #: Rows that a reader of a table has in memory at a time, at least.
 ROW_GROUP = 8192
-#: How often a read begins anew because a file that was listed has been replaced meanwhile.
+#: How often a read is tried if a file that was listed has been replaced meanwhile.
 READ_ATTEMPTS = 5
 
 
@@ -64,11 +65,8 @@ class LakeConfig(Section):
 class Lake:
     """Tables and artefacts under one root; safe to pickle to a Ray worker.
 
-    Args:
-        config: Root and storage options.
-
     Attributes:
-        config: The same with an absolute root, for other processes: their working directory may be another.
+        config: As given, but with an absolute root, for processes with another working directory.
         root: The root, absolute.
         is_local: Whether it is a local folder.
     """
@@ -78,7 +76,7 @@ class Lake:
         if config.root.startswith("s3://") and os.environ.get("AWS_ENDPOINT_URL"):
             options.setdefault("endpoint_url", os.environ["AWS_ENDPOINT_URL"])
         if config.root.startswith("s3://"):
-            # Parquet readers ask for just the ranges that they need; s3fs would fetch 50 MiB around each.
+            # Parquet readers ask for exactly the ranges that they need; s3fs would fetch 50 MiB around each.
             options.setdefault("default_cache_type", "none")
         root = config.root if "://" in config.root else os.path.abspath(os.path.expanduser(config.root))
         self.fs, self._prefix = connect(root, options)
@@ -87,23 +85,23 @@ class Lake:
         self.is_local = "://" not in root or root.startswith("file://")
 
     def path(self, *parts: str) -> str:
-        """Path below the root, as the file system wants it."""
+        """Path below the root, as the file system expects it."""
         return "/".join([self._prefix.rstrip("/"), *parts])
 
     def uri(self, *parts: str) -> str:
-        """Address below the root, as a user or another process wants it (with its scheme)."""
+        """Address below the root, with its scheme, as users and other processes expect it."""
         return "/".join([self.root, *parts])
 
     # --- whole files -----------------------------------------------------------------------------------------------
 
     def write_bytes(self, data: bytes, *parts: str) -> str:
-        """Write a file whole or not at all: temporary and rename on a disk, one PUT on an object store.
+        """Write a file whole or not at all: temporary file and rename on a disk, one PUT on an object store.
 
         Returns:
             The address of the file.
 
         Raises:
-            TransientError: The storage is throttled or away, and stayed so.
+            TransientError: The storage is throttled or unavailable, and stayed so.
             LakeError: It cannot be written there.
         """
         final = self.path(*parts)
@@ -111,25 +109,15 @@ class Lake:
             if not self.is_local:
                 self.fs.pipe_file(final, data)
                 return self.uri(*parts)
-            temporary = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{uuid.uuid4().hex}.tmp")
-            try:
-                os.makedirs(os.path.dirname(final), exist_ok=True)
-                with open(temporary, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, final)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            with atomic_file(final) as draft, open(draft, "wb") as file:
+                file.write(data)
         return self.uri(*parts)
 
     def read_bytes(self, *parts: str) -> bytes:
         """Read a whole file.
 
         Raises:
-            TransientError: The storage is throttled or away, and stayed so.
+            TransientError: The storage is throttled or unavailable, and stayed so.
             LakeError: It does not exist or must not be read.
         """
         try:
@@ -139,7 +127,7 @@ class Lake:
             raise LakeError("no such file in the lake", where=self.uri(*parts), kind="missing_file") from None
 
     def exists(self, *parts: str) -> bool:
-        """Whether a file or folder is there now (listings are not cached)."""
+        """Whether a file or folder exists now (listings are not cached)."""
         self.fs.invalidate_cache()
         with translate_storage_errors("read", self.uri(*parts)):
             return bool(self.fs.exists(self.path(*parts)))
@@ -161,7 +149,7 @@ class Lake:
         return self.write_bytes(buffer.getvalue(), *parts)
 
     def list_files(self, *parts: str, suffix: str = ".parquet") -> list[str]:
-        """Paths (as the file system wants them) of a folder's finished files, in name order; none if it is missing."""
+        """Paths (as the file system expects them) of a folder's finished files, by name; none if it is missing."""
         names = (entry["name"] for entry in self._listing(*parts))
         return sorted(name for name in names if name.endswith(suffix) and not name.rsplit("/", 1)[-1].startswith("."))
 
@@ -180,10 +168,10 @@ class Lake:
             return []
 
     def retry_if_files_vanish(self, read: Callable[[], T], *parts: str) -> T:
-        """Call something that lists and reads a folder's files; anew if one of them is replaced meanwhile.
+        """Call a function that lists and reads a folder's files; call it again if one of them is replaced meanwhile.
 
         Raises:
-            TransientError: The storage is throttled or away, and stayed so.
+            TransientError: The storage is throttled or unavailable, and stayed so.
             LakeError: A file is damaged, or must not be read.
         """
         retrying = tenacity.Retrying(
@@ -196,23 +184,23 @@ class Lake:
                 return retrying(read)
         except FileNotFoundError as error:
             raise LakeError(
-                f"files of this table vanish faster than they are read ({error})",
+                f"files of this table are removed faster than they are read ({error})",
                 where=self.uri(*parts),
-                remedy="See what rewrites it, and run the same command again",
+                remedy="Find out what rewrites it, then run the same command again",
                 kind="table_in_flux",
             ) from error
         except pa.ArrowInvalid as error:
             raise LakeError(
                 f"a file of this table is damaged: {error}",
                 where=self.uri(*parts),
-                remedy="Remove that file: what it held counts as not done and is made again",
+                remedy="Remove that file: what it held counts as not done and is computed again",
                 kind="damaged_file",
             ) from error
 
     # --- tables ----------------------------------------------------------------------------------------------------
 
     def dataset(self, *parts: str, schema: pa.Schema | None = None) -> pads.Dataset | None:
-        """The Parquet files of a folder as one lazy dataset, or None if there are none; not those that are replaced."""
+        """The Parquet files of a folder, without replaced ones, as one lazy dataset; None if there are none."""
 
         def read() -> tuple[list[str], set[str]]:
             files = self.list_files(*parts)
@@ -223,10 +211,7 @@ class Lake:
         return pads.dataset(files, filesystem=self.fs, format=self._format(), schema=schema) if files else None
 
     def replaced(self, files: Sequence[str]) -> dict[str, str]:
-        """Which files' rows a compaction has put into another file (emoray.lake.compaction).
-
-        Args:
-            files: Paths of the files of one folder.
+        """Which of a folder's files have their rows in another file now (emoray.lake.compaction).
 
         Returns:
             Name of the file → path of the last one that replaces it.
@@ -256,17 +241,17 @@ class Lake:
                 self.fs.rm_file(path)
 
     def _utterance_files(self, corpus: str) -> list[str]:
-        """The files of the newest version that is whole; files of other names count as the oldest version."""
+        """The files of the newest complete version; files of other names count as the oldest version."""
         versions: dict[str, list[str]] = collections.defaultdict(list)
-        promised: dict[str, int] = {"": 1}
+        expected: dict[str, int] = {"": 1}
         for path in self.list_files("utterances", corpus):
             match = VERSIONED.fullmatch(path.rsplit("/", 1)[-1])
             version = match[1] if match else ""
             versions[version].append(path)
             if match:
-                promised[version] = int(match[2])
-        whole = [version for version, paths in versions.items() if len(paths) >= promised[version]]
-        return versions[max(whole)] if whole else []
+                expected[version] = int(match[2])
+        complete = [version for version, paths in versions.items() if len(paths) >= expected[version]]
+        return versions[max(complete)] if complete else []
 
     def utterances(self, corpus: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A corpus's utterances table.
@@ -280,7 +265,7 @@ class Lake:
         )
 
     def utterances_dataset(self, corpus: str) -> pads.Dataset:
-        """A corpus's utterances table as it is now, for reading piece by piece (see `retry_if_files_vanish`).
+        """A corpus's utterances table as it is now, to be read in parts (see `retry_if_files_vanish`).
 
         Raises:
             LakeError: The corpus was not imported into this lake.
@@ -296,7 +281,7 @@ class Lake:
         return pads.dataset(files, filesystem=self.fs, format=self._format(), schema=UTTERANCES)
 
     def _format(self) -> pads.ParquetFileFormat:
-        """Column chunks are fetched together where each request takes its time; on a disk that only takes memory."""
+        """Column chunks are fetched together where each request is slow; on a disk that would only take memory."""
         scan = pads.ParquetFragmentScanOptions(pre_buffer=not self.is_local)
         return pads.ParquetFileFormat(default_fragment_scan_options=scan)
 
@@ -304,19 +289,16 @@ class Lake:
         """Names of the corpora in this lake."""
         return self.list_folders("utterances")
 
-    # --- stage tables: the only record of what is done -------------------------------------------------------------
+    # --- stage tables: the only record of completed work -----------------------------------------------------------
 
     def append_stage(self, stage: str, fingerprint: str, table: pa.Table) -> str:
-        """Add one whole file of outcomes to a stage table."""
+        """Add one file of outcomes to a stage table."""
         return self.write_parquet(table, "annotations", stage, fingerprint, f"part-{uuid.uuid4().hex}.parquet")
 
     def stage_outcomes(self, stage: str, fingerprint: str, columns: Sequence[str] | None = None) -> pl.LazyFrame | None:
         """A stage table with one row per utterance_id (a value wins over an error), or None if nothing was written yet.
 
-        Args:
-            stage: Name of the stage.
-            fingerprint: Fingerprint of the stage and all that it builds on.
-            columns: Which of utterance_id, value, error, elapsed_s to read (utterance_id always comes along).
+        Of utterance_id, value, error and elapsed_s it has `columns`, utterance_id always.
         """
         dataset = self.dataset("annotations", stage, fingerprint)
         if dataset is None:
@@ -330,39 +312,21 @@ class Lake:
             .drop("_failed")
         )
 
-    def done_ids(self, stage: str, fingerprint: str, *, with_failed: bool = True) -> set[str]:
-        """Ids that a stage table already answers for.
+    def read_stage(self, stage: str, fingerprint: str, columns: Mapping[str, pads.Expression]) -> pa.Table | None:
+        """`columns` (by their new names) of a stage table, repeats included, while others may rewrite it.
 
-        Args:
-            stage: Name of the stage.
-            fingerprint: Its fingerprint.
-            with_failed: Count recorded errors as done too (until `--retry-failed`).
-        """
-        keep = None if with_failed else pads.field("error").is_null()
-        table = self.read_stage(stage, fingerprint, {"utterance_id": pads.field("utterance_id")}, keep)
-        return set() if table is None else set(table["utterance_id"].to_pylist())
-
-    def read_stage(
-        self, stage: str, fingerprint: str, columns: Mapping[str, pads.Expression], keep: pads.Expression | None = None
-    ) -> pa.Table | None:
-        """Columns of a stage table, repeats and all, while others may rewrite it; None if nothing was written yet.
-
-        Args:
-            stage: Name of the stage.
-            fingerprint: Its fingerprint.
-            columns: What to read, by the name that it shall have.
-            keep: Which rows; None for all.
+        None if nothing was written yet.
         """
 
         def read() -> pa.Table | None:
             dataset = self.dataset("annotations", stage, fingerprint)
-            return None if dataset is None else dataset.to_table(columns=dict(columns), filter=keep)
+            return None if dataset is None else dataset.to_table(columns=dict(columns))
 
         return self.retry_if_files_vanish(read, "annotations", stage, fingerprint)
 
     @contextlib.contextmanager
     def scratch(self, purpose: str) -> Iterator[str]:
-        """A folder below the root for intermediate files, removed whatever happens. Yields its relative path."""
+        """A folder below the root for intermediate files, removed in any case. Yields its relative path."""
         name = f"work/{purpose}-{uuid.uuid4().hex[:12]}"
         if self.is_local:
             os.makedirs(self.path(name), exist_ok=True)
@@ -371,8 +335,3 @@ class Lake:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path(name), recursive=True)
-
-
-def rows_to_outcomes(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Outcome rows as a table of a stage's schema (see `emoray.schema.stage_schema`)."""
-    return pa.Table.from_pylist(list(rows), schema=schema)

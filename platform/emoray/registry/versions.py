@@ -28,6 +28,7 @@ from mlflow.exceptions import MlflowException
 import emoray
 from emoray.audio.io import AUDIO_HZ
 from emoray.errors import RegistryError
+from emoray.lake.atomic import atomic_folder
 from emoray.registry.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -286,15 +287,8 @@ def model_folder(tracking: Tracking, version: Version, cache_dir: str | Path | N
         final = root / version.name / f"{version.version}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
         if final.is_dir():
             return final
-        final.parent.mkdir(parents=True, exist_ok=True)
-        work = tempfile.mkdtemp(prefix=".fetch-", dir=final.parent)
-        try:
-            mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=work, tracking_uri=tracking.uri)
-            # Another process may have been first: a whole folder is there then, and ours is not needed.
-            with contextlib.suppress(OSError):
-                os.replace(work, final)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        with atomic_folder(final, replace=False) as draft:
+            mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=draft, tracking_uri=tracking.uri)
         return final
     except (MlflowException, FileNotFoundError) as error:
         raise RegistryError(

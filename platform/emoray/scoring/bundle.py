@@ -16,9 +16,7 @@ Nothing in it is a pickle: loading a bundle runs no code of its own.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from torch import nn
 
 from emoray.errors import RegistryError
 from emoray.evaluation.conformal import HalfWidths
+from emoray.lake.atomic import atomic_folder
 from emoray.models.build import SOUND_ALONE, build, portable
 from emoray.models.config import ModelConfig
 from emoray.schema import GRANULARITIES
@@ -126,10 +125,8 @@ def save_bundle(
     Returns:
         The folder.
     """
-    final = Path(folder).absolute()
-    final.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    try:
+    with atomic_folder(folder) as draft:
+        work = Path(draft)
         document = {
             "format": FORMAT,
             "name": config.name,
@@ -151,14 +148,7 @@ def save_bundle(
             (work / PROMPT).write_text(prompt.text, encoding="utf-8")
         if text_read(config):
             _copy_encoder(annotate.embed.model, work / "text_encoder")
-        if final.exists():
-            shutil.rmtree(final)
-        os.chmod(work, 0o755)  # mkdtemp makes it private
-        os.replace(work, final)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    return final
+    return Path(folder).absolute()
 
 
 def open_bundle(folder: str | Path) -> Bundle:

@@ -1,4 +1,8 @@
-"""What a stage is: a named, versioned function over rows that declares what it reads and what it gives."""
+"""A stage: a named, versioned function over rows that declares what it reads and what it returns.
+
+A row has the utterances columns by name, `waveform` (float32 (S,), mono, 16 kHz) once decoded, and every finished
+stage's value under the stage's name. An absent key and None mean the same: absent.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +12,31 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
-#: An utterance on its way: the utterances columns by name, `waveform` (float32 (S,), mono, 16 kHz) once decoded, and
-#: every finished stage's value under the stage's name. An absent key and None mean the same: absent.
-Row = dict[str, Any]
+from emoray.schema import Row as Row
+
 Value = dict[str, Any]
 
-#: Names that a row carries beside the stages' values; they have no fingerprint of their own.
+#: Key of a row that is not a stage's value; it has no fingerprint.
 WAVEFORM = "waveform"
 
 
 class Stage(ABC):
     """One annotation stage.
 
-    A stage holds configuration only, so that it is cheap to build, to fingerprint and to send to a worker; weights are
-    fetched at the first `run` and cached in the process that runs it.
+    A stage has only configuration, so that it is cheap to build, to fingerprint and to send to a worker; weights are
+    loaded at the first `run` and cached in the process that runs it.
 
     Attributes:
-        name: Key of the value in a row and name of the stage table.
-        version: Raised by hand whenever the output for the same input and options changes (a golden test watches).
+        name: Key of the value in a row, and name of the stage table.
+        version: To be raised whenever the output for the same input and options changes (a golden test checks it).
         requires: Stages, or `waveform`, that a row must have; a row without one fails with `missing_input`.
-        uses: Stages that are read where present.
+        uses: Stages that are read if present.
         value_type: Arrow type of the value.
-        needs_norms: The output depends on the fitted norms, whose hash then enters the fingerprint.
-        resources: `actor` for stages that hold weights or a decoder, `task` for the rest.
-        weights: Neighbouring `actor` stages of one name use the same weights, and so share their workers.
-        gpus: GPUs that one worker of an `actor` stage takes where there are any: 0, 1, or several (tensor parallel).
-        waits: Its work is done elsewhere, behind an endpoint: its cost is the time that passes, not that of the cores.
+        needs_norms: The output depends on the fitted norms, whose hash is then part of the fingerprint.
+        resources: `actor` for stages with weights or a decoder, `task` for the others.
+        weights: Neighbouring `actor` stages with the same name here use the same weights, and so share their workers.
+        gpus: GPUs that one worker of an `actor` stage takes if there are any: 0, 1, or several (tensor parallel).
+        waits: Its work is done behind an endpoint: its cost is the elapsed time, not that of the cores.
     """
 
     name: ClassVar[str]
@@ -49,20 +52,17 @@ class Stage(ABC):
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """All that can change the output but version and inputs: kind, model revision, options, prompt version."""
+        """What can change the output except version and inputs: kind, model revision, options, prompt version."""
 
     @abstractmethod
     def run(self, rows: list[Row]) -> Sequence[Value | Exception]:
-        """Annotate rows.
-
-        Args:
-            rows: Rows that have every required input.
+        """Annotate rows that have every required input.
 
         Returns:
-            One value per row, in order, with the fields of `value_type`; in the place of a row that is known to be bad,
-            the exception. A row's value must not depend on its neighbours.
+            One value per row, in order, with the fields of `value_type`; for a row that is known to be bad, the
+            exception. A row's value must not depend on its neighbours.
 
         Raises:
-            Exception: Whatever went wrong; `guard.run_isolating_rows` finds the row that caused it. What no row
-                caused is a ServiceError, ConfigError or MissingExtraError.
+            Exception: Any error; `guard.run_isolating_rows` finds the row that caused it. Errors that no row causes are
+                ServiceError, ConfigError or MissingExtraError.
         """

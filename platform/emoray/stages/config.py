@@ -1,4 +1,4 @@
-"""Configuration of annotate: what each stage does, and how the rows are driven through them."""
+"""Configuration of annotate: what each stage does, and how the rows are processed."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class AnnotateConfig(Section):
     """Everything that `annotate` needs.
 
     Attributes:
-        audio: What counts as usable audio; the scorer holds requests to the same.
-        quality: Loudness, noise and the like: measured if a filter asks for it, or if it is enabled.
+        audio: What counts as usable audio, for the scorer's requests too.
+        quality: Loudness, noise and similar: measured if a filter needs it, or if it is enabled.
         filters: Which utterances are annotated, trained on and evaluated; none by default.
         prosody: F0 and energy.
-        transcribe: Which transcriber.
-        emphasis: Which emphasis detector.
+        transcribe: Speech recognition or the corpus's transcripts.
+        emphasis: Emphasis detection.
         norms: How speaker and corpus norms are fitted.
-        semantics: Which writer.
+        semantics: Description of how the clip is spoken.
         embed: The text encoder.
         guard: Retries.
         batch_rows: Utterances per batch, at most …
         batch_audio_s: … and seconds of audio per batch, at most.
-        flush_rows: A sink writes a file once it holds so many outcomes (repeated work after a kill is at most this and
-            what is in flight)…
-        flush_s: … or once its oldest outcome is so old.
-        compact_grace_s: How long files that compaction has replaced stay for readers that may still open them.
-        max_error_fraction: Over this share of failed utterances, the job fails (after everything is written).
+        flush_rows: A file is written once there are so many outcomes (a kill loses at most these, and the rows in
+            progress) …
+        flush_s: … or once the oldest outcome is so old.
+        compact_grace_s: How long files that compaction replaced stay for readers that may still open them.
+        max_error_fraction: With a larger share of failed utterances the job fails, after everything is written.
     """
 
     audio: AudioConfig

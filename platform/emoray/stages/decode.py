@@ -1,4 +1,4 @@
-"""decode: open a clip and put its waveform into the row (only facts about it go to the table)."""
+"""decode: read a clip and put its waveform into the row; the table gets only its properties."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from emoray.stages.base import WAVEFORM, Row, Stage, Value
 class Decode(Stage):
     """Decode, mix down and resample each utterance; sets `row["waveform"]`.
 
-    Args:
-        config: Limits on what counts as usable audio.
-        storage_options: Options for remote file systems; not part of the fingerprint.
+    `storage_options` are for remote file systems, and not part of the fingerprint.
     """
 
     name = "decode"
@@ -40,27 +38,17 @@ class Decode(Stage):
 
     def run(self, rows: list[Row]) -> list[Value]:
         """Decode; see `emoray.audio.io.decode` for the errors."""
-        values = []
-        waveforms = []
-        for row in rows:
-            waveform = decode(
+        waveforms = [
+            decode(
                 row["audio_uri"],
                 self.config,
                 start_s=row.get("start_s"),
                 end_s=row.get("end_s"),
                 storage_options=self.storage_options,
             )
-            waveforms.append(waveform.samples)
-            values.append(
-                {
-                    "duration_s": waveform.duration_s,
-                    "source_hz": waveform.source_hz,
-                    "channels": waveform.channels,
-                    "rms_dbfs": waveform.rms_dbfs,
-                    "clipped_fraction": waveform.clipped_fraction,
-                }
-            )
-        # Only once the whole batch is through: a batch that fails is run again in halves.
-        for row, samples in zip(rows, waveforms, strict=True):
-            row[WAVEFORM] = samples
-        return values
+            for row in rows
+        ]
+        # Only after the whole batch: a batch that fails is run again in halves.
+        for row, waveform in zip(rows, waveforms, strict=True):
+            row[WAVEFORM] = waveform.samples
+        return [{field.name: getattr(waveform, field.name) for field in self.value_type} for waveform in waveforms]

@@ -1,4 +1,4 @@
-"""embed_transcript and embed_semantics: texts into the vectors LES, GS and ES (models.md, section 1)."""
+"""embed_transcript and embed_semantics: from texts to the vectors LES, GS and ES (models.md, section 1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class EmbedConfig(Section):
     """The text encoder.
 
     Attributes:
-        model: `minilm` (carried by a Python package), a folder, or a Hugging Face name.
+        model: `minilm` (in a Python package), a folder, or a Hugging Face name.
         les_context: LES from the emphasised words' token states on the full `sentence`, or from these words encoded
             `alone`.
         max_tokens: Longer texts are cut.
@@ -32,11 +32,7 @@ class EmbedConfig(Section):
 
 
 class EmbedTranscript(Stage):
-    """LES and GS vectors; LES is absent where emphasis is absent.
-
-    Args:
-        config: Encoder and where LES takes its context from.
-    """
+    """LES and GS vectors; without emphasis there is no LES."""
 
     name = "embed_transcript"
     version = 1
@@ -51,7 +47,7 @@ class EmbedTranscript(Stage):
         self.gpus = int(config.device != "cpu")
 
     def options(self) -> dict[str, Any]:
-        """The encoder's revision (not its name: a copy elsewhere is the same encoder), length and context."""
+        """The encoder's revision (a copy under another name is the same encoder), length and context."""
         return {**_encoder_options(self.config), "les_context": self.config.les_context}
 
     def run(self, rows: list[Row]) -> list[Value]:
@@ -78,11 +74,7 @@ class EmbedTranscript(Stage):
 
 
 class EmbedSemantics(Stage):
-    """ES vectors: masked mean over the semantics' text.
-
-    Args:
-        config: Encoder.
-    """
+    """ES vectors: masked mean over the semantics' text."""
 
     name = "embed_semantics"
     version = 1
@@ -110,9 +102,9 @@ class EmbedSemantics(Stage):
 
 
 def word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:
-    """Where each word stands in the text: searched in order, letter case ignored; None for one that is not there."""
+    """The span of each word in the text, searched in order, case ignored; None for a missing word."""
     folded = text.lower()
-    # Some letters change length when folded; positions would then be off.
+    # Some letters change length in lower case, which would shift positions.
     haystack = folded if len(folded) == len(text) else text
     spans: list[tuple[int, int] | None] = []
     position = 0

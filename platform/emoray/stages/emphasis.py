@@ -2,25 +2,25 @@
 
 models.md, section 1: per word, F0 maximum and range (semitones over the utterance's median), energy (dB over the
 utterance's mean), duration over the expected one, and the pause before; each z-scored within the utterance; their
-weighted sum is the prominence. Emphasised is what rises above mean + 1 sd, at most 30 % of the words, and the most
-prominent word if none does.
+weighted sum is the prominence. Words above mean + 1 sd are emphasised, at most 30 % of the words, and the most
+prominent word if there is none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from emoray.config import Section
-from emoray.errors import ConfigError, StageError
+from emoray.errors import StageError
 from emoray.stages.base import Row, Stage, Value
 from emoray.stages.norms import Norms
 from emoray.stages.prosodic_features import semitones
 
-FLAT = 1e-6  # a feature that varies less than this within the utterance says nothing about it
+FLAT = 1e-6  # a feature that varies less within the utterance is ignored
 
 
 class EmphasisWeights(Section):
@@ -38,8 +38,8 @@ class ProsodyEmphasisConfig(Section):
 
     Attributes:
         weights: Weight of each feature.
-        threshold_sd: Emphasised lies above the mean prominence by so many standard deviations.
-        max_share: At most this share of the words, but always one.
+        threshold_sd: Emphasised words are so many standard deviations above the mean prominence.
+        max_share: At most this share of the words is emphasised, but always one.
     """
 
     weights: EmphasisWeights
@@ -48,16 +48,26 @@ class ProsodyEmphasisConfig(Section):
 
 
 class EmphasisConfig(Section):
-    """Which detector."""
+    """The detector.
+
+    Attributes:
+        kind: prosody.
+        prosody: Options of that kind.
+    """
 
     kind: Literal["prosody"]
     prosody: ProsodyEmphasisConfig
 
 
+FEATURES = tuple(EmphasisWeights.model_fields)
+
+
 class Emphasis(Stage):
-    """Base of the emphasis detectors: the words with their prominence and a mark."""
+    """The words with their prominence and a mark; `norms` give the expected duration of a word."""
 
     name = "emphasis"
+    version = 1
+    needs_norms = True
     requires = ("prosody", "transcribe")
     value_type: ClassVar[pa.StructType] = pa.struct(
         [
@@ -77,18 +87,6 @@ class Emphasis(Stage):
             )
         ]
     )
-
-
-class ProsodyEmphasis(Emphasis):
-    """Emphasis by measured prosody.
-
-    Args:
-        config: Weights and threshold.
-        norms: Give the expected duration of a word.
-    """
-
-    version = 1
-    needs_norms = True
 
     def __init__(self, config: ProsodyEmphasisConfig, norms: Norms | None) -> None:
         self.config = config
@@ -110,9 +108,9 @@ class ProsodyEmphasis(Emphasis):
         words = row["transcribe"]["words"]
         if any(word["start_s"] is None or word["end_s"] is None for word in words):
             raise StageError(
-                "the transcript has no word times, so no word can be measured",
+                "the transcript has no word times, so words cannot be measured",
                 where=row["utterance_id"],
-                remedy="Give word times with the corpus, or let annotate.transcribe align them",
+                remedy="Provide word times with the corpus, or let annotate.transcribe align them",
                 kind="missing_word_times",
             )
         assert self.norms is not None
@@ -122,34 +120,15 @@ class ProsodyEmphasis(Emphasis):
         marks_W = emphasised(prominence_W, self.config.threshold_sd, self.config.max_share)
         return {
             "words": [
-                {
-                    "word": word["word"],
-                    "start_s": word["start_s"],
-                    "end_s": word["end_s"],
-                    "prominence": float(prominence),
-                    "emphasised": bool(mark),
-                }
+                {name: word[name] for name in ("word", "start_s", "end_s")}
+                | {"prominence": float(prominence), "emphasised": bool(mark)}
                 for word, prominence, mark in zip(words, prominence_W, marks_W, strict=True)
             ]
         }
 
 
-FEATURES = tuple(EmphasisWeights.model_fields)
-
-
-def build_emphasis(config: EmphasisConfig, norms: Norms | None) -> Emphasis:
-    """The detector that the configuration names.
-
-    Raises:
-        ConfigError: There is no such kind.
-    """
-    if config.kind == "prosody":
-        return ProsodyEmphasis(config.prosody, norms)
-    raise ConfigError(f"unknown emphasis detector {config.kind!r}", where="annotate.emphasis.kind")
-
-
 def word_features(words: Sequence[Mapping[str, Any]], prosody: Mapping[str, Any], norms: Norms) -> np.ndarray:
-    """Features of each word, float64 (W, F) in the order of `FEATURES`; NaN where a word has none (no voiced frame)."""
+    """Features of each word, float64 (W, F) in the order of `FEATURES`; NaN if a word has none (no voiced frame)."""
     hop_s = float(prosody["hop_s"])
     energy_db = np.asarray(prosody["energy_db"], np.float64)
     pitch_st = semitones(np.asarray(prosody["f0_hz"], np.float64))
@@ -197,34 +176,3 @@ def emphasised(prominence_W: np.ndarray, threshold_sd: float, max_share: float) 
     allowed = max(1, int(max_share * len(prominence_W) + 1e-9))
     marks_W[above[:allowed] or order[:1]] = True
     return marks_W
-
-
-class EmphasisScore(NamedTuple):
-    """Per-word detection figures over all words of all utterances."""
-
-    precision: float
-    recall: float
-    f1: float
-    words: int
-    planted: int
-
-
-def evaluate_emphasis(predicted: Sequence[Sequence[bool]], planted: Sequence[Sequence[bool]]) -> EmphasisScore:
-    """Judge marks against planted ones, word by word.
-
-    Args:
-        predicted: Marks per utterance.
-        planted: True marks per utterance, equally long.
-
-    Raises:
-        ValueError: The lengths differ.
-    """
-    found = np.array([mark for marks in predicted for mark in marks], bool)
-    truth = np.array([mark for marks in planted for mark in marks], bool)
-    if [len(marks) for marks in predicted] != [len(marks) for marks in planted]:
-        raise ValueError("predicted and planted marks must pair up word by word")
-    hits = int(np.sum(found & truth))
-    precision = hits / max(1, int(found.sum()))
-    recall = hits / max(1, int(truth.sum()))
-    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-    return EmphasisScore(precision, recall, f1, len(truth), int(truth.sum()))

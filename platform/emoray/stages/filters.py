@@ -1,8 +1,8 @@
-"""Filters: which utterances are worth annotating. Nothing is deleted, and no fingerprint depends on them.
+"""Filters: which utterances are annotated. Nothing is deleted, and no fingerprint depends on them.
 
-A filter is held against what the stage tables say of a clip: an utterance that lies outside is left out of the stages
-that follow, of training and of evaluation, and is counted with its reason. What was computed of it stays, and it comes
-back as soon as the filter lets it. What was not measured (an error, a clip too short for a loudness) is no reason.
+A filter is compared with a clip's values in the stage tables: an utterance outside is left out of the following stages,
+of training and of evaluation, and is counted with its reason. Its computed values stay, and it returns as soon as the
+filter allows it. A missing value (an error, a clip too short for a loudness) is no reason to leave a row out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.dataset as pads
 from emoray.config import Section
 from emoray.lake.tables import Lake
 
-#: Measure → the stage whose value has it. A row that lies outside several is counted for the first of them.
+#: Measure → the stage whose value has it. A row outside several bounds is counted for the first measure.
 STAGE_OF = {
     "duration_s": "decode",
     "clipped_fraction": "decode",
@@ -28,7 +28,7 @@ STAGE_OF = {
 
 
 class Bounds(Section):
-    """What a measure may be, ends included.
+    """Bounds of a measure, ends included.
 
     Attributes:
         min, max: None: no bound on that side.
@@ -51,7 +51,7 @@ class FiltersConfig(Section):
         flat_top_fraction: Share of the samples in flattened tops.
         snr_db: Signal-to-noise ratio.
         speech_s: Seconds of speech in the clip.
-        languages: Codes of the languages that the recogniser may have heard (`en` also means `en-GB`); None: any.
+        languages: Codes of the languages that the recogniser may have found (`en` also means `en-GB`); None: any.
     """
 
     duration_s: Bounds
@@ -64,7 +64,7 @@ class FiltersConfig(Section):
 
     @property
     def measures(self) -> list[str]:
-        """The measures that are filtered by."""
+        """The measures with a filter."""
         given = {name: getattr(self, name) for name in STAGE_OF if name != "language"}
         bounded = [name for name, bounds in given.items() if bounds != NO_BOUNDS]
         return bounded if self.languages is None else [*bounded, "language"]
@@ -76,13 +76,13 @@ class FiltersConfig(Section):
 
 
 def excluded(lake: Lake, rows: pl.DataFrame, config: FiltersConfig, fingerprints: Mapping[str, str]) -> pl.DataFrame:
-    """Which rows lie outside, as far as they are measured.
+    """Which rows are outside the filters, where their measures are known.
 
     Args:
         lake: Where the stage tables are.
-        rows: utterance_id, and whatever else.
+        rows: utterance_id, and other columns.
         config: The filters.
-        fingerprints: Fingerprint of the stages to hold rows against; filters on the values of others do not bite.
+        fingerprints: Fingerprints of the stages to read; filters on other stages' values have no effect.
 
     Returns:
         utterance_id and reason (the measure) of the rows to leave out.
@@ -106,7 +106,7 @@ def excluded(lake: Lake, rows: pl.DataFrame, config: FiltersConfig, fingerprints
 
 
 def _outside(measure: str, config: FiltersConfig) -> pl.Expr:
-    """Null, which does not filter, where there is no value."""
+    """Null, which does not filter, if there is no value."""
     if measure == "language":
         wanted = [language.lower() for language in config.languages or ()]
         heard = pl.col(measure).str.to_lowercase()

@@ -1,4 +1,4 @@
-"""The row wrapper: one bad row is isolated, retried if that may help, recorded, and never takes another row with it."""
+"""Isolation of rows: a bad row is found, retried if that may help, and recorded, and no other row fails with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emoray.errors import ConfigError, EmorayError, MissingExtraError, ServiceEr
 from emoray.stages.base import Row, Stage, Value
 
 MESSAGE_CHARACTERS = 500
-#: No row is to blame for these, and any other row would meet them too: they pass through.
+#: Errors that no row causes and that any other row would also meet: they are raised.
 BATCH_LEVEL_ERRORS = (ConfigError, MissingExtraError, ServiceError)
 
 
@@ -22,8 +22,8 @@ class GuardConfig(Section):
     """How failures are treated.
 
     Attributes:
-        max_attempts: How often a call that fails with `TransientError` is tried in all.
-        backoff_s: First pause between tries; it doubles each time.
+        max_attempts: Attempts, in all, of a call that fails with `TransientError`.
+        backoff_s: First pause between attempts; it doubles each time.
     """
 
     max_attempts: int
@@ -32,13 +32,9 @@ class GuardConfig(Section):
 
 @dataclass(frozen=True)
 class RowOutcome:
-    """What became of one row in one stage: a value or an error, never both.
+    """The outcome of one row in one stage: a value or an error, never both.
 
-    Attributes:
-        utterance_id: The row.
-        value: The stage's value.
-        error: `{type, message, attempts}` as in `emoray.schema.ERROR`.
-        elapsed_s: The row's share of the time spent.
+    `error` is {type, message, attempts}, as in `emoray.schema.ERROR`; `elapsed_s` the row's share of the time.
     """
 
     utterance_id: str
@@ -48,32 +44,21 @@ class RowOutcome:
 
     def as_row(self) -> dict[str, Any]:
         """The outcome as a row of the stage table."""
-        return {
-            "utterance_id": self.utterance_id,
-            "value": self.value,
-            "error": self.error,
-            "elapsed_s": self.elapsed_s,
-        }
+        return dict(vars(self))
 
 
 def run_isolating_rows(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[RowOutcome]:
-    """Run a stage over rows; whatever happens to a row becomes its outcome.
+    """Run a stage over rows; the value of each row that succeeds is put into the row under the stage's name.
 
-    A batch that fails is halved until the row to blame stands alone, which also finds the batch size that fits when
-    memory runs out. A stage that knows which rows are bad says so itself, and the others are not repeated.
-    `TransientError` is retried with exponential backoff, on the whole batch and again on a lone row.
-    `KeyboardInterrupt` and `SystemExit` pass.
-
-    Args:
-        stage: The stage.
-        rows: Utterances; the value of each that succeeds is put into its row under the stage's name.
-        config: Attempts and backoff.
+    A batch that fails is halved until the bad row is alone, which also finds the batch size that fits when memory runs
+    out. If a stage itself returns which rows are bad, the others are not repeated. `TransientError` is retried with
+    exponential backoff, on the whole batch and again on a single row. `KeyboardInterrupt` and `SystemExit` are raised.
 
     Returns:
         One outcome per row, in the order of `rows`.
 
     Raises:
-        ServiceError: What the stage stands on is gone.
+        ServiceError: A service that the stage needs is gone.
         ConfigError: The stage cannot be run as it is configured.
         MissingExtraError: The stage needs a part that is not installed.
     """
@@ -83,8 +68,8 @@ def run_isolating_rows(stage: Stage, rows: Sequence[Row], config: GuardConfig) -
         missing = [name for name in stage.requires if row.get(name) is None]
         if missing:
             error = StageError(
-                f"stage {stage.name!r} needs {', '.join(missing)}, absent from this row",
-                remedy="The outcome of that stage says why",
+                f"stage {stage.name!r} needs {', '.join(missing)}, which this row does not have",
+                remedy="The outcome of that stage has the reason",
                 kind="missing_input",
             )
             outcomes[index] = RowOutcome(row["utterance_id"], None, _record(error, 0), 0.0)
@@ -126,7 +111,7 @@ def _attempt(
     try:
         values = retrying(stage.run, rows)
         if len(values) != len(rows):
-            raise StageError(f"stage {stage.name!r} gave {len(values)} values for {len(rows)} rows")
+            raise StageError(f"stage {stage.name!r} returned {len(values)} values for {len(rows)} rows")
     except BATCH_LEVEL_ERRORS:
         raise
     except Exception as error:

@@ -1,7 +1,7 @@
 """transformers without scikit-learn: `from emoray.stages.lean_transformers import transformers`.
 
-With any network it imports scikit-learn, for a curve of assisted generation that nothing here asks for: a sixth of the
-CPU time that a worker process takes to start, and 100 MiB. Where there is none it does without.
+With any network transformers imports scikit-learn, for a function of assisted generation that emoray does not use: a
+sixth of the CPU time to start a worker process, and 100 MiB. It works without.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Norms: how a corpus and each of its speakers usually speak, which emphasis and cues measure against.
+"""Norms: how a corpus and each of its speakers usually speak, the reference of emphasis and cues.
 
-A fitted artefact, aggregates only: stored by hash, part of the fingerprint of what uses it, shipped with the model
-version. No label is ever read. The corpus's figures come from the train split alone. A speaker's come from at most
-`enrol_clips` of their own clips, chosen by the hash of the utterance id (so not by order, split or content), and are
-shrunk towards the corpus as a random
-effect: with variance w within and b between speakers, n clips of mean m move the expectation from the corpus's M to
-(n·b·m + w·M) / (n·b + w), with predictive variance w + b·w / (n·b + w). No clips give the corpus itself.
+A fitted artefact of aggregates only: stored by hash, part of the fingerprint of what uses it, in the bundle of the
+model version. Labels are never read. The corpus's figures come from the train split alone. A speaker's come from at
+most `enrol_clips` clips, chosen by the hash of the utterance id (so not by order, split or content), and are shrunk
+towards the corpus as a random effect: with variance w within and b between speakers, n clips of mean m move the
+expectation from the corpus's M to (n·b·m + w·M) / (n·b + w), with predictive variance w + b·w / (n·b + w). Without
+clips these are the corpus's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ import numpy as np
 import polars as pl
 
 from emoray.config import Section
+from emoray.digest import digest
 from emoray.errors import InputError, StageError
 from emoray.schema import UNKNOWN_SPEAKER
 from emoray.stages.prosodic_features import MEASURES, Measures, letter_count, measure_prosodic_features
@@ -30,7 +30,7 @@ from emoray.stages.prosodic_features import MEASURES, Measures, letter_count, me
 TRAIN = "train"
 DIGITS = 5  # significant digits kept, so that the order of a sum cannot change the hash
 FORMAT = 1
-#: A difference of less than this share of its terms is what rounding left of them, and follows the order of their sums.
+#: A difference of less than this share of its terms is rounding, and depends on the order of their sums.
 ROUNDING = 1e-9
 MIN_SD = 1e-3
 #: Sums over a clip's timed words for the regression of duration y on letters x.
@@ -42,7 +42,7 @@ class NormsConfig(Section):
     """How norms are fitted.
 
     Attributes:
-        enrol_clips: At most so many clips of a speaker make the speaker's norms.
+        enrol_clips: A speaker's norms are fitted on at most so many clips.
     """
 
     enrol_clips: int
@@ -50,12 +50,9 @@ class NormsConfig(Section):
 
 @dataclass(frozen=True)
 class Expectation:
-    """What to expect of a speaker's next clip.
+    """Mean and standard deviation per measure of a speaker's next clip.
 
-    Attributes:
-        mean: Expected value per measure.
-        sd: Standard deviation per measure.
-        clips: How many of the speaker's own clips it rests on; 0 = the corpus's figures.
+    `clips`: how many of the speaker's clips it is based on; 0 = the corpus's figures.
     """
 
     mean: Measures
@@ -71,7 +68,7 @@ class Norms:
         corpus: Measure → {mean, within, between (variances), clips}.
         word_s: Expected duration of a word: {intercept_s, per_letter_s}.
         speakers: Speaker → {clips, means of the measures}.
-        enrolled: Speakers added after fitting, for this process only: neither in the JSON nor in the hash.
+        enrolled: Speakers added after fitting, in this process only: neither in the JSON nor in the hash.
     """
 
     corpus: Mapping[str, Mapping[str, float]]
@@ -81,16 +78,16 @@ class Norms:
 
     @classmethod
     def unfitted(cls) -> Norms:
-        """Norms of no corpus, for a version that measures nothing against any."""
+        """Norms of no corpus, for a version that does not use norms."""
         return cls(corpus={}, word_s={"intercept_s": 0.1, "per_letter_s": 0.05}, speakers={})
 
     @classmethod
     def fit(cls, rows: Iterable[Mapping[str, Any]], config: NormsConfig) -> Norms:
-        """Fit, independently of the order of the rows.
+        """Fit, independently of the order of the rows, which are read once, one at a time.
 
         Args:
             rows: {utterance_id, speaker_id, split, prosody, transcribe}; rows whose prosody is None are skipped,
-                transcribe may be None. Read once, one at a time.
+                transcribe may be None.
             config: How many clips enrol a speaker.
 
         Raises:
@@ -103,7 +100,7 @@ class Norms:
                 remedy="See the errors in the decode and prosody tables",
                 kind="no_norms",
             )
-        if words["train"].any():  # a corpus of cross-validation folds has nothing but the whole to go by
+        if words["train"].any():  # a corpus of cross-validation folds has no train split
             moments, words = moments.filter("train"), words.filter("train")
         measured = set(moments.filter(pl.col("n") > 0)["measure"])
         corpus = {name: _spread(moments.filter(pl.col("measure") == name)) for name in MEASURES if name in measured}
@@ -111,7 +108,7 @@ class Norms:
         return cls(corpus, _word_duration(words), speakers)
 
     def for_speaker(self, speaker_id: str | None) -> Expectation:
-        """What to expect of a speaker; the corpus's figures for one that is unknown."""
+        """What to expect of a speaker; the corpus's figures for an unknown one."""
         own = self.enrolled.get(speaker_id or "") or self.speakers.get(speaker_id or "") or {}
         clips = int(own.get("clips", 0))
         mean: Measures = {}
@@ -128,17 +125,13 @@ class Norms:
         return Expectation(mean, sd, clips)
 
     def enroll(self, name: str, clips: Sequence[Mapping[str, Any]]) -> Norms:
-        """Norms that also know a new speaker; the hash stays, since what was fitted stays.
-
-        Args:
-            name: The speaker's id in later rows.
-            clips: {prosody, transcribe} of a few clips.
+        """Norms with a new speaker `name`, from {prosody, transcribe} of a few clips; the hash does not change.
 
         Raises:
             InputError: There is no clip.
         """
         if not clips:
-            raise InputError(f"no clips to enrol speaker {name!r} with", remedy="Give at least one, better five")
+            raise InputError(f"no clips to enrol speaker {name!r}", remedy="Give at least one, better five")
         measured = [measure_prosodic_features(clip["prosody"], clip.get("transcribe")) for clip in clips]
         own = _speaker(pl.DataFrame(measured, dict.fromkeys(MEASURES, pl.Float64)))
         return replace(self, enrolled={**self.enrolled, name: own})
@@ -158,26 +151,24 @@ class Norms:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Norms:
-        """Norms from the document that `to_json` gives.
+        """Norms from a document of `to_json`.
 
         Raises:
-            InputError: It is no such document.
+            InputError: It has another format.
         """
         if document.get("format") != FORMAT:
-            raise InputError(
-                f"norms have format {document.get('format')!r}, expected {FORMAT}", remedy="Fit them again"
-            )
+            what = f"norms have format {document.get('format')!r}, expected {FORMAT}"
+            raise InputError(what, remedy="Fit them again", kind="unknown_format")
         return cls(document["corpus"], document["word_s"], document["speakers"])
 
     @functools.cached_property
     def hash(self) -> str:
         """16 hexadecimal characters over the fitted figures."""
-        text = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self.to_json())
 
 
 def _gather(rows: Iterable[Mapping[str, Any]], enrol_clips: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Read the clips once. What is held grows with the speakers, not with their clips.
+    """Read the clips once. Memory grows with the speakers, not with their clips.
 
     Returns:
         Moments by speaker (null: unknown), train and measure: n, mean, and squares, the sum of squares about the mean;
@@ -190,7 +181,7 @@ def _gather(rows: Iterable[Mapping[str, Any]], enrol_clips: int) -> tuple[pl.Dat
     measured = (_clip(row) for row in rows if row.get("prosody") is not None)
     for part in iter(lambda: list(itertools.islice(measured, CLIPS_AT_ONCE)), []):
         clips = pl.DataFrame(part, schema)
-        moments = _together(pl.concat([moments, _moments(clips)]), "speaker", "train", "measure")
+        moments = _pooled(pl.concat([moments, _moments(clips)]), "speaker", "train", "measure")
         words.append(_sums(clips))
         named = pl.concat([enrolled, clips.drop_nulls("speaker")]).sort("draw")
         enrolled = named.group_by("speaker", maintain_order=True).head(enrol_clips).select(none.columns)
@@ -205,7 +196,7 @@ def _moments(clips: pl.DataFrame) -> pl.DataFrame:
     return groups.agg(value.len().cast(pl.Float64).alias("n"), value.mean().alias("mean"), squares.alias("squares"))
 
 
-def _together(moments: pl.DataFrame, *by: str) -> pl.DataFrame:
+def _pooled(moments: pl.DataFrame, *by: str) -> pl.DataFrame:
     """Moments of unions (Chan, Golub and LeVeque 1979)."""
     n, mean = pl.col("n"), pl.col("mean")
     whole = (n * mean).sum() / n.sum()
@@ -237,26 +228,26 @@ def _word_sums(words: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _word_duration(words: pl.DataFrame) -> dict[str, float]:
-    """Least squares; without word times, or spread, the usual English figures: emphasis can then still rank words."""
+    """Least squares; without word times, or variance, the usual English figures: emphasis can still rank words."""
     n, x, y, xx, xy = words.select(pl.col(WORD_SUMS).sum()).row(0)
     spread = n * xx - x * x
     per_letter = _difference(n * xy, x * y) / spread if spread > 0 else 0.0
     if per_letter <= 0:
         return {"intercept_s": 0.1, "per_letter_s": 0.05}
     intercept = _difference(y, per_letter * x) / n
-    if intercept <= 0:  # through the origin, so that no word is expected to last no time
+    if intercept <= 0:  # through the origin, so that no expected duration is zero
         intercept, per_letter = 0.0, xy / xx
     return {"intercept_s": _rounded(intercept), "per_letter_s": _rounded(per_letter)}
 
 
 def _spread(moments: pl.DataFrame) -> dict[str, float]:
     """Mean and the variance within and between speakers, by the moments of a one-way analysis of variance."""
-    whole = _together(moments, "measure").row(0, named=True)
-    groups = _together(moments.drop_nulls("speaker"), "speaker").sort("speaker")
+    whole = _pooled(moments, "measure").row(0, named=True)
+    groups = _pooled(moments.drop_nulls("speaker"), "speaker").sort("speaker")
     sizes, means = groups["n"].to_numpy(), groups["mean"].to_numpy()
     n, number = sizes.sum(), len(sizes)
     if number < 2 or n <= number:
-        # Speakers cannot be told from clips here: one clip of a speaker then counts as much as the corpus does.
+        # Speakers cannot be distinguished from clips: one clip of a speaker then counts as much as the corpus.
         within = between = whole["squares"] / whole["n"] / 2
     else:
         squares_between = float(np.sum(sizes * (means - np.sum(sizes * means) / n) ** 2))
@@ -281,7 +272,7 @@ def _speaker(clips: pl.DataFrame) -> dict[str, float]:
 
 
 def _difference(a: float, b: float) -> float:
-    """What two sums differ by, or zero where that is no more than their rounding."""
+    """The difference of two sums, or zero if it is within their rounding."""
     return a - b if abs(a - b) > ROUNDING * max(abs(a), abs(b)) else 0.0
 
 

@@ -1,4 +1,4 @@
-"""How a clip is spoken, in nine numbers: what norms are fitted to and what cues put into words."""
+"""How a clip is spoken, in nine numbers: norms are fitted to them, cues describe them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-#: Every measure and its unit; a measure that a clip cannot give (no voiced frame, no words) is absent.
+#: Every measure and its unit; a measure that a clip does not have (no voiced frame, no words) is absent.
 MEASURES = {
     "pitch_st": "median F0, semitones over 100 Hz",
     "range_st": "10th to 90th percentile of F0, semitones",
@@ -34,15 +34,9 @@ def semitones(f0_hz: np.ndarray) -> np.ndarray:
 
 
 def measure_prosodic_features(prosody: Mapping[str, Any], transcribe: Mapping[str, Any] | None) -> Measures:
-    """Measure a clip.
+    """Those of `MEASURES` that a clip has, from the values of the stages prosody and transcribe.
 
-    Args:
-        prosody: Value of the prosody stage.
-        transcribe: Value of the transcribe stage, or None (then there is no rate, unless the words have no times: then
-            the letters are counted over the time of speech).
-
-    Returns:
-        Those of `MEASURES` that the clip gives.
+    Without a transcript there is no rate. If words have no times, the letters are counted over the time of speech.
     """
     f0_hz = np.asarray(prosody["f0_hz"], np.float64)
     energy_db = np.asarray(prosody["energy_db"], np.float64)

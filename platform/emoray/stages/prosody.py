@@ -1,4 +1,4 @@
-"""prosody: fundamental frequency and energy per frame, the raw material of norms, emphasis and cues."""
+"""prosody: fundamental frequency and energy per frame, the input of norms, emphasis and cues."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from emoray.stages.base import WAVEFORM, Row, Stage, Value
 
 
 class MeasureProsody(Stage):
-    """Measure F0 (Hz, 0 where unvoiced) and energy (dB) of each waveform.
-
-    Args:
-        config: Hop and F0 limits.
-    """
+    """Measure F0 (Hz, 0 where unvoiced) and energy (dB) of each waveform."""
 
     name = "prosody"
     version = 1
@@ -37,8 +33,4 @@ class MeasureProsody(Stage):
 
     def run(self, rows: list[Row]) -> list[Value]:
         """Measure; arrays are float32 (T,)."""
-        values = []
-        for row in rows:
-            prosody = measure(row[WAVEFORM], self.config)
-            values.append({"f0_hz": prosody.f0_hz, "energy_db": prosody.energy_db, "hop_s": prosody.hop_s})
-        return values
+        return [dict(vars(measure(row[WAVEFORM], self.config))) for row in rows]

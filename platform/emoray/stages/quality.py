@@ -1,4 +1,4 @@
-"""quality: how well a clip was recorded, for filters and for whoever looks at a corpus. No other stage reads it."""
+"""quality: how well a clip was recorded, for filters and for inspection. No other stage reads it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from emoray.stages.base import WAVEFORM, Row, Stage, Value
 
 
 class MeasureQuality(Stage):
-    """Measure loudness, flattened tops, noise and the share of speech of each waveform.
-
-    Args:
-        config: When sound is speech.
-    """
+    """Measure loudness, flattened tops, noise and the share of speech of each waveform."""
 
     name = "quality"
     version = 1
@@ -36,7 +32,7 @@ class MeasureQuality(Stage):
         self.config = config
 
     def options(self) -> dict[str, Any]:
-        """When sound is speech, and the weights that hear it."""
+        """When sound is speech, and the weights that decide it."""
         return {"activity": self.config.activity.model_dump(mode="json"), "model": weights_version()}
 
     def run(self, rows: list[Row]) -> list[Value]:

@@ -1,4 +1,4 @@
-"""A frozen Hugging Face text encoder: token states and where each token lies in its text."""
+"""A frozen Hugging Face text encoder: token states and their spans in the text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers.utils import logging as transformers_logging
 from transformers.utils.logging import disable_progress_bar
 
 from emoray.stages.lean_transformers import transformers
@@ -15,21 +14,17 @@ from emoray.stages.weights import model_folder
 
 # Shapes: B batch, L tokens, E text width.
 
-transformers_logging.disable_progress_bar()  # a bar per loaded model would end up in every worker's log
+disable_progress_bar()  # a bar per loaded model would be in every worker's log, and in the job's own progress
 
 
 class TextEncoder:
-    """Encoder and its fast tokenizer, in evaluation mode, fp32.
+    """Encoder (`minilm`, a folder, or a Hugging Face name) and its fast tokenizer, in evaluation mode, fp32.
 
-    Args:
-        model: `minilm`, a folder, or a Hugging Face name.
-        device: `auto`, `cpu` or `cuda`.
-        max_tokens: Longer texts are cut.
+    `device` is `auto`, `cpu` or `cuda`; longer texts than `max_tokens` are cut.
     """
 
     def __init__(self, model: str, device: str, max_tokens: int) -> None:
         folder = model_folder(model)
-        disable_progress_bar()  # it would write into the job's own progress
         self.device = (
             "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
         )
@@ -42,10 +37,6 @@ class TextEncoder:
         """Encode texts, in batches of similar length.
 
         Neither batch nor padding changes a text's result beyond rounding.
-
-        Args:
-            texts: The texts.
-            batch_size: Texts per forward pass.
 
         Returns:
             Per text: states float32 (L, E) of its tokens, special ones included, and their character spans int (L, 2),
@@ -79,9 +70,9 @@ class TextEncoder:
 
 @functools.lru_cache(maxsize=2)
 def text_encoder(model: str, device: str, max_tokens: int) -> TextEncoder:
-    """This process's copy of an encoder, shared by the stages that embed.
+    """This process's copy of an encoder, shared by both embedding stages.
 
-    Two are kept, so that a service can load a new version beside the old.
+    Two are cached, so that a service can load a new version beside the old.
     """
     return TextEncoder(model, device, max_tokens)
 

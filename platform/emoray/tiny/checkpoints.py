@@ -7,15 +7,14 @@ initial weights than the published ones.
 from __future__ import annotations
 
 import os
-import shutil
 import string
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from emoray.errors import ConfigError
+from emoray.lake.atomic import atomic_folder
 
 HEAD_WIDTH = 32  # the narrowest that vLLM's attention takes
 WINDOW_S = 30
@@ -92,21 +91,10 @@ def make(name: str, folder: str | os.PathLike[str], *, seed: int = 0, size: Size
     if size.width % HEAD_WIDTH:
         raise ConfigError(f"width {size.width} is no multiple of {HEAD_WIDTH}", remedy="Attention heads are that wide")
     disable_progress_bar()
-    final = Path(folder).absolute()
-    final.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            MAKERS[name](work, size)
-        if final.exists():
-            shutil.rmtree(final)
-        os.chmod(work, 0o755)  # mkdtemp makes it private
-        os.replace(work, final)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    return str(final)
+    with atomic_folder(folder) as draft, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        MAKERS[name](Path(draft), size)
+    return os.path.abspath(folder)
 
 
 def _whisper(folder: Path, size: Size) -> None:

@@ -6,12 +6,10 @@ arousal, dominance).
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import getpass
 import os
 import tempfile
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +20,7 @@ import torch
 
 from emoray.corpora import folds
 from emoray.errors import TransientError
+from emoray.lake.atomic import atomic_file
 from emoray.lake.tables import Lake
 from emoray.models.batch import Batch
 from emoray.schema import DIMENSIONS, GRANULARITIES
@@ -199,13 +198,10 @@ def _fetch(lake: Lake, set_hash: str, shards: Sequence[str], cache_dir: str | No
         final = os.path.join(folder, name)
         if os.path.exists(final):
             continue
-        temporary = f"{final}.{uuid.uuid4().hex}.tmp"
         try:
-            lake.fs.get_file(lake.path("training_sets", set_hash, name), temporary)
-            os.replace(temporary, final)
+            with atomic_file(final) as draft:
+                lake.fs.get_file(lake.path("training_sets", set_hash, name), draft)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
             raise TransientError(
                 f"cannot fetch shard {name}: {error}", where=lake.uri("training_sets", set_hash)
             ) from error

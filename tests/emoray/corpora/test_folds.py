@@ -5,6 +5,7 @@ from __future__ import annotations
 import fsspec
 import pytest
 from corpus_trees import iemocap_sessions, podcast_release, write_iemocap, write_msp_podcast
+from error_kit import of_kind
 
 from emoray import corpora
 from emoray.config import read_preset, validate
@@ -34,7 +35,7 @@ def row(name, speaker, fold):
 def test_each_part_is_tested_once_and_the_next_one_validates():
     found = folds.leave_one_out([9, 3, 8, 3])
     assert [(fold.test, fold.dev, fold.train) for fold in found] == [(3, 8, (9,)), (8, 9, (3,)), (9, 3, (8,))]
-    with pytest.raises(InputError, match=r"need 3 parts .*there are 2"):
+    with pytest.raises(InputError, match=r"\b3\b.*\b2\b", check=of_kind("too_few_parts")):
         folds.leave_one_out([1, 2])
 
 
@@ -43,7 +44,7 @@ def test_a_speaker_in_two_parts_is_refused():
     fold = folds.leave_one_out([0, 1, 2])[0]
     assert folds.assign(apart, fold)["split"].to_pylist() == ["test", "dev", "train", None]
     shared = utterances_table([row("a", "s", 0), row("b", "t", 1), row("c", "s", 2)])
-    with pytest.raises(SchemaError, match="'s' is in train and in test"):
+    with pytest.raises(SchemaError, match="'s'", check=of_kind("speaker_in_two_splits")):
         folds.assign(shared, fold)
 
 
@@ -54,7 +55,7 @@ def test_a_manifests_own_folds_are_left_alone_and_take_away_an_older_fold_file(t
     # One speaker in every fold: its owner's business.
     manifest.write_text("audio,speaker,fold,split\n" + "".join(f"{n}.wav,s,{n},train\n" for n in range(4)))
     build(lake, "manifest", manifest)
-    with pytest.raises(LakeError, match="'c' has no folds"):
+    with pytest.raises(LakeError, match="'c'", check=of_kind("missing_folds")):
         folds.read(lake, "c")
 
 

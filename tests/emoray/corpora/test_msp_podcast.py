@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from corpus_trees import PodcastTurn, Rater, podcast_release, write_msp_podcast
+from error_kit import of_kind
 
 from emoray import corpora
 from emoray.config import read_preset, validate
@@ -92,7 +93,7 @@ def test_classes_o_and_x_are_kept_unless_configured_away(tmp_path):
     assert sorted(counted(books.left_out).values()) == [1, 1]
     # What is left out has had its turn.
     assert [row["turn"] for row in fewer.values()] == list(range(8))
-    with pytest.raises(ConfigError, match="leave_out"):
+    with pytest.raises(ConfigError, match="leave_out", check=of_kind("bad_config")):
         config(folder, leave_out=["X"])
 
 
@@ -117,7 +118,7 @@ def test_a_speaker_of_train_in_a_test_set_is_refused_and_test_sets_may_share_the
     shared = [replace(TURN, name=f"MSP-PODCAST_000{n}_0001", split=f"Test{n}", speaker="7") for n in (1, 2)]
     corpora.build(config(write_msp_podcast(tmp_path / "a", shared)), lake, lambda done, total: None)
     leaking = [*shared, replace(TURN, name="MSP-PODCAST_0003_0001", split="Train", speaker="7")]
-    with pytest.raises(SchemaError, match="speaker '7' is in train and in test"):
+    with pytest.raises(SchemaError, match="'7'", check=of_kind("speaker_in_two_splits")):
         corpora.build(config(write_msp_podcast(tmp_path / "b", leaking)), lake, lambda done, total: None)
 
 
@@ -203,7 +204,7 @@ def test_consensus_as_json(tmp_path):
     (folder / "Labels" / "labels_consensus.json").write_text(json.dumps(content))
     assert read(folder)[0] == expected
     (folder / "Labels" / "labels_consensus.json").write_text('{"a.wav": 3}')
-    with pytest.raises(InputError, match=r"labels_consensus\.json: not an object with an object per file"):
+    with pytest.raises(InputError, match=r"labels_consensus\.json", check=of_kind("damaged_file")):
         read(folder)
 
 
@@ -217,10 +218,12 @@ def test_the_result_does_not_depend_on_the_workers(tmp_path, monkeypatch):
     assert seen == [(3, 16), (6, 16), (9, 16), (12, 16), (15, 16), (16, 16)]
 
 
-@pytest.mark.parametrize("where", [None, "nowhere", "empty"])
-def test_a_missing_corpus_says_where_to_get_it(tmp_path, where):
+@pytest.mark.parametrize(
+    ("where", "kind"), [(None, "not_configured"), ("nowhere", "missing_folder"), ("empty", "missing_files")]
+)
+def test_a_missing_corpus_says_where_to_get_it(tmp_path, where, kind):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"MSP-Podcast\.html.*MSP-PODCAST-Publish"):
+    with pytest.raises(InputError, match=r"MSP-Podcast\.html.*MSP-PODCAST-Publish", check=of_kind(kind)):
         read(where and tmp_path / where)
 
 
@@ -228,8 +231,10 @@ def test_labels_that_cannot_be_used_name_the_file(tmp_path):
     folder = write_msp_podcast(tmp_path, [TURN])
     file = folder / "Labels" / "labels_consensus.csv"
     file.write_text(file.read_text().replace("EmoVal", "EmoJoy"))
-    with pytest.raises(InputError, match=r"labels_consensus\.csv: no column EmoVal \(there are FileName, EmoClass"):
+    with pytest.raises(
+        InputError, match=r"labels_consensus\.csv: .*EmoVal .*FileName, EmoClass", check=of_kind("missing_column")
+    ):
         read(folder)
     file.unlink()
-    with pytest.raises(InputError, match=r"Labels: no labels_consensus\.csv"):
+    with pytest.raises(InputError, match=r"Labels: .*labels_consensus\.csv", check=of_kind("missing_files")):
         read(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from error_kit import of_kind
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,5 +38,5 @@ def test_names_below_a_folder():
     assert addresses.below("/data/audio/x/1.wav", "/data/audio/") == "x/1.wav"
     assert addresses.below("s3://b/audio/1.wav", "s3://b/audio") == "1.wav"
     assert addresses.below("/data/1.wav", None) == "/data/1.wav"
-    with pytest.raises(InputError, match=r"--audio-root: the audio /database/1.wav does not lie below /data"):
+    with pytest.raises(InputError, match=r"--audio-root: .*/database/1\.wav .*/data", check=of_kind("not_below")):
         addresses.below("/database/1.wav", "/data")

@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 
 import pytest
+from error_kit import of_kind
 from hypothesis import given
 from hypothesis import strategies as st
 from interchange_kit import corpus as make_corpus
@@ -157,16 +158,14 @@ def test_what_xml_cannot_hold_is_left_out_and_counted(tmp_path):
 
 def test_classes_that_would_become_one_are_refused(tmp_path):
     rows = [utterance("a", emotion="very sad"), utterance("b", emotion="very_sad")]
-    with pytest.raises(
-        InputError, match=r"utterance b: the classes 'very sad' and 'very_sad' have the same name.*Rename"
-    ):
+    with pytest.raises(InputError, match=r"utterance b: .*'very sad'.*'very_sad'", check=of_kind("duplicate_class")):
         written(tmp_path, utterances_table(rows))
 
 
 def test_a_course_at_uneven_steps_is_refused():
     points = course(0.1, 0.2, 0.3)
     points[2]["start_s"] += 0.5
-    with pytest.raises(InputError, match=r"utterance a: its time course is not at even steps \(window 2 is at 2.5 s\)"):
+    with pytest.raises(InputError, match=r"utterance a: .*2\.5 s", check=of_kind("uneven_time_course")):
         labels_of(scores(score("a", time_course=points)))
 
 
@@ -220,28 +219,28 @@ def test_a_document_of_others(tmp_path):
     assert (second.utterance_id, second.audio_uri, second.values) == ("emotion-2", None, {})
     assert (second.course.hop_s, second.course.values) == (2.0, {"valence": (0.0, 0.1, 1.0)})
     assert document.skipped == {"appraisal": 1}
-    with pytest.raises(InputError, match=r"'emotion-2' names no audio.*Give it a <reference>"):
+    with pytest.raises(InputError, match="'emotion-2'", check=of_kind("missing_audio")):
         utterances(document.labels, "c", "x.xml")
     table = utterances(document.labels[:1], "c", "x.xml").to_pylist()
     assert (table[0]["arousal"], table[0]["arousal_raw"], table[0]["emotion"]) == (0.5, None, "anger")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("old", "new", "named"),
     [
-        ('value=".5"', 'value="1.01"', "line 7: value '1.01' is not a number in"),
-        ('value=".5"', 'value="NaN"', "line 7: value 'NaN' is not a number in"),
-        ('value=".5"', "", "line 7: a dimension has a value or one trace, and not both"),
-        ('name="arousal"', 'name="valence"', "line 7: dimension 'valence' is not in pad-dimensions. It has pleasure"),
-        ('<e:trace freq=".5 Hz"', '<e:trace freq="0Hz"', "line 11: freq '0Hz'. Write a positive number followed by Hz"),
+        ('value=".5"', 'value="1.01"', "line 7: value '1.01'"),
+        ('value=".5"', 'value="NaN"', "line 7: value 'NaN'"),
+        ('value=".5"', "", "line 7: "),
+        ('name="arousal"', 'name="valence"', "line 7: dimension 'valence'.*pleasure"),
+        ('<e:trace freq=".5 Hz"', '<e:trace freq="0Hz"', "line 11: freq '0Hz'"),
         ('<e:trace freq=".5 Hz"', '<e:trace freq="5"', "line 11: freq '5'"),
-        ('samples="0 1e-1 1"', 'samples="0 2"', "line 11: samples '2' is not a number in"),
-        ('samples="0 1e-1 1"', 'samples=" "', "line 11: samples '' is not a number in"),
-        ('version="1.0">', 'version="2.0">', "line 2: version '2.0'. Only version 1.0 is known"),
+        ('samples="0 1e-1 1"', 'samples="0 2"', "line 11: samples '2'"),
+        ('samples="0 1e-1 1"', 'samples=" "', "line 11: samples ''"),
+        ('version="1.0">', 'version="2.0">', "line 2: version '2.0'.*1.0"),
         (
             "2009/10/emotionml",
             "2009/11/emotionml",
-            "line 2: the root is <emotionml> of namespace http://www.w3.org/2009/11",
+            "line 2: .*http://www.w3.org/2009/11",
         ),
         (
             '#pad-dimensions"\n',
@@ -249,50 +248,51 @@ def test_a_document_of_others(tmp_path):
             "line 7: dimension-set 'http://www.w3.org/TR/emotion-voc/xml#fsre",
         ),
         ('#big6"', '#big6" ', None),
-        ('category-set="http://www.w3.org/TR/emotion-voc/xml#big6"', "", "line 7: no category-set is declared"),
+        ('category-set="http://www.w3.org/TR/emotion-voc/xml#big6"', "", "line 7: .*category-set"),
         (
             '="http://www.w3.org/TR/emotion-voc/xml#big6"',
             '="#own"',
-            "line 7: no category vocabulary 'own' in this document",
+            "line 7: .*'own'",
         ),
-        ('role="triggeredBy"', 'role="saidBy"', "line 6: role 'saidBy'. Use one of expressedBy"),
-        ("#t=npt:2,3.5", "#xywh=1,2,3,4", "line 8: the fragment 'xywh=1,2,3,4' is not a stretch of time"),
-        ("#t=npt:2,3.5", "#t=3,2", "line 8: the stretch 't=3,2' is empty"),
-        ("</e:info>", "</e:inf>", r"line 3: not well-formed XML \(mismatched tag\)"),
-        ("<e:info>by hand</e:info>", "<e:emotion/>", "line 3: an <emotion> without category or dimension"),
-        ("<e:info>by hand</e:info>", "<e:item/>", "line 3: <item> cannot stand here"),
-        (' id="first"', ' id="emotion-2"', "line 10: 'emotion-2' occurs twice"),
+        ('role="triggeredBy"', 'role="saidBy"', "line 6: role 'saidBy'.*expressedBy"),
+        ("#t=npt:2,3.5", "#xywh=1,2,3,4", "line 8: .*'xywh=1,2,3,4'"),
+        ("#t=npt:2,3.5", "#t=3,2", "line 8: .*'t=3,2'"),
+        ("</e:info>", "</e:inf>", r"line 3: .*\(mismatched tag\)"),
+        ("<e:info>by hand</e:info>", "<e:emotion/>", "line 3: an <emotion>"),
+        ("<e:info>by hand</e:info>", "<e:item/>", "line 3: <item>"),
+        (' id="first"', ' id="emotion-2"', "line 10: 'emotion-2'"),
     ],
 )
-def test_what_breaks_a_rule_is_refused_with_its_line(tmp_path, old, new, message):
+def test_what_breaks_a_rule_is_refused_with_its_line(tmp_path, old, new, named):
     assert old in FOREIGN
     text = (
         FOREIGN.replace(old, new, 1)
         if old != ' id="first"'
         else FOREIGN.replace(old, new).replace("<e:appraisal", '<e:dimension name="arousal" value="1"/><e:appraisal')
     )
-    if message is None:
+    if named is None:
         assert read(tmp_path, text).labels
         return
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=named) as caught:
         read(tmp_path, text)
     assert caught.value.where.startswith(str(tmp_path / "x.xml"))
     assert caught.value.remedy
+    assert caught.value.kind == ("damaged_file" if "mismatched tag" in named else "invalid_markup")
 
 
 def test_classes_are_held_against_the_vocabulary_of_the_document(tmp_path):
     written(tmp_path, make_corpus())
     text = (tmp_path / "all.emotionml").read_text(encoding="utf-8").replace('<item name="anger"', '<item name="rage"')
-    with pytest.raises(InputError, match=r"category 'anger' is not in the vocabulary 'classes'. Add it there"):
+    with pytest.raises(InputError, match=r"category 'anger'.*'classes'", check=of_kind("invalid_markup")):
         read(tmp_path, text)
-    with pytest.raises(InputError, match="the item 'joy' occurs 2 times"):
+    with pytest.raises(InputError, match="'joy'", check=of_kind("invalid_markup")):
         read(tmp_path, text.replace('<item name="rage"', '<item name="joy"'))
-    with pytest.raises(InputError, match="a vocabulary of type 'feeling'"):
+    with pytest.raises(InputError, match="'feeling'", check=of_kind("invalid_markup")):
         read(tmp_path, text.replace('type="category"', 'type="feeling"'))
 
 
 def test_an_empty_or_missing_file_is_said(tmp_path):
-    with pytest.raises(InputError, match="not well-formed XML"):
+    with pytest.raises(InputError, check=of_kind("damaged_file")):
         read(tmp_path, "")
-    with pytest.raises(InputError, match=r"none.xml: cannot read it"):
+    with pytest.raises(InputError, match=r"none\.xml", check=of_kind("unreadable_file")):
         emotionml_reader.read(str(tmp_path / "none.xml"))

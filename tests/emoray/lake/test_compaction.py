@@ -16,7 +16,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from emoray.lake.compaction import Compaction, compact_stage, sweep
-from emoray.lake.tables import Lake, LakeConfig, rows_to_outcomes
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import stage_schema
 
 SCHEMA = stage_schema(pa.struct([("text", pa.string())]))
@@ -57,14 +57,14 @@ def lake(request, tmp_path):
 
 def test_few_files_with_one_row_per_id_and_the_replaced_ones_go_later(lake):
     for rows in ([failure("a"), value("b", "x")], [value("a", "y")], [value("c", "z"), failure("b"), failure("d")]):
-        lake.append_stage(*TABLE, rows_to_outcomes(rows, SCHEMA))
+        lake.append_stage(*TABLE, pa.Table.from_pylist(rows, SCHEMA))
     before = seen(lake)
     assert compact_stage(lake, *TABLE, grace_s=1000) == Compaction(3, 1, 2, removed=0, waiting=3)
     assert seen(lake).equals(before)
     assert lake.dataset("annotations", *TABLE).count_rows() == 4
     assert compact_stage(lake, *TABLE, grace_s=1000) == Compaction(0, 0, 0, removed=0, waiting=3)
     # What came meanwhile is merged with the merged; -1: a file of this second counts as old enough.
-    lake.append_stage(*TABLE, rows_to_outcomes([value("d", "w")], SCHEMA))
+    lake.append_stage(*TABLE, pa.Table.from_pylist([value("d", "w")], SCHEMA))
     assert compact_stage(lake, *TABLE, grace_s=-1) == Compaction(2, 1, 1, removed=5, waiting=0)
     (last,) = lake.list_files("annotations", *TABLE)
     with lake.fs.open(last) as file:
@@ -87,7 +87,7 @@ while True:
 def test_killed_again_and_again_beside_a_writer_and_a_reader(tmp_path):
     """The time of grace is longer than a read, as it is meant to be; else it is as short as can be."""
     lake, draw, expected = disk(tmp_path), random.Random(0), set()
-    lake.append_stage(*TABLE, rows_to_outcomes([value("first", "x")], SCHEMA))
+    lake.append_stage(*TABLE, pa.Table.from_pylist([value("first", "x")], SCHEMA))
     expected.add("first")
     faults, stop = [], threading.Event()
 
@@ -105,7 +105,7 @@ def test_killed_again_and_again_beside_a_writer_and_a_reader(tmp_path):
         number = 0
         while not stop.is_set():
             names = [f"{number}-{place}" for place in range(20)]
-            lake.append_stage(*TABLE, rows_to_outcomes([value(name, name) for name in names], SCHEMA))
+            lake.append_stage(*TABLE, pa.Table.from_pylist([value(name, name) for name in names], SCHEMA))
             expected.update(names)
             number += 1
             stop.wait(0.01)
@@ -137,7 +137,7 @@ def test_a_kill_before_the_last_file_leaves_all_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr("emoray.lake.compaction.FILE_BYTES", 1)
     lake = disk(tmp_path)
     for name in "abc":
-        lake.append_stage(*TABLE, rows_to_outcomes([value(name, name)], SCHEMA))
+        lake.append_stage(*TABLE, pa.Table.from_pylist([value(name, name)], SCHEMA))
     writes, whole = [], lake.write_parquet
 
     def write_twice_then_die(*arguments: object) -> str:

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import boto3
 import pyarrow as pa
 import pytest
+from error_kit import of_kind
+from lake_kit import done_ids
 from moto.server import ThreadedMotoServer
 
 from emoray.errors import LakeError
-from emoray.lake.tables import Lake, LakeConfig, rows_to_outcomes
+from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import empty_row, stage_schema, utterances_table
 
 VALUE = pa.struct([("text", pa.string()), ("vector", pa.list_(pa.float32()))])
@@ -49,18 +51,18 @@ def failure(name: str) -> dict[str, object]:
 
 def test_a_value_wins_over_an_error_and_each_id_comes_once(lake):
     assert lake.stage_outcomes("semantics", "f") is None
-    lake.append_stage("semantics", "f", rows_to_outcomes([failure("a"), value("b", "first")], SCHEMA))
-    lake.append_stage("semantics", "f", rows_to_outcomes([value("a", "later"), value("b", "again")], SCHEMA))
+    lake.append_stage("semantics", "f", pa.Table.from_pylist([failure("a"), value("b", "first")], SCHEMA))
+    lake.append_stage("semantics", "f", pa.Table.from_pylist([value("a", "later"), value("b", "again")], SCHEMA))
     rows = {row["utterance_id"]: row for row in lake.stage_outcomes("semantics", "f").collect().to_dicts()}
     assert rows.keys() == {"a", "b"}
     assert rows["a"]["value"]["text"] == "later"
-    assert lake.done_ids("semantics", "f") == {"a", "b"}
+    assert done_ids(lake, "semantics", "f") == {"a", "b"}
 
 
 def test_failed_rows_are_done_only_if_asked_so(lake):
-    lake.append_stage("semantics", "f", rows_to_outcomes([failure("a"), value("b", "x")], SCHEMA))
-    assert lake.done_ids("semantics", "f") == {"a", "b"}
-    assert lake.done_ids("semantics", "f", with_failed=False) == {"b"}
+    lake.append_stage("semantics", "f", pa.Table.from_pylist([failure("a"), value("b", "x")], SCHEMA))
+    assert done_ids(lake, "semantics", "f") == {"a", "b"}
+    assert done_ids(lake, "semantics", "f", with_failed=False) == {"b"}
 
 
 def test_it_works_the_same_in_another_process(lake):
@@ -69,9 +71,9 @@ def test_it_works_the_same_in_another_process(lake):
 
 
 def test_a_missing_file_is_named(lake):
-    with pytest.raises(LakeError, match=r"norms/none.json: no such file"):
+    with pytest.raises(LakeError, match=r"norms/none\.json", check=of_kind("missing_file")):
         lake.read_json("norms", "none.json")
-    with pytest.raises(LakeError, match=r"corpus 'calls' is not in this lake.*emoray corpus build"):
+    with pytest.raises(LakeError, match="'calls'", check=of_kind("missing_corpus")):
         lake.utterances("calls")
 
 
@@ -118,11 +120,10 @@ def test_a_name_with_a_dot_is_a_corpus_and_a_file_is_none(lake):
 
 
 def test_a_damaged_file_is_named_with_what_to_do(lake):
-    lake.append_stage("semantics", "f", rows_to_outcomes([value("a", "x")], SCHEMA))
+    lake.append_stage("semantics", "f", pa.Table.from_pylist([value("a", "x")], SCHEMA))
     lake.write_bytes(b"PAR1 half of", "annotations", "semantics", "f", "part-zzz.parquet")
-    with pytest.raises(LakeError, match=r"part-zzz\.parquet.*Remove that file") as damaged:
-        lake.done_ids("semantics", "f")
-    assert damaged.value.kind == "damaged_file"
+    with pytest.raises(LakeError, match=r"part-zzz\.parquet", check=of_kind("damaged_file")):
+        done_ids(lake, "semantics", "f")
 
 
 def test_what_will_not_pass_is_said_with_what_to_do(endpoint):
@@ -132,11 +133,10 @@ def test_what_will_not_pass_is_said_with_what_to_do(endpoint):
         lambda: lake.utterances("calls"),
         lambda: lake.write_bytes(b"x", "norms", "x.json"),
         lambda: lake.read_bytes("norms", "x.json"),
-        lambda: lake.done_ids("semantics", "f"),
+        lambda: done_ids(lake, "semantics", "f"),
     ):
-        with pytest.raises(LakeError, match=r"no such bucket\. Create it, or mend the address") as missing:
+        with pytest.raises(LakeError, check=of_kind("missing_bucket")):
             act()
-        assert missing.value.kind == "missing_bucket"
 
 
 def test_two_writers_of_one_name_leave_one_whole_file(tmp_path):
@@ -154,6 +154,6 @@ def test_two_writers_of_one_name_leave_one_whole_file(tmp_path):
 def test_a_place_that_cannot_be_written_leaves_nothing_and_says_what_to_do(tmp_path):
     lake = Lake(LakeConfig(root=str(tmp_path), storage_options={}))
     (tmp_path / "norms").write_text("a file where a folder should be")
-    with pytest.raises(LakeError, match=r"norms/x.json: cannot write: .*. Mend it, then run the same command again"):
+    with pytest.raises(LakeError, match=r"norms/x\.json", check=of_kind("storage_failed")):
         lake.write_bytes(b"x", "norms", "x.json")
     assert os.listdir(tmp_path) == ["norms"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from benchmarks.quality.emphasis import EmphasisScore, evaluate_emphasis
 
 from emoray.errors import StageError
 from emoray.stages.emphasis import (
     FEATURES,
-    EmphasisScore,
-    ProsodyEmphasis,
+    Emphasis,
     emphasised,
-    evaluate_emphasis,
     word_features,
     z_scores,
 )
@@ -19,7 +18,7 @@ from emoray.stages.emphasis import (
 
 @pytest.fixture
 def stage(config, plain_norms):
-    return ProsodyEmphasis(config.emphasis.prosody, plain_norms)
+    return Emphasis(config.emphasis.prosody, plain_norms)
 
 
 def test_features_by_hand(speak, plain_norms):
@@ -100,14 +99,14 @@ def test_scores_by_hand():
 
 
 def test_planted_emphasis_is_found(spoken, config, norms):
-    values = ProsodyEmphasis(config.emphasis.prosody, norms).run(spoken)
+    values = Emphasis(config.emphasis.prosody, norms).run(spoken)
     found = [[word["emphasised"] for word in value["words"]] for value in values]
     planted = [[word["emphasised"] for word in row["words"]] for row in spoken]
     assert evaluate_emphasis(found, planted).f1 >= 0.9
 
 
 def test_the_planted_mark_is_not_an_input(spoken, config, norms):
-    stage = ProsodyEmphasis(config.emphasis.prosody, norms)
+    stage = Emphasis(config.emphasis.prosody, norms)
     assert all(word["emphasised"] is None for row in spoken for word in row["transcribe"]["words"])
     blind = [{**row, "words": None, "transcript": None} for row in spoken]
     assert stage.run(blind) == stage.run(spoken)

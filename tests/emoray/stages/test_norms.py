@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+from error_kit import of_kind
 
 from emoray.errors import InputError, StageError
 from emoray.stages.norms import Norms, NormsConfig
@@ -116,7 +117,7 @@ def test_json_round_trip_keeps_figures_and_hash(norms, heard):
     speaker = heard[0]["speaker_id"]
     assert again.for_speaker(speaker) == norms.for_speaker(speaker)
     assert len(json.dumps(norms.to_json())) < 1500 + 300 * len(norms.speakers)
-    with pytest.raises(InputError, match="format"):
+    with pytest.raises(InputError, check=of_kind("unknown_format")):
         Norms.from_json({"format": 99})
 
 
@@ -153,6 +154,6 @@ def test_word_duration_is_a_regression_on_letters(speak):
 
 def test_rows_without_prosody_are_skipped_and_none_at_all_is_an_error(clip):
     assert Norms.fit([clip(0, "a", 0), {"utterance_id": "x", "prosody": None}], CONFIG).speakers["a"]["clips"] == 1
-    with pytest.raises(StageError, match="prosody") as caught:
+    with pytest.raises(StageError) as caught:
         Norms.fit([{"utterance_id": "x", "prosody": None}], CONFIG)
     assert caught.value.kind == "no_norms"

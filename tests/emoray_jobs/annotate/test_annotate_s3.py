@@ -75,7 +75,7 @@ def test_throttled_slow_and_cut_short_it_still_gives_the_same_tables(ray_session
 @pytest.mark.parametrize(
     ("root", "deny", "reason"),
     [
-        ("s3://no-such-bucket/lake", False, "no such bucket. Create it, or mend the address"),
+        ("s3://no-such-bucket/lake", False, "no such bucket. Create it, or fix the address"),
         (f"s3://{BUCKET}/lake", True, "not allowed .*Check the permissions; on s3:// the credentials"),
     ],
 )

@@ -9,7 +9,7 @@ import pyarrow as pa
 from annotate_kit import config_for
 
 from emoray.config import to_yaml
-from emoray.lake.tables import Lake, rows_to_outcomes
+from emoray.lake.tables import Lake
 from emoray.schema import stage_schema
 from emoray_jobs.cli import main
 
@@ -23,7 +23,7 @@ def test_every_table_of_the_lake_is_compacted_and_old_scratch_is_gone(tmp_path, 
     for stage in ("decode", "prosody"):
         for name in "abca":
             row = {"utterance_id": name, "value": {"x": 1}, "error": None, "elapsed_s": 0.1}
-            lake.append_stage(stage, "0123456789abcdef", rows_to_outcomes([row], SCHEMA))
+            lake.append_stage(stage, "0123456789abcdef", pa.Table.from_pylist([row], SCHEMA))
     for name, age_s in (("dead", 2 * DAY_S), ("alive", 60)):
         lake.write_bytes(b"x", "work", name, "part-0.parquet")
         os.utime(lake.path("work", name, "part-0.parquet"), (time.time() - age_s,) * 2)

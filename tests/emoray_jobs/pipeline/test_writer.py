@@ -6,6 +6,7 @@ import threading
 
 import pyarrow as pa
 import pytest
+from lake_kit import done_ids
 
 from emoray.errors import LakeError
 from emoray.lake.tables import Lake, LakeConfig
@@ -36,7 +37,7 @@ def test_writes_a_file_when_enough_rows_came_together(tmp_path):
     sink.add({TABLE: outcomes("d")}, "process", 20)
     report = sink.finish()
     assert (report.rows, report.files, report.peak_rss_bytes) == (4, 2, {"process": 30})
-    assert lake.done_ids(*TABLE) == {"a", "b", "c", "d"}
+    assert done_ids(lake, *TABLE) == {"a", "b", "c", "d"}
 
 
 def test_writes_a_file_when_a_row_has_waited_long_enough(tmp_path):
@@ -48,7 +49,7 @@ def test_writes_a_file_when_a_row_has_waited_long_enough(tmp_path):
         if files(lake):
             break
         tick.wait(0.02)
-    assert lake.done_ids(*TABLE) == {"a"}
+    assert done_ids(lake, *TABLE) == {"a"}
 
 
 def test_rows_stay_in_the_buffer_until_they_are_written(tmp_path):
@@ -60,7 +61,7 @@ def test_rows_stay_in_the_buffer_until_they_are_written(tmp_path):
         sink.add({TABLE: outcomes("a", "b")}, "process", 1)
     obstacle.unlink()
     sink.finish()
-    assert lake.done_ids(*TABLE) == {"a", "b"}
+    assert done_ids(lake, *TABLE) == {"a", "b"}
 
 
 def test_while_a_write_fails_no_work_is_worth_doing(tmp_path):
@@ -79,6 +80,6 @@ def test_while_a_write_fails_no_work_is_worth_doing(tmp_path):
     assert all("cannot write" in problem for problem in report.problems)
     obstacle.unlink()
     sink.retry_failed_writes()
-    assert lake.done_ids(*TABLE) == {"a", "b"}
+    assert done_ids(lake, *TABLE) == {"a", "b"}
     report = sink.finish()
     assert (report.files, report.unwritten) == (2, 0)

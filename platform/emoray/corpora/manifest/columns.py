@@ -1,4 +1,4 @@
-"""Which column of a source is which of ours: by the user's map, else by the names that are usual in the field."""
+"""Which column of a source is which of ours: by the user's map, otherwise by the field's usual names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emoray.schema import UTTERANCES
 
 log = logging.getLogger(__name__)
 
-#: Where a column is looked for when the column map does not say, besides under its own name. First match wins.
+#: Names by which a column is found if the map does not name it, besides its own name. The first match wins.
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "utterance_id": ("id", "utt_id", "segment_id"),
     "audio_uri": ("audio_filepath", "audio", "audio_path", "path", "file", "filename", "file_name", "FileName", "wav"),
@@ -28,10 +28,10 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "emotion": ("EmoClass", "emo", "label"),
     "transcript": ("text", "transcription", "sentence"),
 }
-#: Columns that are worked out, never read.
+#: Columns that are computed, never read.
 DERIVED = ("corpus", "valence_raw", "arousal_raw", "dominance_raw")
 READABLE = tuple(name for name in UTTERANCES.names if name not in DERIVED)
-#: EMO-SUPERB's csv: a column per class with its share of the raters' votes stands between these.
+#: EMO-SUPERB's csv: between these is a column per class with its share of the raters' votes.
 EMO_SUPERB = ("FileName", "EmoAct", "EmoVal", "EmoDom")
 
 
@@ -40,7 +40,7 @@ def column_map(columns: Sequence[str], given: Mapping[str, str], path: str, key:
 
     Args:
         columns: Of the source.
-        given: The part of the map that the user gives.
+        given: The user's part of the map.
         path: The source, for messages.
         key: Its configuration section, for messages: `corpus.manifest`.
 
@@ -50,13 +50,17 @@ def column_map(columns: Sequence[str], given: Mapping[str, str], path: str, key:
     for target, column in given.items():
         if target not in READABLE:
             raise InputError(
-                f"the utterances table has no column {target!r} to map onto",
+                f"the utterances table has no column {target!r}",
                 where=f"{key}.columns",
                 remedy=_nearest(target, READABLE),
+                kind="unknown_column",
             )
         if column not in columns:
             raise InputError(
-                f"no column {column!r} (mapped onto {target})", where=path, remedy=_nearest(column, columns)
+                f"no column {column!r} (mapped to {target})",
+                where=path,
+                remedy=_nearest(column, columns),
+                kind="missing_column",
             )
     mapped = dict(given)
     for target in READABLE:
@@ -69,6 +73,7 @@ def column_map(columns: Sequence[str], given: Mapping[str, str], path: str, key:
             f"no column with the audio files (there are {', '.join(columns)})",
             where=path,
             remedy=f"Map it: {key}.columns.audio_uri=YOUR_COLUMN",
+            kind="missing_column",
         )
     unused = [column for column in columns if column not in mapped.values()]
     for column in unused:
@@ -80,6 +85,7 @@ def column_map(columns: Sequence[str], given: Mapping[str, str], path: str, key:
                 f"column {column!r} is unknown; is it {near[0]}?",
                 where=path,
                 remedy=f"Rename it, or map it: {key}.columns.{near[0]}={column}",
+                kind="unknown_column",
             )
     if unused:
         log.info("columns not used: %s", ", ".join(unused))
@@ -92,7 +98,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def vote_columns(columns: Sequence[str], given: Sequence[str], key: str) -> tuple[str, ...]:
-    """Columns that hold a class's votes: those that the user names, else EMO-SUPERB's.
+    """Columns with a class's votes: those that the user names, otherwise EMO-SUPERB's.
 
     Raises:
         InputError: There is no such column.
@@ -103,6 +109,7 @@ def vote_columns(columns: Sequence[str], given: Sequence[str], key: str) -> tupl
                 f"no column {column!r} with votes",
                 where=f"{key}.vote_columns",
                 remedy=_nearest(column, columns),
+                kind="missing_column",
             )
     if given or "EmoClass" in columns or not all(name in columns for name in EMO_SUPERB):
         return tuple(given)

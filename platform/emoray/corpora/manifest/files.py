@@ -1,4 +1,4 @@
-"""Reading a manifest's records, each with its place for error messages.
+"""Read a manifest's records, each with its place for error messages.
 
 csv, tsv, jsonl (also lhotse's cuts and EmoBox's folds), parquet, or a folder of audio.
 """
@@ -26,18 +26,18 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".a
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet")
 #: A file of a fold of EmoBox: `iemocap_train_fold_1.jsonl`.
 EMOBOX_FOLD = re.compile(r".+_(?P<split>train|valid|dev|test)_fold_?(?P<fold>[1-9]\d*)\.jsonl")
-#: EmoBox's names, where a record has them all; alone, `key` and `length` may mean anything.
+#: EmoBox's names, if a record has them all; alone, `key` and `length` may mean anything.
 EMOBOX_NAMES = {"key": "utterance_id", "wav": "audio_uri", "length": "duration_s"}
 
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a manifest.
+    """One record of a manifest.
 
     Attributes:
-        place: Where it stands: `line 12`, or `row 12` of a Parquet file.
-        values: Column → value, as the file has it; absent and empty ones are left out.
-        default_id: Its utterance_id where no column says one; None: its audio file's name.
+        place: Its place in the file: `line 12`, or `row 12` of a Parquet file.
+        values: Column → value as in the file, without absent and empty ones.
+        default_id: Its utterance_id where no column has one; None: its audio file's name.
     """
 
     place: str
@@ -52,7 +52,7 @@ def read_records(path: str) -> tuple[list[str], list[Record], str]:
         Columns in the file's order, the records, and the folder that relative paths start from.
 
     Raises:
-        InputError: It is missing, of an unknown kind, or damaged (with the line).
+        InputError: It is missing, has an unknown format, or is damaged (with the line).
     """
     system, inner = fsspec.core.url_to_fs(path)
     if system.isdir(inner):
@@ -65,15 +65,19 @@ def read_records(path: str) -> tuple[list[str], list[Record], str]:
         return ["audio_uri"], _list_folder(system, inner, path), path.rstrip("/")
     if not system.exists(inner):
         raise InputError(
-            "no such manifest", where=path, remedy="Set corpus.manifest.path to a folder, csv, jsonl or parquet file"
+            "no such manifest",
+            where=path,
+            remedy="Set corpus.manifest.path to a folder, csv, jsonl or parquet file",
+            kind="missing_file",
         )
     plain = inner.removesuffix(".gz")
     suffix = plain[plain.rfind(".") :].lower()
     if suffix not in MANIFEST_SUFFIXES:
         raise InputError(
-            f"a manifest cannot be a {suffix or 'file without an ending'}",
+            f"a manifest cannot be a {suffix or 'file without a suffix'}",
             where=path,
             remedy=f"Use a folder of audio or one of {', '.join(MANIFEST_SUFFIXES)} (or .gz of it)",
+            kind="unknown_format",
         )
     content = bytes(system.cat_file(inner))
     folder = path.rpartition("/")[0]
@@ -87,7 +91,9 @@ def read_records(path: str) -> tuple[list[str], list[Record], str]:
     else:
         header, records = [], list(_read_jsonl(text, path))
     if not records:
-        raise InputError("the manifest has no rows", where=path, remedy="Check that the right file is given")
+        raise InputError(
+            "the manifest has no rows", where=path, remedy="Check that this is the right file", kind="empty_table"
+        )
     there = _columns(records)
     return sorted(there, key=header.index) if header else there, records, folder
 
@@ -100,7 +106,9 @@ def _unzipped(content: bytes, path: str) -> bytes:
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"damaged gzip file ({error})", where=path, remedy="Write it again") from None
+        raise InputError(
+            f"damaged gzip file ({error})", where=path, remedy="Write it again", kind="damaged_file"
+        ) from None
 
 
 def _decoded(content: bytes, path: str) -> str:
@@ -108,11 +116,13 @@ def _decoded(content: bytes, path: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise InputError("not UTF-8", where=f"{path}, line {line}", remedy="Save it as UTF-8") from None
+        raise InputError(
+            "not UTF-8", where=f"{path}, line {line}", remedy="Save it as UTF-8", kind="damaged_file"
+        ) from None
 
 
 def _read_fold(content: bytes, path: str) -> Iterator[Record]:
-    """A file of an EmoBox fold: which split and which fold its records belong to stands in its name."""
+    """A file of an EmoBox fold; split and fold of its records are in its name."""
     name = path.rsplit("/", 1)[-1]
     match = EMOBOX_FOLD.fullmatch(name)
     assert match is not None
@@ -126,7 +136,10 @@ def _list_folder(system: Any, inner: str, path: str) -> list[Record]:
     files = sorted(name for name in system.find(root) if name.lower().endswith(AUDIO_SUFFIXES))
     if not files:
         raise InputError(
-            f"no audio in this folder (looked for {', '.join(AUDIO_SUFFIXES)})", where=path, remedy="Check the path"
+            f"no audio in this folder (looked for {', '.join(AUDIO_SUFFIXES)})",
+            where=path,
+            remedy="Check the path",
+            kind="missing_files",
         )
     return [Record(name[len(root) + 1 :], {"audio_uri": name[len(root) + 1 :]}) for name in files]
 
@@ -141,7 +154,12 @@ def _read_csv(text: str, path: str, delimiter: str | None) -> tuple[list[str], l
         header = [cell.strip() for cell in next(reader, [])]
         twice = sorted({column for column in header if header.count(column) > 1})
         if twice:
-            raise InputError(f"column {twice[0]!r} occurs twice", where=f"{path}, line 1", remedy="Rename or drop one")
+            raise InputError(
+                f"column {twice[0]!r} occurs twice",
+                where=f"{path}, line 1",
+                remedy="Rename or drop one",
+                kind="duplicate_column",
+            )
         for cells in reader:
             if not cells:
                 continue
@@ -150,32 +168,36 @@ def _read_csv(text: str, path: str, delimiter: str | None) -> tuple[list[str], l
                     f"{len(cells)} cells, the header has {len(header)}",
                     where=f"{path}, line {reader.line_num}",
                     remedy="Put quotes around cells that contain the delimiter",
+                    kind="damaged_file",
                 )
             values = {column: cell for column, cell in zip(header, cells, strict=True) if cell.strip()}
             records.append(Record(f"line {reader.line_num}", values))
     except csv.Error as error:
         raise InputError(
-            f"damaged csv ({error})", where=f"{path}, line {reader.line_num}", remedy="Mend the quotes"
+            f"damaged csv ({error})",
+            where=f"{path}, line {reader.line_num}",
+            remedy="Fix the quotes",
+            kind="damaged_file",
         ) from None
     return header, records
 
 
 def _read_jsonl(text: str, path: str) -> Iterator[Record]:
-    # Not str.splitlines(): that also splits at characters that may stand inside a JSON string.
+    # Not str.splitlines(): it also splits at characters that a JSON string may contain.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
+        damage = ""
         try:
             values = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(
-                f"not JSON ({error})", where=f"{path}, line {number}", remedy="Write one JSON object per line"
-            ) from None
+            values, damage = None, f"not JSON ({error})"
         if not isinstance(values, dict):
             raise InputError(
-                f"{type(values).__name__} instead of an object",
+                damage or f"{type(values).__name__} instead of an object",
                 where=f"{path}, line {number}",
                 remedy="Write one JSON object per line",
+                kind="damaged_file",
             )
         if lhotse.is_cut(values):
             yield from (Record(f"line {number}", cut) for cut in lhotse.utterances(values, f"{path}, line {number}"))
@@ -190,10 +212,14 @@ def _read_parquet(content: bytes, path: str) -> tuple[list[str], list[Record]]:
     try:
         table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"not a Parquet file ({error})", where=path, remedy="Write it again") from None
+        raise InputError(
+            f"not a Parquet file ({error})", where=path, remedy="Write it again", kind="damaged_file"
+        ) from None
     rows = table.to_pylist()
     if not rows:
-        raise InputError("the manifest has no rows", where=path, remedy="Check that the right file is given")
+        raise InputError(
+            "the manifest has no rows", where=path, remedy="Check that this is the right file", kind="empty_table"
+        )
     return table.schema.names, [
         Record(f"row {number}", {key: value for key, value in row.items() if value not in (None, "")})
         for number, row in enumerate(rows)

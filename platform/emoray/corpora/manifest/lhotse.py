@@ -1,7 +1,7 @@
 """Cuts of lhotse (`cuts.jsonl`, `cuts.jsonl.gz`) as records of a manifest; lhotse itself is not needed.
 
 A cut is a span of a recording with the supervisions in it. A cut with one supervision is an utterance; with several,
-each of these is one. Supervisions count their time from the cut's beginning, aligned words from the recording's.
+each supervision is one. Times of supervisions start at the cut's beginning, those of aligned words at the recording's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any
 from emoray.errors import InputError
 
 KINDS = ("MonoCut", "MultiCut", "MixedCut", "PaddingCut")
-#: The source that a decoder of ours can open.
+#: Types of source that our decoder can open.
 OPENED = ("file", "url")
-#: Times that agree so far are equal: one sample at 16 kHz.
+#: Times that differ by less are equal: one sample at 16 kHz.
 TOLERANCE_S = 1 / 16_000
-SAVE = "Write the cuts' audio out first: cuts.save_audios(FOLDER), then to_file"
 
 Values = dict[str, Any]
 
@@ -27,14 +26,14 @@ def is_cut(values: Mapping[str, Any]) -> bool:
 
 
 def utterances(values: Mapping[str, Any], where: str) -> Iterator[Values]:
-    """The utterances of a cut, as values by the utterances table's names; custom fields keep their own.
+    """The utterances of a cut, with the utterances table's names; custom fields keep their own.
 
     Args:
         values: The cut.
         where: File and line, for messages.
 
     Raises:
-        InputError: The cut is no plain span of one audio file (mixed, padded, augmented, one channel of several,
+        InputError: The cut is not a plain span of one audio file (mixed, padded, augmented, one channel of several,
             features only, audio in memory or in an archive), or a field is missing.
     """
     try:
@@ -58,39 +57,43 @@ def utterances(values: Mapping[str, Any], where: str) -> Iterator[Values]:
             }
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(
-            f"not a cut as lhotse writes it ({type(error).__name__}: {error})", where=where, remedy="Write it anew"
+            f"not a cut as lhotse writes it ({type(error).__name__}: {error})",
+            where=where,
+            remedy="Write it again",
+            kind="damaged_file",
         ) from None
 
 
 def _audio(values: Mapping[str, Any], where: str) -> str:
-    """Address of the one audio file that a cut is a span of."""
+    """Address of the audio file that a cut is a span of."""
     recording = values.get("recording")
     if values["type"] not in ("MonoCut", "MultiCut") or not recording:
         what = "a cut without a recording" if values["type"] in ("MonoCut", "MultiCut") else f"a {values['type']}"
-        raise InputError(f"{what} is no span of one audio file", where=where, remedy=SAVE)
+        raise _unsupported(f"{what} is not a span of one audio file", where)
     if recording.get("transforms"):
-        raise InputError("the recording is changed on the fly (transforms)", where=where, remedy=SAVE)
+        raise _unsupported("the recording is changed on the fly (transforms)", where)
     sources = recording["sources"]
     if len(sources) != 1 or sources[0]["type"] not in OPENED:
         kinds = ", ".join(str(source["type"]) for source in sources)
-        raise InputError(f"the recording is no one audio file (sources: {kinds})", where=where, remedy=SAVE)
+        raise _unsupported(f"the recording is not one audio file (sources: {kinds})", where)
     channels = sources[0]["channels"]
     if values["type"] == "MonoCut" and len(channels) > 1:
-        raise InputError(f"the cut is one of {len(channels)} channels of its file", where=where, remedy=SAVE)
+        raise _unsupported(f"the cut is one of {len(channels)} channels of its file", where)
     return str(sources[0]["source"])
+
+
+def _unsupported(what: str, where: str) -> InputError:
+    remedy = "Write the cuts' audio out first: cuts.save_audios(FOLDER), then to_file"
+    return InputError(what, where=where, remedy=remedy, kind="unsupported_cut")
 
 
 def _values(
     cut: Mapping[str, Any], supervision: Mapping[str, Any], uri: str, begin_s: float, duration_s: float
 ) -> Values:
-    """What a cut and one of its supervisions say, without empty values.
+    """The non-empty values of a cut and one of its supervisions.
 
-    Args:
-        cut: The cut.
-        supervision: The supervision.
-        uri: The audio file.
-        begin_s: Where the utterance begins in the recording; the words' times will count from there.
-        duration_s: Its length; a word whose middle lies outside was cut off.
+    `uri` is the audio file. The utterance begins at `begin_s` in the recording, where the words' times will start, and
+    has `duration_s`; words whose middle lies outside are left out.
     """
     words = [
         {"word": symbol, "start_s": max(start_s, 0.0), "end_s": min(end_s, duration_s)}
@@ -108,7 +111,7 @@ def _values(
         "transcript": supervision.get("text"),
         "words": words,
     }
-    # A custom field may be a recording or an array of features: these are nothing for a table.
+    # A custom field may be a recording or an array of features, which do not fit into a table.
     custom = {
         key: value
         for part in (cut.get("custom") or {}, supervision.get("custom") or {})

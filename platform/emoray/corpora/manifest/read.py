@@ -1,8 +1,8 @@
 """Your own recordings: a folder of audio, or a csv, jsonl or parquet manifest with a column map.
 
-Relative audio paths are taken from the manifest's folder. Manifests of NeMo (`audio_filepath`, `duration`, `text`,
-`offset`) and EmoBox, cuts of lhotse and csv of EMO-SUPERB work as they are. Whether the audio files exist is not looked
-at here: a clip that cannot be opened is quarantined by the decode stage.
+Relative audio paths start from the manifest's folder. Manifests of NeMo (`audio_filepath`, `duration`, `text`,
+`offset`) and EmoBox, cuts of lhotse and csv of EMO-SUPERB work as they are. Whether the audio files exist is not
+checked here: the decode stage quarantines clips that cannot be opened.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import pyarrow as pa
 
 from emoray.corpora.manifest.files import read_records
-from emoray.corpora.manifest.records import RecordsConfig, Source, rows
+from emoray.corpora.manifest.records import RecordsConfig, RecordSource, rows
 from emoray.corpora.segment import SegmentConfig
 from emoray.errors import InputError
 from emoray.schema import utterances_table
@@ -44,9 +44,10 @@ def read(name: str, config: ManifestConfig) -> pa.Table:
             "no manifest is configured",
             where="corpus.manifest.path",
             remedy="Set it to a folder, csv, jsonl or parquet file",
+            kind="not_configured",
         )
     path = os.path.expanduser(config.path)
     columns, records, folder = read_records(path)
     if config.audio_folder:
         folder = os.path.expanduser(config.audio_folder)
-    return utterances_table(rows(name, Source(path, "corpus.manifest", columns, records, folder), config))
+    return utterances_table(rows(name, RecordSource(path, "corpus.manifest", columns, records, folder), config))

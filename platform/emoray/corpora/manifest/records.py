@@ -1,4 +1,4 @@
-"""Records with columns of somebody's naming into rows of the utterances table: manifests, Hugging Face datasets."""
+"""Turn records with columns of any name into rows of the utterances table: manifests, Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class RecordsConfig(Section):
 
     Attributes:
         columns: Column of the utterances table → column of the source, where the usual names do not fit.
-        vote_columns: Columns that hold a class's votes, or its share of them; EMO-SUPERB's are found without.
-        scale_min, scale_max: Ends of the scale that valence, arousal and dominance were rated on (5-point: 1 and 5);
-            needed with labels.
+        vote_columns: Columns with a class's votes, or its share of them; EMO-SUPERB's are found automatically.
+        scale_min, scale_max: Ends of the scale of the ratings of valence, arousal and dominance (5-point: 1 and 5);
+            required with labels.
         language: Language of all utterances, where the source has no such column.
-        split_fractions: Shares of the splits that are drawn when the source has none; no speaker lands in two.
+        split_fractions: Shares of the splits that are drawn if the source has none; no speaker is in two.
         seed: Of that draw.
     """
 
@@ -51,7 +51,7 @@ class RecordsConfig(Section):
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordSource:
     """Records, and where they come from.
 
     Attributes:
@@ -69,7 +69,7 @@ class Source:
     folder: str
 
 
-def rows(name: str, source: Source, config: RecordsConfig) -> list[dict[str, Any]]:
+def rows(name: str, source: RecordSource, config: RecordsConfig) -> list[dict[str, Any]]:
     """Rows of the utterances table.
 
     Raises:
@@ -86,9 +86,10 @@ def rows(name: str, source: Source, config: RecordsConfig) -> list[dict[str, Any
         first = places.setdefault(row["utterance_id"], record.place)
         if first != record.place:
             raise InputError(
-                f"utterance_id {row['utterance_id']!r} was already given at {first}",
+                f"utterance_id {row['utterance_id']!r} is already used at {first}",
                 where=f"{source.path}, {record.place}",
-                remedy="Ids must be unique: drop the repeat or map another column onto utterance_id",
+                remedy="Ids must be unique: drop the repeat, or map another column to utterance_id",
+                kind="duplicate_id",
             )
         found.append(row)
     if "split" not in mapped:
@@ -97,10 +98,10 @@ def rows(name: str, source: Source, config: RecordsConfig) -> list[dict[str, Any
 
 
 class _Reader:
-    """Typed access to one record; every refusal names file, line, column and value."""
+    """Typed access to one record; every error names file, line, column and value."""
 
     def __init__(
-        self, record: Record, column_map: Mapping[str, str], source: Source, vote_columns: Sequence[str]
+        self, record: Record, column_map: Mapping[str, str], source: RecordSource, vote_columns: Sequence[str]
     ) -> None:
         self.record = record
         self.column_map = column_map
@@ -113,7 +114,10 @@ class _Reader:
         audio = self.text("audio_uri")
         if audio is None:
             raise InputError(
-                f"no audio file in column {self.column_map['audio_uri']!r}", where=self.where, remedy="Fill it in"
+                f"no audio file in column {self.column_map['audio_uri']!r}",
+                where=self.where,
+                remedy="Fill it in",
+                kind="empty_cell",
             )
         row: dict[str, Any] = empty_row() | {"corpus": name, "audio_uri": _resolve(audio, folder)}
         row |= {column: self.text(column) for column in TEXTS}
@@ -137,7 +141,7 @@ class _Reader:
         return None if source is None else self.record.values.get(source)
 
     def votes(self) -> tuple[list[dict[str, Any]] | None, str | None]:
-        """The votes of all classes, and the class that has the most; None where several have."""
+        """The votes of all classes, and the class with the most votes; None if several have the most."""
         shares: dict[str, float] = {}
         for column in self.vote_columns:
             if share := self.number(column):
@@ -208,11 +212,14 @@ class _Reader:
             raise self.refusal("start_s", row["start_s"], "a time in seconds, 0 or later")
         if end_s is not None and end_s <= start_s:
             raise InputError(
-                f"end_s {end_s:g} is not after start_s {start_s:g}", where=self.where, remedy="Mend the times"
+                f"end_s {end_s:g} is not after start_s {start_s:g}",
+                where=self.where,
+                remedy="Fix the times",
+                kind="bad_span",
             )
 
     def normalise(self, row: dict[str, Any], config: RecordsConfig) -> None:
-        """Put labels on [0, 1], keep the raw ones."""
+        """Scale labels to [0, 1], keep the raw ones."""
         labelled = [dimension for dimension in DIMENSIONS if row[dimension] is not None]
         if not labelled:
             return
@@ -220,13 +227,17 @@ class _Reader:
         high = row["scale_max"] if row["scale_max"] is not None else config.scale_max
         if low is None or high is None:
             raise InputError(
-                f"{labelled[0]} is given, but not the scale it was rated on",
+                f"{labelled[0]} is given, but not the scale of its ratings",
                 where=self.where,
                 remedy=f"Set {self.key}.scale_min and {self.key}.scale_max (1 and 5, for example)",
+                kind="missing_scale",
             )
         if not low < high:
             raise InputError(
-                f"scale {low:g}..{high:g} is empty", where=self.where, remedy="scale_min must be below scale_max"
+                f"scale {low:g}..{high:g} is empty",
+                where=self.where,
+                remedy="scale_min must be below scale_max",
+                kind="bad_scale",
             )
         row["scale_min"], row["scale_max"] = low, high
         for dimension in labelled:
@@ -236,6 +247,7 @@ class _Reader:
                     f"{dimension} {raw:g} lies outside the scale {low:g}..{high:g}",
                     where=self.where,
                     remedy=f"Set {self.key}.scale_min and scale_max to the scale that the labels were given on",
+                    kind="label_off_scale",
                 )
             row[f"{dimension}_raw"] = raw
             # Subnormal scales can round to just above 1.
@@ -246,7 +258,8 @@ class _Reader:
         return InputError(
             f"column {self.column_map[column]!r} holds {shown}, expected {expected}",
             where=self.where,
-            remedy="Mend the value",
+            remedy="Fix the value",
+            kind="bad_cell",
         )
 
 

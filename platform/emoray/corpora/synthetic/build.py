@@ -1,15 +1,13 @@
 """The synthetic corpus: planted valence, arousal, dominance and emphasis in synthesised English.
 
 Valence is in the words and in which word is emphasised, arousal in rate, loudness and pitch range, dominance in pitch
-relative to the speaker's own habit. In dialogues, an option, labels also carry over from turn to turn. It tests
-machinery; it is no evidence about people.
+relative to the speaker's habit. Optionally, labels carry over from turn to turn of dialogues. The corpus tests the
+software; it is no evidence about people.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import math
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -24,13 +22,14 @@ from pydantic import Field, NonNegativeInt
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import Section
 from emoray.corpora.synthetic.dialogues import converse
-from emoray.corpora.synthetic.plan import Plan, Speaker, draw_plans, draw_speakers
+from emoray.corpora.synthetic.plan import Speaker, UtterancePlan, draw_plans, draw_speakers
 from emoray.corpora.synthetic.speech import Speech, Synthesiser
+from emoray.digest import digest
 from emoray.errors import ConfigError, LakeError
 from emoray.lake.tables import Lake
 from emoray.schema import DIMENSIONS, empty_row, utterances_table
 
-#: Goes up when the same configuration gives another corpus.
+#: To be raised when the same configuration gives another corpus.
 VERSION = 1
 SCALE = (1.0, 7.0)
 #: Within this distance of the middle of the valence-arousal plane an utterance counts as neutral.
@@ -50,14 +49,14 @@ class SyntheticConfig(Section):
     """The synthetic corpus.
 
     Attributes:
-        seed: Everything is drawn from it: same configuration, same samples.
+        seed: Seed of all draws: same configuration, same samples.
         speakers: Voices per split; no voice is in two.
         utterances_per_speaker: Clips per voice.
         opposed_fraction: Share of sentences with two opposed affect words, where emphasis decides the valence.
         label_noise_sd: Standard deviation of the raters' noise, on [0, 1].
         dialogue_turns: Turns of two-speaker dialogues (`emoray.corpora.synthetic.dialogues`); 0 for single clips.
-        carry_over: How much of a turn's labels goes over into the next turn's, from 0 to 1; without dialogues nothing.
-        processes: Synthesisers side by side; has no influence on the result.
+        carry_over: How much of a turn's labels carries over to the next turn's, from 0 to 1; only in dialogues.
+        processes: Parallel synthesisers; does not change the result.
     """
 
     seed: int
@@ -71,24 +70,21 @@ class SyntheticConfig(Section):
 
     @property
     def unused(self) -> set[str]:
-        """Options without a say: a corpus without dialogues is, to the byte, the one it was before there were any."""
+        """Options without effect: a corpus without dialogues keeps the hash it had before there were dialogues."""
         return set() if self.dialogue_turns else {"dialogue_turns", "carry_over"}
 
     @property
     def hash(self) -> str:
         """12 hex digits of all that the corpus depends on."""
         content = self.model_dump(mode="json", exclude={"processes"} | self.unused) | {"version": VERSION}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return digest(content, 12)
 
 
 def build(name: str, config: SyntheticConfig, lake: Lake, progress: Callable[[int, int], None]) -> pa.Table:
-    """Synthesise the corpus into the lake: audio first, then the table, then its meta file, which makes it count.
+    """Synthesise the corpus into the lake: audio first, then the table, then its meta file, which marks it as complete.
 
     Args:
-        name: The corpus's name in the lake.
-        config: What to make.
-        lake: Where to.
-        progress: Called with clips done and clips in all.
+        progress: Called with clips done and in all.
 
     Raises:
         MissingExtraError: `espeakng-loader` is not installed.
@@ -135,10 +131,10 @@ def build(name: str, config: SyntheticConfig, lake: Lake, progress: Callable[[in
 
 
 def ceiling(lake: Lake, name: str) -> dict[str, float]:
-    """The best CCC any predictor can reach on the test split, per dimension.
+    """The best CCC that any predictor can reach on the test split, per dimension.
 
-    That is ρ = sqrt(var_x / var_y) of planted values x and noisy labels y, reached by predictions rescaled to the
-    labels' spread (the conditional mean alone gets less).
+    It is ρ = sqrt(var_x / var_y) of planted values x and noisy labels y, reached by predictions scaled to the labels'
+    spread (the conditional mean alone gets less).
 
     Raises:
         LakeError: The corpus is not a synthetic one, or not in this lake.
@@ -149,6 +145,7 @@ def ceiling(lake: Lake, name: str) -> dict[str, float]:
             f"corpus {name!r} has no planted values",
             where=lake.uri(*meta),
             remedy="Only synthetic corpora have a ceiling",
+            kind="no_ceiling",
         )
     return dict(lake.read_json(*meta)["ceiling"])
 
@@ -158,8 +155,8 @@ def planted(lake: Lake, name: str) -> pl.DataFrame:
     return pl.read_parquet(lake.read_bytes("utterances_meta", f"{name}-plant.parquet"))
 
 
-def draw(config: SyntheticConfig) -> list[tuple[Speaker, list[Plan]]]:
-    """Speakers with their utterances; each speaker draws from a stream of its own, so that counts disturb no other."""
+def draw(config: SyntheticConfig) -> list[tuple[Speaker, list[UtterancePlan]]]:
+    """Speakers with their utterances; each has its own random stream, so that counts do not affect the others."""
     counts = config.speakers.model_dump()
     try:
         speakers = draw_speakers(np.random.default_rng([config.seed, 0]), counts)
@@ -177,13 +174,13 @@ def draw(config: SyntheticConfig) -> list[tuple[Speaker, list[Plan]]]:
         return converse(work, config.seed, config.dialogue_turns, config.carry_over, config.label_noise_sd)
     except ValueError as error:
         remedy = "Give each split an even number, or set corpus.synthetic.dialogue_turns=0"
-        raise ConfigError(str(error), where="corpus.synthetic.speakers", remedy=remedy) from None
+        raise ConfigError(str(error), where="corpus.synthetic.speakers", remedy=remedy, kind="odd_speakers") from None
 
 
 def _synthesise(
-    name: str, config_hash: str, speaker: Speaker, plans: list[Plan], lake: Lake
+    name: str, config_hash: str, speaker: Speaker, plans: list[UtterancePlan], lake: Lake
 ) -> list[dict[str, object]]:
-    """One speaker's clips, in order: a fresh process each, since espeak-ng carries state from sentence to sentence."""
+    """One speaker's clips, in order, by one new process: espeak-ng keeps state between sentences."""
     rows = []
     with Synthesiser(speaker) as synthesiser:
         for number, plan in enumerate(plans):
@@ -200,7 +197,9 @@ def _wav(speech: Speech) -> bytes:
     return buffer.getvalue()
 
 
-def _row(name: str, utterance_id: str, uri: str, speaker: Speaker, plan: Plan, speech: Speech) -> dict[str, object]:
+def _row(
+    name: str, utterance_id: str, uri: str, speaker: Speaker, plan: UtterancePlan, speech: Speech
+) -> dict[str, object]:
     low, high = SCALE
     words: list[dict[str, Any]] = [
         {"word": word, "start_s": start_s, "end_s": end_s, "emphasised": index == plan.sentence.emphasised}
@@ -241,7 +240,7 @@ def emotion(valence: float, arousal: float) -> str:
     return "anger" if arousal >= 0.5 else "sadness"
 
 
-def _plant_table(table: pa.Table, plans: list[Plan]) -> pl.DataFrame:
+def _plant_table(table: pa.Table, plans: list[UtterancePlan]) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "utterance_id": table["utterance_id"].to_pylist(),

@@ -1,7 +1,7 @@
-"""Two-speaker dialogues of the synthetic corpus: what a turn is labelled with carries on into the next.
+"""Two-speaker dialogues of the synthetic corpus: a turn's label carries over to the next turn.
 
-How a turn is spoken does not change, only what it is labelled with: a model that hears the turns before can find it,
-one that hears the turn alone cannot. It tests machinery; it is no evidence about people.
+Only labels change, not how a turn is spoken: a model that hears the previous turns can learn it, one that hears single
+turns cannot. The corpus tests the software; it is no evidence about people.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from dataclasses import replace
 
 import numpy as np
 
-from emoray.corpora.synthetic.plan import HIGHEST, LOWEST, Plan, Speaker
+from emoray.corpora.synthetic.plan import HIGHEST, LOWEST, Speaker, UtterancePlan
 
-#: Middle of the label scale, towards which nothing is carried.
+#: Middle of the label scale, which carries nothing over.
 MIDDLE = 0.5
 
-Work = list[tuple[Speaker, list[Plan]]]
+Work = list[tuple[Speaker, list[UtterancePlan]]]
 
 
 def converse(work: Work, seed: int, turns: int, carry_over: float, label_noise_sd: float) -> Work:
-    """Let neighbouring speakers of a split speak in turn, and carry each turn's labels over into the next.
+    """Let neighbouring speakers of a split take turns, and carry each turn's labels over to the next.
 
-    With o_t what turn t is spoken with (words and delivery), x_t what it is labelled with before label noise, c the
-    carry-over: x_1 = o_1, x_t = ½ + sqrt(1 − c²) (o_t − ½) + c (x_{t−1} − ½), cut to the range of what is planted.
-    Labels spread about as widely as without, and the class, which follows from V and A, carries over too.
+    With o_t what turn t is spoken with (words and delivery), x_t its label without label noise, c the carry-over: x_1 =
+    o_1, x_t = ½ + sqrt(1 − c²) (o_t − ½) + c (x_{t−1} − ½), cut to the range of what is planted. Labels spread about as
+    widely as without, and the class, which follows from V and A, carries over too.
 
     Args:
-        work: Speakers with what they say, in order; the speakers of a split stand together.
-        seed: Of the label noise, which is drawn anew for each pair.
-        turns: Turns of a dialogue; the last one of a pair may be shorter.
+        work: Speakers with what they say, in order; the speakers of a split are neighbours.
+        seed: Seed of the label noise, drawn again for each pair.
+        turns: Turns of a dialogue; the last dialogue of a pair may be shorter.
         carry_over: c, from 0 to 1.
         label_noise_sd: Standard deviation of the label noise.
 
@@ -43,7 +43,7 @@ def converse(work: Work, seed: int, turns: int, carry_over: float, label_noise_s
             break
         rng = np.random.default_rng([seed, 2, pair])
         plans = [plan for both in zip(*(plans for _, plans in work[pair : pair + 2]), strict=True) for plan in both]
-        labelled: list[Plan] = []
+        labelled: list[UtterancePlan] = []
         for number, start in enumerate(range(0, len(plans), turns)):
             name = f"{one.speaker_id}-{other.speaker_id}-{number:02d}"
             labelled += _carry(plans[start : start + turns], name, carry_over, label_noise_sd, rng)
@@ -54,8 +54,8 @@ def converse(work: Work, seed: int, turns: int, carry_over: float, label_noise_s
 
 
 def _carry(
-    plans: Sequence[Plan], dialogue_id: str, carry_over: float, label_noise_sd: float, rng: np.random.Generator
-) -> list[Plan]:
+    plans: Sequence[UtterancePlan], dialogue_id: str, carry_over: float, label_noise_sd: float, rng: np.random.Generator
+) -> list[UtterancePlan]:
     said = []
     before = None
     for turn, plan in enumerate(plans):

@@ -1,8 +1,8 @@
-r"""The synthesiser's own process: espeak-ng behind JSON lines on standard input and output.
+r"""The synthesiser's process: espeak-ng behind JSON lines on standard input and output.
 
-espeak-ng is GPL, so it never shares a process with the rest: this file is run by its path, imports the standard library
-only and knows nothing of emoray. One process serves one voice, because espeak keeps state between sentences (flutter,
-echo): the same requests to a fresh process give the same samples, bit for bit.
+espeak-ng is GPL, so it never shares a process with the rest: this file is run by its path and imports only the standard
+library. One process serves one voice, because espeak keeps state between sentences (flutter, echo): the same requests
+to a new process give the same samples, bit for bit.
 
     python espeak.py LIBRARY DATA_FOLDER
     → {"accent": "en-us", "variant": "f2", "pitch_hz": [110, 150]}              the voice, once; no answer
@@ -32,15 +32,14 @@ PARAMETER_RATE, PARAMETER_PITCH, PARAMETER_RANGE = 1, 3, 4
 RANDOM_SEED = 1
 EVENT_END_OF_LIST, EVENT_WORD, EVENT_PHONEME = 0, 1, 7
 
-#: What English needs of the data folder.
+#: Files of the data folder that English needs.
 DATA_FILES = ("phontab", "phonindex", "phondata", "intonations", "en_dict")
-#: Lines of a voice variant that are replaced: the pitch is ours, `name` must match the file, flutter and echo blur the
-#: pitch.
+#: Lines of a voice variant that are replaced: we set the pitch, `name` must match the file, flutter and echo blur it.
 REPLACED_LINES = ("name", "pitch", "flutter", "echo")
 
 
 class Event(ctypes.Structure):
-    """`espeak_EVENT`: what the synthesiser says at a sample."""
+    """`espeak_EVENT`: an event at a sample."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -58,13 +57,9 @@ Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes
 
 
 def make_data_folder(folder: str, installed: str, variant: str, pitch_hz: list[float]) -> None:
-    """Lay out a data folder whose only variant is `speaker`: an installed variant at another pitch.
+    """Fill an empty data folder whose only variant is `speaker`: an installed variant at another pitch.
 
-    Args:
-        folder: Empty folder to fill.
-        installed: espeak-ng's data folder.
-        variant: Name of the installed variant.
-        pitch_hz: Low and high end of the voice's pitch.
+    `installed` is espeak-ng's data folder, `variant` the installed variant, `pitch_hz` low and high end of the pitch.
     """
     for name in DATA_FILES:
         os.symlink(os.path.join(installed, name), os.path.join(folder, name))
@@ -82,7 +77,7 @@ class Engine:
 
     Args:
         library: Path of libespeak-ng.
-        data: Path of a data folder that holds the variant `speaker`.
+        data: Path of a data folder with the variant `speaker`.
         accent: Language of the voice, `en-us` for example.
     """
 
@@ -113,7 +108,7 @@ class Engine:
         return 0
 
     def say(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Synthesise one request (see the module's head)."""
+        """Synthesise one request (see the module's docstring)."""
         self._audio, self._words, self._pauses = [], [], []
         # espeak-ng seeds the noise of breathy voices by the clock.
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(RANDOM_SEED))
@@ -133,7 +128,7 @@ class Engine:
 def main() -> None:
     """Answer requests until standard input ends."""
     library, installed = sys.argv[1:3]
-    # espeak-ng writes its complaints to standard output: keep that channel for answers.
+    # espeak-ng writes its messages to standard output: reserve that channel for answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory(prefix="emoray-espeak-") as folder:

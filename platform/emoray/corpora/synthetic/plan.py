@@ -1,4 +1,4 @@
-"""What the synthetic corpus plants: voices with habits, and how arousal, dominance and emphasis are delivered.
+"""What the synthetic corpus plants: voices with habits, and how arousal, dominance and emphasis are spoken.
 
 Everything here is drawn from the seed alone; nothing is synthesised yet. Dimension order is valence, arousal,
 dominance.
@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from emoray.corpora.synthetic.text import Sentence, draw_sentence
 
-#: espeak-ng's English accents, and the voice variants in which F0 is found reliably (not whispers, robots, or very
-#: rough voices).
+#: espeak-ng's English accents, and voice variants with reliable F0 (no whispers, robots, or very rough voices).
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 VARIANTS = {
     "female": ("f2", "f3", "f4", "f5", "aunty", "belinda", "grandma", "linda", "shelby", "steph", "steph2", "steph3"),
@@ -24,11 +23,10 @@ VARIANTS = {
     ),
 }  # fmt: skip
 
-#: Planted values keep clear of the ends of the scale, so that label noise is hardly ever clipped.
+#: Planted values stay away from the ends of the scale, so that label noise is rarely clipped.
 LOWEST, HIGHEST = 0.08, 0.92
 
-# Habits. The usual pitch of a voice is drawn without regard to its timbre or gender: a model cannot guess the habit
-# from the sound.
+# Habits. The usual pitch of a voice is independent of its timbre and gender: a model cannot guess it from the sound.
 HABIT_PITCH_HZ = (75.0, 215.0)
 PITCH_TOP = 1.43  # high end of a voice's pitch over its low end, as in espeak-ng's own default voice
 HABIT_RATE_SD, HABIT_LEVEL_SD_DB, HABIT_RANGE_SD = 0.03, 0.8, 0.05
@@ -38,26 +36,26 @@ RATE_WPM = (150.0, 245.0)
 LEVEL_DBFS = (-36.0, -22.0)
 PITCH_RANGE = (20.0, 90.0)
 
-# Dominance: how far below the habit the voice is pitched, as a low voice sounds dominant (Ohala's frequency code).
+# Dominance: how far the pitch is below the habit, as a low voice sounds dominant (Ohala's frequency code).
 # A pitch unit of espeak-ng is about 0.17 semitones at the pitches used.
 PITCH_UNITS = 28.0
-# The median F0 of a clip also moves with the pitch range, and with how much of the clip is raised by emphasis. Fitted
-# on measured F0 and taken out, so that dominance alone decides the clip's level.
+# The median F0 of a clip also depends on the pitch range, and on how much of the clip emphasis raises. Both are fitted
+# on measured F0 and compensated, so that dominance alone decides the clip's level.
 RANGE_COMPENSATION = 0.27
 EMPHASIS_SHIFT = (33.0, -9.0, -2.5)  # per share of the clip raised, per share lowered, emphasis on the last word
 
-# Emphasis: higher, wider, slower, louder, after a short pause. What follows it in the sentence is lowered and narrowed,
-# as English does after a focus (post-focus compression: Xu & Xu, 2005).
+# Emphasis: higher, wider, slower, louder, after a short pause. The rest of the sentence is lowered and narrowed, as in
+# English after a focus (post-focus compression: Xu & Xu, 2005).
 EMPHASIS_PITCH_UNITS = (14.0, 24.0)  # at lowest and highest arousal: emphasis scales with the pitch range
 EMPHASIS_RATE, EMPHASIS_VOLUME, EMPHASIS_RANGE = 0.6, 2.0, 1.4
 EMPHASIS_PAUSE_S = 0.07
 AFTER_PITCH_UNITS, AFTER_RATE, AFTER_VOLUME, AFTER_RANGE = -3.0, 1.1, 0.75, 0.6
 
-# espeak-ng's embedded commands (pitch, range, speed, amplitude) rather than SSML: of sentences with two <prosody>
-# elements espeak-ng 1.52 loses a part in one of 30 cases. With commands it does so in one of 2,000; fewer then serve.
+# espeak-ng's embedded commands (pitch, range, speed, amplitude) rather than SSML: espeak-ng 1.52 loses a part of one in
+# 30 sentences with two <prosody> elements. With commands it loses one in 2,000; then fewer commands are tried.
 COMMANDS = ("PRSA", "PSA", "PS")
 
-#: Of espeak-ng's pitch and range settings.
+#: Limits of espeak-ng's pitch and range settings.
 LIMITS = (1, 99)
 
 
@@ -72,7 +70,7 @@ class Speaker:
         accent: espeak-ng language.
         variant: espeak-ng voice variant.
         pitch_hz: Low end of its usual pitch.
-        rate, level_db, pitch_range: How it departs from others: factor, offset, factor.
+        rate, level_db, pitch_range: Its difference from others: factor, offset, factor.
     """
 
     speaker_id: str
@@ -91,7 +89,7 @@ class Markup:
     """A sentence with espeak-ng's embedded commands.
 
     Attributes:
-        text: What espeak-ng gets.
+        text: The input of espeak-ng.
         positions: First character of each word in the text, counted from 1.
     """
 
@@ -100,7 +98,7 @@ class Markup:
 
 
 @dataclass(frozen=True)
-class Plan:
+class UtterancePlan:
     """An utterance before it is synthesised.
 
     Attributes:
@@ -109,9 +107,9 @@ class Plan:
         label: The same with label noise, clipped to [0, 1].
         words_per_minute, pitch, pitch_range: Delivery in espeak-ng's units.
         level_dbfs: Loudness.
-        markups: The sentence with its emphasis marked up for espeak-ng; where that loses words, the next one serves.
+        markups: The sentence with its emphasis marked up for espeak-ng; if words are lost, the next one is tried.
         noise_seed: Seed of the background noise.
-        dialogue_id, turn: Its dialogue and its place in it, from 0; None outside of dialogues.
+        dialogue_id, turn: Its dialogue and its index in it, from 0; None outside of dialogues.
     """
 
     sentence: Sentence
@@ -128,11 +126,7 @@ class Plan:
 
 
 def draw_speakers(rng: np.random.Generator, counts: dict[str, int]) -> list[Speaker]:
-    """Draw voices: every accent × variant at most once, genders in turn.
-
-    Args:
-        rng: Source of randomness.
-        counts: Speakers per split.
+    """Draw voices for every split: each accent × variant at most once, genders alternating.
 
     Raises:
         ValueError: More speakers are wanted than there are voices.
@@ -145,7 +139,7 @@ def draw_speakers(rng: np.random.Generator, counts: dict[str, int]) -> list[Spea
         rng.shuffle(pairs)
     wanted = sum(counts.values())
     if wanted > 2 * min(len(pairs) for pairs in voices.values()):
-        raise ValueError(f"{wanted} speakers wanted, {2 * min(len(pairs) for pairs in voices.values())} voices there")
+        raise ValueError(f"{wanted} speakers for {2 * min(len(pairs) for pairs in voices.values())} voices")
     speakers: list[Speaker] = []
     for split, count in counts.items():
         for place in range(count):
@@ -169,11 +163,11 @@ def draw_speakers(rng: np.random.Generator, counts: dict[str, int]) -> list[Spea
 
 def draw_plans(
     rng: np.random.Generator, speaker: Speaker, count: int, opposed_fraction: float, label_noise_sd: float
-) -> list[Plan]:
-    """Draw what a speaker says, how, and how it was rated.
+) -> list[UtterancePlan]:
+    """Draw what a speaker says, how, and its ratings.
 
-    Arousal and dominance are spread evenly over a speaker's clips (one draw per stratum, in random order): a habit is
-    what a speaker does on average, so no voice may be dominant on average.
+    Arousal and dominance are spread evenly over a speaker's clips (one draw per stratum, in random order): a habit is a
+    speaker's average, so no voice may be dominant on average.
     """
     strata = np.stack([rng.permutation(count), rng.permutation(count)])
     evenly = LOWEST + (HIGHEST - LOWEST) * (strata + rng.random((2, count))) / count
@@ -190,7 +184,7 @@ def _draw_plan(
     dominance: float,
     opposed_fraction: float,
     label_noise_sd: float,
-) -> Plan:
+) -> UtterancePlan:
     sentence = draw_sentence(rng, opposed_fraction)
     planted = np.array([sentence.valence, arousal, dominance])
     label = np.clip(planted + rng.normal(0, label_noise_sd, size=3), 0, 1)
@@ -198,7 +192,7 @@ def _draw_plan(
     words_per_minute = round(_between(RATE_WPM, activation) * speaker.rate)
     pitch_range = _range(_between(PITCH_RANGE, activation) * speaker.pitch_range)
     pitch = 50 - PITCH_UNITS * (dominance - 0.5) / (HIGHEST - LOWEST) - _emphasis_shift(sentence)
-    return Plan(
+    return UtterancePlan(
         sentence=sentence,
         planted=_triple(planted),
         label=_triple(label),
@@ -231,7 +225,7 @@ def _range(value: float) -> int:
 
 
 def _emphasis_shift(sentence: Sentence) -> float:
-    """By how many pitch units emphasis moves the clip's median F0: it raises a part of the clip and lowers another."""
+    """By how many pitch units emphasis shifts the clip's median F0: it raises one part and lowers another."""
     lengths = [len(word) + 1.0 for word in sentence.words]
     stressed = lengths[sentence.emphasised] / EMPHASIS_RATE
     share = stressed / (sum(lengths) - lengths[sentence.emphasised] + stressed)
@@ -243,7 +237,7 @@ def _emphasis_shift(sentence: Sentence) -> float:
 def _mark_up(
     sentence: Sentence, words_per_minute: int, pitch: float, pitch_range: int, activation: float, commands: str
 ) -> Markup:
-    """Mark emphasis, and what follows it, with those of espeak-ng's commands that are named."""
+    """Mark emphasis, and what follows it, with the named espeak-ng commands."""
     stressed = _commands(
         pitch + _between(EMPHASIS_PITCH_UNITS, activation),
         pitch_range * EMPHASIS_RANGE,
@@ -262,7 +256,7 @@ def _mark_up(
     text, positions = "", []
     for index, word in enumerate(sentence.words):
         text += " " if index else ""
-        positions.append(len(text) + 1)  # espeak-ng counts a word's commands as its beginning
+        positions.append(len(text) + 1)  # for espeak-ng, a word begins with its commands
         text += before_word.get(index, "") + word
     return Markup(text, tuple(positions))
 

@@ -1,4 +1,4 @@
-"""From plans to waveforms with word times, through espeak-ng in a process of its own."""
+"""From plans to waveforms with word times, by espeak-ng in a separate process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import numpy.typing as npt
 import soxr
 
 from emoray.audio.io import AUDIO_HZ
-from emoray.corpora.synthetic.plan import EMPHASIS_PAUSE_S, PITCH_TOP, Markup, Plan, Speaker
+from emoray.corpora.synthetic.plan import EMPHASIS_PAUSE_S, PITCH_TOP, Markup, Speaker, UtterancePlan
 from emoray.errors import InputError, MissingExtraError
 
 #: Silence before the first and after the last word.
 LEAD_S, TAIL_S = 0.08, 0.10
-#: Faint noise under everything, as any recording has: digital silence would be a give-away of pauses.
+#: Faint noise everywhere, as in any recording: digital silence would reveal pauses.
 NOISE_DBFS = -72.0
 PEAK = 0.98
 
@@ -33,7 +33,7 @@ class Speech:
 
     Attributes:
         samples: float32 (S,), 16 kHz mono.
-        starts_s: Begin of each word of the plan.
+        starts_s: Start of each word of the plan.
         ends_s: End of each word: where the next begins, or a pause before it.
     """
 
@@ -44,9 +44,6 @@ class Speech:
 
 class Synthesiser:
     """One speaker's voice; a context manager around its espeak-ng process.
-
-    Args:
-        speaker: The voice.
 
     Raises:
         MissingExtraError: `espeakng-loader` is not installed.
@@ -60,13 +57,13 @@ class Synthesiser:
                 "the synthetic corpus needs espeak-ng, which is not installed",
                 remedy="Install the extra: pip install 'emoray[synthetic]'",
             ) from None
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
         worker = Path(__file__).with_name("espeak.py")
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(worker), espeakng_loader.get_library_path(), espeakng_loader.get_data_path()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._complaints,
+            stderr=self._stderr,
             text=True,
             encoding="utf-8",
         )
@@ -82,13 +79,13 @@ class Synthesiser:
         if kind is not None:
             self._process.kill()
         self._process.communicate()
-        self._complaints.close()
+        self._stderr.close()
 
-    def say(self, plan: Plan) -> Speech:
+    def say(self, plan: UtterancePlan) -> Speech:
         """Synthesise an utterance.
 
         Raises:
-            InputError: espeak-ng refuses it or lost a word.
+            InputError: espeak-ng refused it or lost a word.
         """
         for markup in plan.markups:
             answer = self._ask(plan, markup)
@@ -108,7 +105,7 @@ class Synthesiser:
             ends_s=tuple(round((end - first) / hz, 4) for end in ends),
         )
 
-    def _ask(self, plan: Plan, markup: Markup) -> dict[str, Any]:
+    def _ask(self, plan: UtterancePlan, markup: Markup) -> dict[str, Any]:
         self._send(
             {
                 "text": markup.text,
@@ -139,13 +136,15 @@ class Synthesiser:
 
     def _died(self) -> InputError:
         self._process.wait()
-        self._complaints.seek(0)
-        last = self._complaints.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        return InputError(f"the espeak-ng process ended: {last[0]}", remedy="Install espeakng-loader again")
+        self._stderr.seek(0)
+        last = self._stderr.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        return InputError(
+            f"the espeak-ng process ended: {last[0]}", remedy="Install espeakng-loader again", kind="synthesis_failed"
+        )
 
 
-def _lost_words(plan: Plan, markup: Markup, events: list[tuple[int, int]]) -> bool:
-    """Whether a word was not spoken; that of "on the" only "on" is reported is no loss: they are run together."""
+def _lost_words(plan: UtterancePlan, markup: Markup, events: list[tuple[int, int]]) -> bool:
+    """Whether a word was not spoken. A missing "the" after "on" is no loss: espeak-ng joins the two."""
     reported = {position for position, _ in events}
     missing = {
         word for word, position in zip(plan.sentence.words, markup.positions, strict=True) if position not in reported
@@ -154,13 +153,13 @@ def _lost_words(plan: Plan, markup: Markup, events: list[tuple[int, int]]) -> bo
 
 
 def _word_samples(
-    plan: Plan, markup: Markup, events: list[tuple[int, int]], pauses: list[int], length: int
+    plan: UtterancePlan, markup: Markup, events: list[tuple[int, int]], pauses: list[int], length: int
 ) -> tuple[list[float], list[float]]:
-    """Begin and end of each word, in samples of the synthesiser."""
+    """Start and end of each word, in samples of the synthesiser."""
     begin_at: dict[int, int] = dict(events)
     after_last = [pause for pause in pauses if pause > max(begin_at.values())]
     end = min(after_last, default=length)
-    # The time of words that are run together is dealt out by letters.
+    # The time of words that espeak-ng joins is divided by letters.
     known = [index for index, position in enumerate(markup.positions) if position in begin_at]
     starts: list[float] = []
     for index, following in zip(known, [*known[1:], len(markup.positions)], strict=True):
@@ -179,7 +178,7 @@ def _word_samples(
 def _with_pause(
     pcm_S: npt.NDArray[np.float32], starts: list[float], ends: list[float], index: int, hz: int
 ) -> tuple[npt.NDArray[np.float32], list[float], list[float]]:
-    """Put the pause before the emphasised word: a break within the text would make espeak-ng end a phrase there."""
+    """Insert the pause before the emphasised word: a break in the text would make espeak-ng end a phrase there."""
     if index == 0:
         return pcm_S, starts, ends
     cut, pause, fade = round(starts[index]), round(EMPHASIS_PAUSE_S * hz), round(0.003 * hz)
@@ -193,8 +192,8 @@ def _with_pause(
     )
 
 
-def _at_level(samples_S: npt.NDArray[np.float32], plan: Plan) -> npt.NDArray[np.float32]:
-    """Scale to the planned loudness, fade the ends, lay noise under it."""
+def _at_level(samples_S: npt.NDArray[np.float32], plan: UtterancePlan) -> npt.NDArray[np.float32]:
+    """Scale to the planned loudness, fade the ends, add the noise."""
     power = float(np.mean(np.square(samples_S, dtype=np.float64)))
     gain = 10 ** (plan.level_dbfs / 20) / np.sqrt(power)
     gain = min(gain, PEAK / float(np.abs(samples_S).max()))

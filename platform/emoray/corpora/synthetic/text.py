@@ -1,7 +1,7 @@
 """Sentences of the synthetic corpus: affect words with planted valences in neutral frames.
 
-A sentence has either one affect word, and then its emphasis falls on a neutral word, so that the transcript alone tells
-the valence; or two opposed ones, and then the emphasised one decides, which the transcript alone cannot tell.
+A sentence has one affect word, and then its emphasis is on a neutral word, so that the transcript alone tells the
+valence; or two opposed ones, and then the emphasised one decides, which the transcript alone cannot tell.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ TIMES = (
 COPULAS = ("was", "seemed", "looked")
 CONTRASTS = ("but", "while", "although", "yet")
 
-#: One affect word. In every frame emphasis can fall on the thing, or on the last word of another neutral phrase.
+#: One affect word. In every frame emphasis can be on the thing, or on the last word of another neutral phrase.
 FRAMES_OF_ONE = (
     "{time} the {thing} {place} {copula} {affect}",
     "{person} {says} the {thing} {copula} {affect} {time}",
@@ -96,12 +96,7 @@ class Sentence:
 
 
 def draw_sentence(rng: np.random.Generator, opposed_fraction: float) -> Sentence:
-    """Draw a sentence.
-
-    Args:
-        rng: Source of randomness.
-        opposed_fraction: Chance of a sentence with two opposed affect words.
-    """
+    """Draw a sentence, with two opposed affect words by the chance `opposed_fraction`."""
     return _two_opposed(rng) if rng.random() < opposed_fraction else _one(rng)
 
 

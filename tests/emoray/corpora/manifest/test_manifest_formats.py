@@ -10,6 +10,7 @@ import lhotse
 import numpy as np
 import pytest
 import soundfile
+from error_kit import of_kind
 from lhotse.supervision import AlignmentItem
 
 from emoray.config import read_preset, validate
@@ -83,17 +84,19 @@ def test_each_of_several_supervisions_is_an_utterance(tmp_path, recording):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda cut: cut.pad(5.0), "a MixedCut is no span of one audio file"),
-        (lambda cut: cut.perturb_speed(1.1), "changed on the fly"),
+        (lambda cut: cut.pad(5.0), "MixedCut"),
+        (lambda cut: cut.perturb_speed(1.1), "transforms"),
         (lambda cut: replace(cut, recording=None), "a cut without a recording"),
-        (lambda cut: cut.move_to_memory(audio_format="wav"), "no one audio file .sources: memory"),
+        (lambda cut: cut.move_to_memory(audio_format="wav"), "sources: memory"),
     ],
 )
 def test_a_cut_that_is_no_span_of_a_file_is_refused_by_line(tmp_path, recording, change, reason):
     cut = cut_of(recording, said("s", 0.0, 4.0, ("hi", 1.0)))
     lines = [json.dumps(one.to_dict(), default=str) for one in (cut, change(cut.with_id("other")))]
     (tmp_path / "cuts.jsonl").write_text("\n".join(lines))
-    with pytest.raises(InputError, match=rf"cuts\.jsonl, line 2: .*{reason}.*save_audios"):
+    with pytest.raises(
+        InputError, match=rf"cuts\.jsonl, line 2: .*{reason}.*save_audios", check=of_kind("unsupported_cut")
+    ):
         read(tmp_path / "cuts.jsonl")
 
 
@@ -102,7 +105,7 @@ def test_one_channel_of_two_is_refused(tmp_path):
     cut = lhotse.Recording.from_file(tmp_path / "stereo.wav").to_cut()
     (mono, _) = cut.to_mono()
     lhotse.CutSet.from_cuts([mono]).to_file(tmp_path / "cuts.jsonl")
-    with pytest.raises(InputError, match="one of 2 channels"):
+    with pytest.raises(InputError, match="2 channels", check=of_kind("unsupported_cut")):
         read(tmp_path / "cuts.jsonl")
 
 
@@ -111,13 +114,13 @@ def test_one_channel_of_two_is_refused(tmp_path):
 )
 def test_a_damaged_cut_is_refused_by_line(tmp_path, line):
     (tmp_path / "cuts.jsonl").write_text(line)
-    with pytest.raises(InputError, match=r"cuts\.jsonl, line 1"):
+    with pytest.raises(InputError, match=r"cuts\.jsonl, line 1", check=of_kind("damaged_file")):
         read(tmp_path / "cuts.jsonl")
 
 
 def test_a_damaged_gzip_file(tmp_path):
     (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress(b'{"audio": "a.wav"}\n' * 99)[:-9])
-    with pytest.raises(InputError, match=r"m\.jsonl\.gz: damaged gzip"):
+    with pytest.raises(InputError, match=r"m\.jsonl\.gz", check=of_kind("damaged_file")):
         read(tmp_path / "m.jsonl.gz")
 
 
@@ -171,8 +174,8 @@ def test_vote_columns_by_name(tmp_path):
     first, second = read(tmp_path / "m.csv", vote_columns=["joy", "anger"]).values()
     assert (first["emotion"], second["emotion"]) == ("joy", "calm")
     assert second["emotion_votes"] == [{"emotion": "anger", "votes": 2.0}]
-    with pytest.raises(InputError, match=r"vote_columns: no column 'angr' with votes. Did you mean 'anger'"):
+    with pytest.raises(InputError, match=r"vote_columns: .*'angr'.*'anger'", check=of_kind("missing_column")):
         read(tmp_path / "m.csv", vote_columns=["angr"])
     (tmp_path / "n.csv").write_text("audio,joy\na.wav,often\n")
-    with pytest.raises(InputError, match=r"line 2: column 'joy' holds 'often', expected a number"):
+    with pytest.raises(InputError, match=r"line 2: .*'joy'.*'often'", check=of_kind("bad_cell")):
         read(tmp_path / "n.csv", vote_columns=["joy"])
