@@ -25,7 +25,7 @@ from emoray.errors import ConfigError
 #: As in the network's training, at 16 kHz: samples per frame, and repeated samples of the previous frame.
 FRAME_SAMPLES = 512
 CONTEXT_SAMPLES = 64
-#: Its spectrum: short-time Fourier transform of 256 samples every 128, as a convolution; the end is padded by reflection.
+#: Its spectrum: a short-time Fourier transform of 256 samples every 128, by convolution; the end is reflected.
 STRIDE_SAMPLES = 128
 REFLECTED_SAMPLES = 64
 BINS = 129
