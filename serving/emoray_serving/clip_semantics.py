@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from emoray_serving.config import Semantics
+from emoray.scoring.score import RequestedSemantics
 from emoray_serving.messages import GIVEN, Annotated
 
 #: What a caller calls the product of each stage.
@@ -54,7 +54,7 @@ class ClipSemantics:
         """Note why something is absent (the first reason stays)."""
         self.absent.setdefault(product, reason)
 
-    def usable(self, requested: Semantics) -> Semantics:
+    def usable(self, requested: RequestedSemantics) -> RequestedSemantics:
         """The most that the scorer can make of what is there: it shall not make up itself what did not come in time."""
         if requested == "full" and "semantics" in self.values:
             return "full"

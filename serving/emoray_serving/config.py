@@ -13,7 +13,6 @@ from emoray.lake.tables import LakeConfig
 from emoray.registry.config import TrackingConfig
 from emoray.stages.config import AnnotateConfig
 
-Semantics = Literal["none", "transcript", "full"]
 Recogniser = Literal["none", "pocketsphinx", "whisper", "whisper_vllm"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

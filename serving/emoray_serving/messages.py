@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from emoray.errors import EmorayError
-from emoray.scoring.score import Score
+from emoray.scoring.score import RequestedSemantics, Score
 from emoray.stages.base import Row
-from emoray_serving.config import Semantics
 from emoray_serving.schemas import ModelInfo
 
 #: Variants of a version's stages: as it was fitted; for a transcript that is given; for one that must be recognised.
@@ -72,7 +71,7 @@ class ScoreJob:
 
     version: str | None
     samples: npt.NDArray[np.float32]
-    semantics: Semantics
+    semantics: RequestedSemantics
     speaker_id: str | None
     values: dict[str, Any]
     fingerprints: dict[str, str]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from emoray.audio.io import Waveform
-from emoray.schema import GRANULARITIES
-from emoray.scoring.score import Estimate, Score
+from emoray.schema import DIMENSIONS, GRANULARITIES
+from emoray.scoring.score import REQUESTED_OF, Estimate, RequestedSemantics, Score
 from emoray_serving.clip_semantics import ClipSemantics
-from emoray_serving.config import Semantics
 from emoray_serving.schemas import (
     Absent,
     Dimension,
@@ -24,10 +23,8 @@ from emoray_serving.schemas import (
     Word,
 )
 
-#: Semantic level of a score → the request's word for it.
-_ASKED: dict[str, Semantics] = {"audio": "none", "transcript": "transcript", "full": "full"}
 #: Text vectors that each level asks for.
-_WANTED: dict[Semantics, tuple[str, ...]] = {"none": (), "transcript": ("les", "gs"), "full": GRANULARITIES}
+_WANTED: dict[RequestedSemantics, tuple[str, ...]] = {"none": (), "transcript": ("les", "gs"), "full": GRANULARITIES}
 #: What each text vector is made of, in the order in which a missing part explains its absence.
 _MADE_OF = {"les": ("transcript", "emphasis"), "gs": ("transcript",), "es": ("description",)}
 
@@ -88,9 +85,7 @@ def _time_course(score: Score) -> list[Window]:
         Window(
             start_ms=_ms(point.start_s),
             end_ms=_ms(point.end_s),
-            valence=point.valence,
-            arousal=point.arousal,
-            dominance=point.dominance,
+            **{name: getattr(point, name) for name in DIMENSIONS},
         )
         for point in score.time_course
     ]
@@ -132,7 +127,7 @@ def _semantics(parameters: ScoreParameters, evidence: ClipSemantics, score: Scor
     description = evidence.shown.get("semantics")
     return SemanticsUsed(
         requested=parameters.semantics,
-        used=_ASKED[score.level],
+        used=REQUESTED_OF[score.level],
         absent=absent,
         description=None
         if description is None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from emoray_serving.config import Semantics
+from emoray.scoring.score import RequestedSemantics
 
 
 class Model(BaseModel):
@@ -21,7 +21,7 @@ class Model(BaseModel):
 class ScoreParameters(Model):
     """Everything about a request but its audio; given in the query or as fields of a multipart form."""
 
-    semantics: Semantics = Field(
+    semantics: RequestedSemantics = Field(
         "full",
         description="How much meaning to use: none (audio alone), transcript (words), full (words and description).",
     )
@@ -91,8 +91,8 @@ class Absent(Model):
 class SemanticsUsed(Model):
     """Which meaning reached the model. `used` is what the figures rest on."""
 
-    requested: Semantics
-    used: Semantics
+    requested: RequestedSemantics
+    used: RequestedSemantics
     absent: list[Absent]
     description: dict[str, Any] | None = Field(
         description="The extended semantics: emotion, intensity, attitude, intention …"

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from ray.serve.handle import DeploymentHandle
 
+from emoray.scoring.score import RequestedSemantics
 from emoray.stages.base import Row
 from emoray_serving.clip_semantics import ClipSemantics
-from emoray_serving.config import Recogniser, Semantics
+from emoray_serving.config import Recogniser
 from emoray_serving.messages import GIVEN, OWN, RECOGNISED, Annotated, StageJob
 from emoray_serving.timing import timed
 
@@ -43,7 +44,7 @@ class Clip:
     samples: npt.NDArray[np.float32]
     transcript: str | None
     speaker_id: str | None
-    semantics: Semantics
+    semantics: RequestedSemantics
     version: str
     fitted: Mapping[str, str]
     deadline: float

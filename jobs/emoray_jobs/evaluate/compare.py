@@ -18,7 +18,7 @@ from emoray.errors import InputError
 from emoray.evaluation.bootstrap import interval, paired_difference
 from emoray.evaluation.metrics import Metric, categorical, dimensional, labelled_dimensions, mean_ccc
 from emoray.evaluation.pages import SYNTHETIC_NOTE
-from emoray.evaluation.summary import LEVELS, check_predictions, levels_of
+from emoray.evaluation.summary import LEVELS, check_predictions, semantic_levels
 from emoray.lake.tables import Lake
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.evaluate.stored import EvaluateResult, SplitReport, stored_predictions
@@ -132,8 +132,8 @@ def _pairs(first: pl.DataFrame, second: pl.DataFrame) -> dict[str, tuple[pl.Data
     """What is held against each other: the levels that both have, and each model's fullest where these differ."""
     if first.is_empty():
         raise InputError("the two versions scored no clip in common", remedy="Their audio rules leave out too much")
-    fullest = [levels_of(frame)[-1] for frame in (first, second)]
-    common = [level for level in levels_of(first) if level in levels_of(second)]
+    fullest = [semantic_levels(frame)[-1] for frame in (first, second)]
+    common = [level for level in semantic_levels(first) if level in semantic_levels(second)]
     pairs = {level: (_at(first, level), _at(second, level)) for level in common}
     if fullest[0] != fullest[1]:
         pairs[FULLEST] = (_at(first, fullest[0]), _at(second, fullest[1]))
@@ -187,7 +187,7 @@ def render(result: CompareResult) -> RenderableType:
         parts.append(table)
         if split.left_out:
             parts.append(f"{split.left_out:,} clips were scored by one version only and are left out")
-        parts.append(f"A difference whose interval holds 0 is not told from chance. Figures: {split.table}")
+        parts.append(f"A difference whose interval contains 0 may be chance. Figures: {split.table}")
     return Group(*parts, *([SYNTHETIC_NOTE] if result.synthetic else []))
 
 

@@ -17,7 +17,7 @@ from emoray.registry.tracking import Tracking
 from emoray.registry.versions import Version
 from emoray.scoring.bundle import Bundle, text_read
 from emoray.scoring.predictions import predict_rows
-from emoray.scoring.score import LEVEL_OF
+from emoray.scoring.score import REQUESTED_OF
 from emoray.scoring.scorer import load_bundle
 from emoray.stages.base import WAVEFORM, Row
 from emoray_jobs.progress import track
@@ -127,12 +127,11 @@ def _from_audio(
     ids = keys.filter(pl.col("split").is_in(list(splits)) & labelled).sort("utterance_id")["utterance_id"].to_list()
     if not ids:
         raise _nothing_labelled(config, splits)
-    semantics = {level: name for name, level in LEVEL_OF.items()}
     parts = []
     with track("scoring from the audio", "utterances") as advance, torch_threads(config.train.threads):
         for start in range(0, len(ids), ROWS_AT_ONCE):
             rows = utterance_rows(lake, config.corpus.name, ids[start : start + ROWS_AT_ONCE], bundle)
-            parts += [predict_rows(scorer, rows, semantics=semantics[level]) for level in levels if rows]  # type: ignore[arg-type]
+            parts += [predict_rows(scorer, rows, semantics=REQUESTED_OF[level]) for level in levels if rows]
             advance(min(start + ROWS_AT_ONCE, len(ids)), len(ids))
     return pl.concat(parts)
 

@@ -28,7 +28,7 @@ from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import connect
 from emoray.scoring.predictions import predict_rows
-from emoray.scoring.score import LEVEL_OF, Semantics
+from emoray.scoring.score import REQUESTED_OF
 from emoray.scoring.scorer import Scorer, load_bundle
 from emoray.stages.base import Row
 from emoray_jobs.evaluate import stored
@@ -125,13 +125,12 @@ def _score(
     """Predictions under every condition; at the last, text is withheld step by step."""
     reads_words = scorer.bundle.annotate.transcribe.kind == "reference"
     levels = levels_of(scorer.bundle.config)
-    semantics: dict[str, Semantics] = {level: name for name, level in LEVEL_OF.items()}  # type: ignore[misc]
     todo = [
-        (condition, semantics[levels[-1]])
+        (condition, REQUESTED_OF[levels[-1]])
         for condition in conditions(config.robustness, vocabulary, reads_words=reads_words and len(levels) > 1)
     ]
     todo += [
-        (Condition("semantics", None, LEVELS.get(level, level), lambda row: row), semantics[level])
+        (Condition("semantics", None, LEVELS.get(level, level), lambda row: row), REQUESTED_OF[level])
         for level in reversed(levels[:-1])
     ]
     scored = []

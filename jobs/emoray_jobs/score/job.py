@@ -29,7 +29,7 @@ from emoray.registry.tracking import connect
 from emoray.registry.versions import CHAMPION, Version
 from emoray.schema import DIMENSIONS, ERROR, empty_row, utterances_table
 from emoray.scoring.bundle_files import FittedStages, open_stages
-from emoray.scoring.score import Semantics
+from emoray.scoring.score import RequestedSemantics
 from emoray.stages import pipeline
 from emoray.stages.base import Stage
 from emoray.stages.decode import Decode
@@ -80,7 +80,7 @@ def run(
     table: str | None = None,
     model: str | None = None,
     transcript: str | None = None,
-    semantics: Semantics = "full",
+    semantics: RequestedSemantics = "full",
     name: str | None = None,
 ) -> ScoreResult:
     """Score recordings.
@@ -159,7 +159,7 @@ def _read_manifest(config: Config, label: str, path: str) -> pa.Table:
 
 
 def _stages(
-    config: Config, version: Version, fitted: FittedStages, semantics: Semantics, *, time_course: bool
+    config: Config, version: Version, fitted: FittedStages, semantics: RequestedSemantics, *, time_course: bool
 ) -> tuple[list[Stage], dict[str, str]]:
     """Decode, the version's recogniser if it was fitted with one, score; and the fingerprints of all that is read."""
     annotate = fitted.annotate

@@ -14,7 +14,7 @@ from emoray.registry.config import TrackingConfig
 from emoray.registry.tracking import connect
 from emoray.schema import DIMENSIONS, GRANULARITIES
 from emoray.scoring.predictions import request_of
-from emoray.scoring.score import Score, Semantics
+from emoray.scoring.score import RequestedSemantics, Score
 from emoray.scoring.scorer import Scorer
 from emoray.stages.base import WAVEFORM, Row, Stage, Value
 
@@ -67,7 +67,7 @@ class ScoreStage(Stage):
         tracking: TrackingConfig,
         lake: LakeConfig,
         version: versions.Version,
-        semantics: Semantics,
+        semantics: RequestedSemantics,
         fingerprints: Mapping[str, str],
         *,
         time_course: bool,

@@ -1,1 +1,1 @@
-"""Metrics, intervals and reports that judge a table of predictions."""
+"""Metrics, intervals and reports of a table of predictions."""

@@ -1,7 +1,7 @@
 """Bootstrap intervals that resample whole speakers, and paired differences on the same clips.
 
-Clips of one speaker resemble each other, so resampling clips gives intervals that are too narrow; the speaker is drawn
-with all its clips instead (cluster bootstrap, Davison & Hinkley 1997, section 3.8), percentile intervals. Statistics
+Clips of one speaker resemble each other, so resampling clips gives intervals that are too narrow; instead speakers are
+drawn with all their clips (cluster bootstrap, Davison & Hinkley 1997, section 3.8), percentile intervals. Statistics
 are summed per speaker once; a resample is then a row of counts, and all resamples are one matrix product.
 
 Shapes: N clips, U units (speakers), S statistics, R resamples.
@@ -20,7 +20,7 @@ from emoray.errors import InputError
 from emoray.evaluation.metrics import Metric
 from emoray.schema import UNKNOWN_SPEAKER
 
-#: Upper bound of the counts held at once (R × U), so that 30,000 single clips do not need gigabytes.
+#: Upper bound of the counts in memory at once (R × U), so that 30,000 single clips do not need gigabytes.
 _CHUNK = 4_000_000
 
 UNITS = ("speaker", "dialogue", "clip")
@@ -31,9 +31,8 @@ class Interval:
     """An estimate with its bootstrap interval.
 
     Attributes:
-        estimate: Value on the clips as they are (mean over the seeds where several frames were given).
-        low: Lower end.
-        high: Upper end.
+        estimate: Value on the clips as they are (mean over the seeds, if several frames were given).
+        low, high: Ends of the interval.
         level: Nominal level of the interval.
         n_clips: Clips it is based on.
         n_units: Units that were resampled.
@@ -64,7 +63,7 @@ class Clusters:
     Attributes:
         codes: int64 (N,) number of the clip's unit.
         n_units: How many units there are.
-        unit: What they are: speaker, dialogue, clip, or a mixture such as `speaker+clip`.
+        unit: Speaker, dialogue, clip, or a mixture such as `speaker+clip`.
         warning: What a reader of the interval must know, or None.
     """
 
@@ -75,19 +74,14 @@ class Clusters:
 
 
 def clusters(frame: pl.DataFrame, unit: str = "speaker") -> Clusters:
-    """Group the clips of a frame into units of resampling.
+    """Group a frame's clips into units of resampling; `unit` is the coarsest one to use: speaker, dialogue or clip.
 
-    Each clip belongs to its speaker; where that is unknown, to its dialogue; where that is unknown too, it stands
-    alone.
-
-    Args:
-        frame: Predictions; columns speaker_id and dialogue_id where known.
-        unit: The coarsest unit to use: speaker, dialogue or clip.
+    Each clip belongs to its speaker; if that is unknown, to its dialogue; if that is unknown too, it is its own unit.
     """
     if unit not in UNITS:
         raise InputError(f"unknown unit {unit!r}", remedy=f"One of {', '.join(UNITS)}")
     if frame.is_empty():
-        raise InputError("no clip to resample")
+        raise InputError("no clip to resample", kind="empty_table")
     allowed = UNITS[UNITS.index(unit) :]
     names = frame.select(
         pl.coalesce(
@@ -108,8 +102,8 @@ def clusters(frame: pl.DataFrame, unit: str = "speaker") -> Clusters:
     warning = None
     if unit != "clip" and "clip" in counts:
         warning = (
-            f"{counts['clip']} of {frame.height} clips have no known speaker or dialogue and count as units of"
-            " their own: the intervals may be too narrow"
+            f"{counts['clip']} of {frame.height} clips have no known speaker or dialogue and are units themselves: the"
+            " intervals may be too narrow"
         )
     return Clusters(codes, n_units, "+".join(used), warning)
 
@@ -165,17 +159,10 @@ def paired_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of metric(challenger) − metric(champion) on the same clips: both see the same resampled speakers.
+    """Interval of metric(challenger) − metric(champion) on the same clips: both get the same resampled speakers.
 
-    Args:
-        metric: From `emoray.evaluation.metrics`.
-        challenger: Predictions, or one frame per seed (`seed_sd` is then over seeds, paired in order, if both sides
-            have as many).
-        champion: Predictions on exactly the same clips, or one frame per seed.
-        unit: As for `interval`.
-        level: Level of the interval.
-        resamples: Number of resamples.
-        seed: Seed of the resampling.
+    Arguments as for `interval`, either side one frame or one per seed (`seed_sd` is then over seeds, paired in order,
+    if both sides have as many).
 
     Raises:
         InputError: The clips or their labels are not the same on both sides.
@@ -222,7 +209,7 @@ def _draws(n_units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _aligned(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Bring frames into one order of clips, and refuse frames that do not hold the same clips and labels."""
+    """Sort frames by clip, and refuse frames with different clips or labels."""
     if len(frames) < 2:
         return frames
     first = frames[0].sort("utterance_id")
@@ -236,11 +223,11 @@ def _aligned(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
                 f"the predictions are not on the same clips ({len(odd)} ids are on one side only, {first.height}"
                 f" against {other.height} rows)",
                 remedy="Score both models on the same split and one semantic level",
+                kind="different_clips",
             )
         for name in truths:
             if not first[name].equals(other[name]):
-                raise InputError(
-                    f"the labels in column {name} differ between the predictions", remedy="Use one label table"
-                )
+                what = f"the labels in column {name} differ between the predictions"
+                raise InputError(what, remedy="Use one label table", kind="different_labels")
         ordered.append(other)
     return ordered

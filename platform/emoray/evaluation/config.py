@@ -1,4 +1,4 @@
-"""What the evaluation does with a table of predictions."""
+"""Configuration of the evaluation of a table of predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EvaluateConfig(Section):
         interval_level: Level of the bootstrap intervals.
         resamples: Bootstrap resamples per interval.
         seed: Seed of the resampling.
-        conformal_level: Share of clips that a score's own interval should cover (split conformal, fitted on dev).
+        conformal_level: Share of clips that a score's interval should cover (split conformal, fitted on dev).
         duration_edges_s: Edges between the duration buckets of the per-group report.
         min_group_clips: Groups with fewer clips are listed, but without an interval.
     """
@@ -28,5 +28,5 @@ class EvaluateConfig(Section):
 
     @property
     def bootstrap(self) -> dict[str, Any]:
-        """Level, resamples and seed, as the functions of `emoray.evaluation.bootstrap` take them."""
+        """Level, resamples and seed, as arguments of the functions in `emoray.evaluation.bootstrap`."""
         return {"level": self.interval_level, "resamples": self.resamples, "seed": self.seed}

@@ -2,8 +2,8 @@
 
 Half width = the ⌈(n + 1)·level⌉-th smallest |prediction − label| on dev (Vovk 2005; Lei et al. 2018). Under
 exchangeability of dev and test clips the interval prediction ± half width covers the label with at least the nominal
-probability. Dev and test voices differ, so exchangeability is only approximate: reports print the coverage that was
-measured on test.
+probability. Dev and test voices differ, so exchangeability is only approximate: reports print the coverage measured on
+test.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ from emoray.evaluation.metrics import labelled_dimensions
 #: Half widths by semantic level and dimension, in units of the [0, 1] scale.
 HalfWidths = dict[str, dict[str, float]]
 
-#: On a [0, 1] scale no error is larger: the honest half width when there are too few clips for the level.
+#: On a [0, 1] scale no error is larger: the half width when there are too few clips for the level.
 WHOLE_SCALE = 1.0
 
 
 def half_width(error: np.ndarray, level: float) -> float:
-    """Half width that covers a fresh clip with probability `level`.
+    """Half width that covers a new clip with probability `level`, from |prediction − label| of the calibration clips.
 
-    Args:
-        error: |prediction − label| of the calibration clips (NaN = unlabelled), any shape.
-        level: Nominal coverage, in (0, 1).
-
-    Returns:
-        The finite-sample quantile; the whole scale when there are fewer than level / (1 − level) clips.
+    NaN is unlabelled. The result is the finite-sample quantile, or the whole scale when there are fewer than level / (1
+    − level) clips.
     """
     if not 0 < level < 1:
         raise InputError(f"level {level} is not between 0 and 1")

@@ -1,4 +1,4 @@
-"""Figures of a report. Each function gives a matplotlib figure that no global state knows of (safe in threads)."""
+"""Figures of a report. Each function returns a matplotlib figure without global state (safe in threads)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emoray.evaluation.summary import LEVELS
 
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e8ee"
 LEVEL_COLOURS = ("#8aa4c0", "#3f7cbf", "#123f70")
-#: Valence, arousal, dominance; told apart by marker as well as colour.
+#: Valence, arousal, dominance; distinguished by marker as well as colour.
 DIMENSION_COLOURS = ("#2f6f9f", "#c8662b", "#3c8c63")
 MARKERS = ("o", "s", "D")
 #: More points than this are drawn as hexagons that count them.
@@ -39,9 +39,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list
 def predicted_against_true(frame: pl.DataFrame, level: Mapping[str, Any]) -> Figure:
     """One panel per dimension, in units of the label scale [0, 1]; the dashed diagonal is perfect agreement.
 
-    Args:
-        frame: Predictions at one semantic level.
-        level: That level's entry of `summarise`.
+    `frame` are predictions at one semantic level, `level` its entry of `summarise`.
     """
     dimensions = labelled_dimensions(frame)
     figure, axes = _figure(3.2 * len(dimensions), 3.4, len(dimensions))
@@ -65,7 +63,7 @@ def predicted_against_true(frame: pl.DataFrame, level: Mapping[str, Any]) -> Fig
 
 
 def ccc_by_level(summary: Mapping[str, Any], ceiling: Mapping[str, float] | None) -> Figure:
-    """CCC per dimension at each semantic level, with intervals; a short line marks the ceiling where there is one."""
+    """CCC per dimension at each semantic level, with intervals; a short line marks the ceiling, if there is one."""
     names = [*(f"ccc_{d}" for d in summary["dimensions"]), "ccc_mean"]
     figure, (axis,) = _figure(7.2, 3.3)
     levels = list(summary["levels"])
@@ -81,7 +79,7 @@ def ccc_by_level(summary: Mapping[str, Any], ceiling: Mapping[str, float] | None
             values["ccc_mean"] = float(np.mean(list(values.values())))
         for position, name in enumerate(names):
             if name in values:
-                label = "ceiling" if position == 0 else "_"  # matplotlib keeps names with _ out of the legend
+                label = "ceiling" if position == 0 else "_"  # matplotlib leaves names with _ out of the legend
                 axis.hlines(
                     values[name], position - 0.4, position + 0.4, color=MUTED, linestyle=":", linewidth=1.6, label=label
                 )
@@ -97,17 +95,14 @@ def ccc_by_level(summary: Mapping[str, Any], ceiling: Mapping[str, float] | None
 def ccc_by_group(level: Mapping[str, Any], headline: str, unit: str) -> Figure | None:
     """The headline metric per gender, duration bucket and speaker, with intervals where a group is large enough.
 
-    Args:
-        level: One level's entry of `summarise`.
-        headline: `ccc_mean` or `ua`.
-        unit: What to call it on the axis.
+    `level` is one level's entry of `summarise`, `headline` `ccc_mean` or `ua`, `unit` its name on the axis.
     """
     rows: list[tuple[str, dict[str, Any]]] = []
     for column, title in (("gender", "gender"), (DURATION, "duration"), ("speaker_id", "speaker")):
         entries = [entry for entry in level["groups"].get(column, []) if entry[headline]["estimate"] is not None]
         if column == "speaker_id":
             entries = sorted(entries, key=lambda entry: -entry[headline]["estimate"])
-            if len(entries) > 24:  # the extremes are what a reader looks for; all are in metrics.json
+            if len(entries) > 24:  # readers look for the extremes; all are in metrics.json
                 entries = entries[:12] + entries[-12:]
         rows += [(f"{title} {entry['value']}  (n = {entry['n_clips']})", entry[headline]) for entry in entries]
     if not rows:
@@ -130,12 +125,8 @@ def ccc_by_group(level: Mapping[str, Any], headline: str, unit: str) -> Figure |
 def calibration(dev: pl.DataFrame, test: pl.DataFrame, nominal: float) -> Figure:
     """Coverage on test of conformal intervals fitted on dev, over nominal levels.
 
-    On the diagonal they hold what they promise.
-
-    Args:
-        dev: Predictions on dev at one semantic level.
-        test: Predictions on test at the same level.
-        nominal: The level that the model version uses (marked).
+    On the diagonal it equals the nominal level. Both frames are at one semantic level; `nominal`, the level that the
+    model version uses, is marked.
     """
     figure, (axis,) = _figure(3.9, 3.5)
     grid = np.round(np.arange(0.1, 0.96, 0.05), 2)
@@ -189,7 +180,7 @@ def robustness(entries: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], d
 
     Args:
         entries: {kind, amount, metrics} per condition, the clean one first.
-        kinds: Kinds to draw and what their amounts are.
+        kinds: Kinds to draw, with the title of the axis of their amounts.
         dimensions: Which CCCs to draw.
     """
     figure, axes = _figure(1.0 + 3.1 * len(kinds), 3.2, len(kinds))
@@ -216,7 +207,7 @@ def _estimate(entry: Mapping[str, Any]) -> float:
 
 
 def _end(entry: Mapping[str, Any], name: str) -> float:
-    """An end of an entry's interval; the estimate itself where there is none."""
+    """An end of an entry's interval; the estimate if it has none."""
     end = entry.get(name)
     return float(entry["estimate"] if end is None else end)
 
@@ -224,10 +215,8 @@ def _end(entry: Mapping[str, Any], name: str) -> float:
 def _with_errors(
     axis: Axes, positions: np.ndarray, found: list[dict[str, Any]], colour: str, marker: str, label: str
 ) -> None:
-    value = np.array([np.nan if one["estimate"] is None else one["estimate"] for one in found])
-    low = np.array([np.nan if one["low"] is None else one["low"] for one in found])
-    high = np.array([np.nan if one["high"] is None else one["high"] for one in found])
-    # A percentile interval need not hold the estimate; matplotlib refuses negative bars.
+    value, low, high = (np.array([one[name] for one in found], np.float64) for name in ("estimate", "low", "high"))
+    # A percentile interval need not contain the estimate; matplotlib refuses negative bars.
     errors = np.vstack([np.maximum(value - low, 0), np.maximum(high - value, 0)])
     axis.errorbar(
         positions, value, errors, fmt=marker, color=colour, markersize=5.5, capsize=3, linewidth=1.6, label=label

@@ -18,7 +18,7 @@ DURATION = "duration"
 
 
 def with_duration_bucket(frame: pl.DataFrame, edges_s: Sequence[float]) -> pl.DataFrame:
-    """Add the column `duration`: `< 2 s`, `2–4 s` … `≥ 8 s` by duration_s; null where the duration is unknown."""
+    """Add the column `duration`: `< 2 s`, `2–4 s` … `≥ 8 s` by duration_s; null if the duration is unknown."""
     if "duration_s" not in frame.columns:
         return frame
     edges = sorted(edges_s)
@@ -37,18 +37,13 @@ def bucket_names(edges_s: Sequence[float]) -> list[str]:
 def by_group(
     frames: Sequence[pl.DataFrame], column: str, metrics: Sequence[Metric], config: EvaluateConfig
 ) -> list[dict[str, Any]]:
-    """Metrics of every group of one column.
+    """Metrics of every group of one column; clips where it is null form no group.
 
-    Args:
-        frames: Predictions at one semantic level, one frame per training seed on the same clips.
-        column: Column to group by; clips where it is null form no group.
-        metrics: What to measure.
-        config: Intervals, and how many clips a group needs for one.
+    `frames` are predictions at one semantic level, one frame per training seed on the same clips.
 
     Returns:
         One entry per group, in order of its value (duration: shortest first): value, n_clips, n_speakers, and per
-        metric an interval, or the bare estimate (mean over the seeds) where the group is smaller than
-        `min_group_clips`.
+        metric an interval, or only the estimate (mean over the seeds) if the group is smaller than `min_group_clips`.
     """
     if column not in frames[0].columns:
         return []
@@ -71,7 +66,7 @@ def by_group(
 
 
 def n_speakers(frame: pl.DataFrame) -> int | None:
-    """How many known speakers there are; None where the frame does not say."""
+    """Number of known speakers; None if the frame has no such column."""
     if "speaker_id" not in frame.columns:
         return None
     return frame.filter(pl.col("speaker_id").is_not_null() & (pl.col("speaker_id") != UNKNOWN_SPEAKER))[

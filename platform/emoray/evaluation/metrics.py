@@ -37,7 +37,7 @@ DEFINITIONS = {
 
 
 def moments(prediction: np.ndarray, target: np.ndarray, unit: np.ndarray | float = 1.0) -> np.ndarray:
-    """Per-clip summands of everything that CCC, Pearson, MAE and bias need.
+    """Per-clip summands for CCC, Pearson, MAE and bias.
 
     Args:
         prediction: (N,) predictions.
@@ -69,46 +69,17 @@ def _central(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 
 def ccc_of(sums: np.ndarray) -> np.ndarray:
-    """CCC (Lin 1989, population variances) from summed moments (..., 7); NaN where both sides are one constant."""
+    """CCC (Lin 1989, population variances) from summed moments (..., 7); NaN if both sides are one constant."""
     difference, var_p, var_y, cov = _central(sums)
     with np.errstate(divide="ignore", invalid="ignore"):
         return 2 * cov / (var_p + var_y + difference**2)
 
 
 def pearson_of(sums: np.ndarray) -> np.ndarray:
-    """Pearson correlation from summed moments (..., 7); NaN where a side is constant."""
+    """Pearson correlation from summed moments (..., 7); NaN if a side is constant."""
     _, var_p, var_y, cov = _central(sums)
     with np.errstate(divide="ignore", invalid="ignore"):
         return cov / np.sqrt(var_p * var_y)
-
-
-def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Concordance correlation coefficient of two vectors; NaN labels are left out. See `DEFINITIONS`."""
-    return float(ccc_of(_total(prediction, target)))
-
-
-def pearson(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Pearson correlation of two vectors; NaN labels are left out."""
-    return float(pearson_of(_total(prediction, target)))
-
-
-def mae(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Mean absolute error, in the units of its arguments; NaN labels are left out."""
-    sums = _total(prediction, target)
-    return float(sums[6] / sums[0])
-
-
-def bias(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Mean of prediction − label; NaN labels are left out."""
-    sums = _total(prediction, target)
-    return float((sums[1] - sums[2]) / sums[0])
-
-
-def _total(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-    per_clip = moments(prediction, target)
-    if not per_clip[:, 0].any():
-        raise InputError("no labelled clip to measure on")
-    return per_clip.sum(axis=0)
 
 
 def confusion(prediction: Sequence[str], target: Sequence[str | None], classes: Sequence[str]) -> np.ndarray:
@@ -131,7 +102,8 @@ def _one_hot_pairs(
             continue
         if true not in index or predicted not in index:
             unknown = true if true not in index else predicted
-            raise InputError(f"class {unknown!r} is not among {', '.join(classes)}", where=f"row {row}")
+            what = f"class {unknown!r} is not among {', '.join(classes)}"
+            raise InputError(what, where=f"row {row}", kind="unknown_class")
         pairs[row, index[true], index[predicted]] = 1
     return pairs
 
@@ -163,23 +135,7 @@ def _mean_where(numerator: np.ndarray, denominator: np.ndarray, present: np.ndar
         return ratio.sum(axis=-1) / present.sum(axis=-1)
 
 
-def uar(prediction: Sequence[str], target: Sequence[str | None], classes: Sequence[str]) -> float:
-    """Unweighted average recall (UA, balanced accuracy)."""
-    return float(uar_of(confusion(prediction, target, classes)))
-
-
-def wa(prediction: Sequence[str], target: Sequence[str | None], classes: Sequence[str]) -> float:
-    """Weighted accuracy: the plain share of right answers."""
-    return float(wa_of(confusion(prediction, target, classes)))
-
-
-def macro_f1(prediction: Sequence[str], target: Sequence[str | None], classes: Sequence[str]) -> float:
-    """Unweighted mean of the classes' F1 scores."""
-    return float(macro_f1_of(confusion(prediction, target, classes)))
-
-
-# --- metrics of a predictions frame
-# ------------------------------------------------------------------------------------
+# --- metrics of a predictions frame ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -202,7 +158,7 @@ class Metric:
 
 
 def scale_width(frame: pl.DataFrame) -> np.ndarray:
-    """Width of the corpus's scale per clip, (N,); 1 where the scale is unknown."""
+    """Width of the corpus's scale per clip, (N,); 1 if the scale is unknown."""
     if "scale_min" not in frame.columns:
         return np.ones(frame.height)
     width = frame.select((pl.col("scale_max") - pl.col("scale_min")).fill_null(1.0).alias("width"))
@@ -214,7 +170,7 @@ def _moments_of(dimension: str) -> Callable[[pl.DataFrame], np.ndarray]:
         width = scale_width(frame)
         prediction = frame[f"{dimension}_pred"].cast(pl.Float64).to_numpy()
         target = frame[f"{dimension}_true"].cast(pl.Float64).to_numpy()
-        # p and y less one half: CCC and Pearson do not change, and less is lost to cancellation.
+        # p and y minus one half: CCC and Pearson do not change, with less cancellation.
         difference = np.where(np.isfinite(target), width * (prediction - target), 0.0)
         return np.concatenate([moments(prediction - 0.5, target - 0.5, width), difference[:, None]], axis=1)
 

@@ -1,4 +1,4 @@
-"""HTML pages: one look, no address outside the page, figures as every page writes them."""
+"""HTML pages: one style, no address outside the page, one format of figures."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ import jinja2
 from emoray.evaluation.summary import LEVELS
 
 SYNTHETIC_NOTE = (
-    "Synthetic speech with planted labels: this table tests the machinery. It is no evidence about how people express"
-    " or hear emotion, nor for any paper's claim about people."
+    "Synthetic speech with planted labels: this table tests the software. It is no evidence about how people express"
+    " or perceive emotion, nor for any paper's claim about people."
 )
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template of this package.
-
-    Args:
-        template: Its file.
-        values: What it reads; names of semantic levels and the note on synthetic speech are there in any case.
-    """
+    """A page from a template of this package, which also gets the names of levels and the note on synthetic speech."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("emoray.evaluation", "templates"),
         autoescape=True,
@@ -33,7 +28,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """A figure for a table: an en dash where it is undefined, a real minus sign."""
+    """A figure for a table: an en dash if it is undefined, a real minus sign."""
     if value is None:
         return "–"
     rounded = round(value, digits) + 0.0  # −0.00 becomes 0.00

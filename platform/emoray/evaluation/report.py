@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from emoray.evaluation import conformal, figures, pages
 from emoray.evaluation.config import EvaluateConfig
 from emoray.evaluation.metrics import DEFINITIONS
-from emoray.evaluation.summary import check_predictions, levels_of, summarise
+from emoray.evaluation.summary import check_predictions, semantic_levels, summarise
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class About:
         corpus: Name of the corpus.
         facts: Run id, model version, hashes, seeds, commit …, shown as they are, in this order.
         protocol: Further sentences on how the splits were made and the model selected.
-        ceiling: Best CCC that any predictor can reach per dimension, where it is known (synthetic labels with planted
-            noise).
+        ceiling: Best CCC that any predictor can reach per dimension, if known (synthetic labels with planted noise).
         synthetic: Whether the corpus is synthetic; the page then says what that means.
     """
 
@@ -50,13 +49,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Report:
-    """A written report.
-
-    Attributes:
-        folder: Where it lies.
-        page: Its HTML page.
-        metrics: The tree of metrics.json.
-    """
+    """A written report: its folder, its HTML page, and the content of metrics.json."""
 
     folder: Path
     page: Path
@@ -65,7 +58,7 @@ class Report:
     def flat(self) -> dict[str, float]:
         """Estimates as `full/ccc_valence` → value, for a tracking store; undefined ones are left out.
 
-        Beside those over several seeds stand their standard deviations, `full/ccc_valence_seed_sd`.
+        Estimates over several seeds also have standard deviations, `full/ccc_valence_seed_sd`.
         """
         return {
             f"{level}/{name}{suffix}": entry[key]
@@ -86,19 +79,16 @@ def write_report(
     half_widths: conformal.HalfWidths | None = None,
     classes: Sequence[str] = (),
 ) -> Report:
-    """Evaluate predictions and write the report folder.
+    """Evaluate predictions and write the report folder; files in it with the same names are replaced.
 
     Args:
-        folder: Folder to write to; made if absent, files in it with the same names are replaced.
-        predictions: Predictions on the split that is judged, at one or several semantic levels (see `summarise`).
+        folder: Folder to write to.
+        predictions: Predictions on the evaluated split, at one or several semantic levels (see `summarise`).
         config: Intervals and groups.
         about: Where the predictions come from.
-        dev: Predictions on dev, for the calibration figure, and for the half widths where none are given.
+        dev: Predictions on dev, for the calibration figure, and for the half widths if none are given.
         half_widths: The model version's conformal half widths.
         classes: Classes of the categorical head.
-
-    Returns:
-        Where it lies and its figures.
 
     Raises:
         InputError: The predictions break the contract of `summarise`.
@@ -125,12 +115,7 @@ def write_report(
 
 
 def render(metrics: Mapping[str, Any], images: Mapping[str, Image]) -> str:
-    """The HTML page.
-
-    Args:
-        metrics: The tree that `write_report` puts into metrics.json.
-        images: The figures by name.
-    """
+    """The HTML page of the content of metrics.json and the figures by name."""
     used = [*(("CCC", "Pearson", "MAE", "bias") if metrics["dimensions"] else ())]
     used += ("UA", "WA", "macro-F1") if metrics["classes"] else ()
     return pages.render(
@@ -146,7 +131,7 @@ def render(metrics: Mapping[str, Any], images: Mapping[str, Image]) -> str:
 def _figures(
     frame: pl.DataFrame, metrics: Mapping[str, Any], about: About, dev: pl.DataFrame | None
 ) -> dict[str, Figure]:
-    best = levels_of(frame)[-1]
+    best = semantic_levels(frame)[-1]
     shown, level = frame.filter(pl.col("level") == best), metrics["levels"][best]
     drawn: dict[str, Figure | None] = {}
     if metrics["dimensions"]:

@@ -1,6 +1,6 @@
-"""Robustness: what becomes of a version's scores as its input gets worse, condition by condition.
+"""Robustness: how a version's scores change as its input gets worse, condition by condition.
 
-Every condition scores the same clips, so its loss against the clean ones is a paired difference over speakers.
+Every condition scores the same clips, so its loss compared with the clean ones is a paired difference over speakers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from emoray.audio.degrade import add_noise, at_speed, through_codec
 from emoray.config import Section
 from emoray.stages.base import WAVEFORM, Row
 
-#: Kind of condition → what its amount is.
+#: Kind of condition → the meaning of its amount.
 KINDS = {
     "noise": "signal-to-noise ratio, dB",
     "speed": "speed",
@@ -23,20 +23,20 @@ KINDS = {
     "codec": "codec",
     "semantics": "what the version is given",
 }
-#: Kinds whose amounts lie on an axis.
+#: Kinds whose amounts are on an axis.
 CURVES = ("noise", "speed", "words")
 
 
 class RobustnessConfig(Section):
-    """What a version is tried with.
+    """The conditions that a version is tested with.
 
     Attributes:
-        clips: Test clips at the most, spread over the split.
+        clips: Test clips at most, spread over the split.
         seed: Of noise and word errors.
         snr_db: Signal-to-noise ratios of white noise, dB.
         codecs: Names from `emoray.audio.degrade.CODECS`.
         speeds: Factors of speed; pitch moves along.
-        word_errors: Shares of the given transcript's words to get wrong; for versions that read given transcripts.
+        word_errors: Shares of the given transcript's words to replace or drop; for versions that read transcripts.
     """
 
     clips: int
@@ -49,13 +49,13 @@ class RobustnessConfig(Section):
 
 @dataclass(frozen=True)
 class Condition:
-    """One way of making clips worse.
+    """One degradation of clips.
 
     Attributes:
         kind: One of `KINDS`; `clean` for the clips as they are.
-        amount: How much, on the kind's axis; None where there is none.
-        name: How tables call it.
-        change: Makes a row worse; rows that it was given stay as they are.
+        amount: How much, on the kind's axis; None if it has none.
+        name: Its name in tables.
+        change: Returns a degraded row; its argument does not change.
     """
 
     kind: str
@@ -67,11 +67,8 @@ class Condition:
 def conditions(config: RobustnessConfig, vocabulary: Sequence[str], *, reads_words: bool) -> list[Condition]:
     """Conditions in the order of the page, the clean one first.
 
-    Args:
-        config: What to try.
-        vocabulary: Words that a recogniser could mistake others for.
-        reads_words: The version reads the transcript that it is given; a version with a recogniser of its own gets its
-            word errors from the noise.
+    Words are replaced by others of `vocabulary`. `reads_words`: the version reads the given transcript; one with its
+    own recogniser gets its word errors from the noise.
     """
 
     def on_samples(change: Callable[[np.ndarray, Row], np.ndarray]) -> Callable[[Row], Row]:
@@ -110,7 +107,7 @@ def _scaled(time_s: float | None, factor: float) -> float | None:
 
 
 def _words(share: float, vocabulary: Sequence[str], seed: int) -> Callable[[Row], Row]:
-    """Two of three errors take another word, the third leaves the word out; times stay with what is left."""
+    """Two of three errors replace the word, the third drops it; the other words keep their times."""
 
     def change(row: Row) -> Row:
         random = _random(seed, row)
@@ -130,5 +127,5 @@ def _words(share: float, vocabulary: Sequence[str], seed: int) -> Callable[[Row]
 
 
 def _random(seed: int, row: Row) -> np.random.Generator:
-    """A clip's own generator: the same noise whatever else is scored."""
+    """A clip's own generator: its noise does not depend on the other clips."""
     return np.random.default_rng([seed, *str(row["utterance_id"]).encode()])

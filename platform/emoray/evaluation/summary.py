@@ -1,4 +1,4 @@
-"""All figures of one evaluation as a plain tree: what `metrics.json` holds and the report shows."""
+"""All figures of one evaluation as plain values: the content of `metrics.json` and of the report."""
 
 from __future__ import annotations
 
@@ -16,47 +16,46 @@ from emoray.evaluation.groups import DURATION, by_group, n_speakers, with_durati
 from emoray.evaluation.metrics import Metric, categorical, confusion, dimensional, labelled_dimensions, mean_ccc
 from emoray.schema import DIMENSIONS, GRANULARITIES, UNKNOWN_SPEAKER
 
-#: Semantic levels and what a reader should call them, poorest first.
+#: Semantic levels and their names for readers, from the least input to the most.
 LEVELS = {"audio": "audio alone", "transcript": "audio + transcript", "full": "audio + transcript + delivery"}
 
 GROUP_COLUMNS = ("gender", DURATION, "speaker_id")
 
-#: Columns of predictions by several trainings: what each was seeded with, and the fold that its clips were tested in.
+#: Columns of predictions by several trainings: the seed of each, and the fold that its clips were tested in.
 SEED, FOLD = "seed", "fold"
 
 REQUIRED = ("utterance_id", "split", "level")
 
 
 def check_predictions(frame: pl.DataFrame) -> pl.DataFrame:
-    """Hold a frame against the predictions contract and clip the predicted dimensions to the scale, as the scorer does.
+    """Check a frame against the predictions contract and clip predicted dimensions to the scale, as the scorer does.
 
     Raises:
-        InputError: A column is missing, a clip occurs twice at one level (and seed, where the frame has several), or a
+        InputError: A column is missing, a clip occurs twice at one level (and seed, if the frame has several), or a
             prediction is not finite.
     """
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
-        raise InputError(
-            f"the predictions lack the columns {', '.join(missing)}", remedy="See emoray.evaluation.summary"
-        )
+        what = f"the predictions do not have the columns {', '.join(missing)}"
+        raise InputError(what, remedy="See emoray.evaluation.summary", kind="missing_column")
     if frame.is_empty():
-        raise InputError("there are no predictions to evaluate", remedy="Check the split's name")
+        raise InputError("there are no predictions to evaluate", remedy="Check the split's name", kind="empty_table")
     key = ["utterance_id", "level", *([SEED] if SEED in frame.columns else [])]
     twice = frame.group_by(key).len().filter(pl.col("len") > 1)
     if not twice.is_empty():
-        raise InputError(
-            f"{twice['utterance_id'][0]!r} was predicted {twice['len'][0]} times at level {twice['level'][0]!r}"
-        )
+        what = f"{twice['utterance_id'][0]!r} was predicted {twice['len'][0]} times at level {twice['level'][0]!r}"
+        raise InputError(what, kind="duplicate_id")
     present = [f"{d}_pred" for d in DIMENSIONS if f"{d}_pred" in frame.columns]
     for name in present:
         broken = frame.filter(~pl.col(name).is_finite())
         if not broken.is_empty():
-            raise InputError(f"{name} is {broken[name][0]}", where=f"utterance {broken['utterance_id'][0]}")
+            where = f"utterance {broken['utterance_id'][0]}"
+            raise InputError(f"{name} is {broken[name][0]}", where=where, kind="non_finite_prediction")
     return frame.with_columns(pl.col(name).cast(pl.Float64).clip(0.0, 1.0) for name in present)
 
 
-def levels_of(frame: pl.DataFrame) -> list[str]:
-    """Semantic levels of a predictions frame, poorest first."""
+def semantic_levels(frame: pl.DataFrame) -> list[str]:
+    """Semantic levels of a predictions frame, from the least input to the most."""
     order = list(LEVELS)
     return sorted(
         frame["level"].unique().to_list(), key=lambda name: order.index(name) if name in order else len(order)
@@ -64,7 +63,7 @@ def levels_of(frame: pl.DataFrame) -> list[str]:
 
 
 def by_seed(frame: pl.DataFrame) -> list[pl.DataFrame]:
-    """The predictions of each training seed, in order of the seed; the frame itself where it does not say."""
+    """The predictions of each training seed, in order of the seed; the whole frame if it has no seeds."""
     return frame.sort(SEED).partition_by(SEED, maintain_order=True) if SEED in frame.columns else [frame]
 
 
@@ -75,33 +74,29 @@ def summarise(
     half_widths: conformal.HalfWidths | None = None,
     classes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Metrics with intervals per semantic level, groups, and the coverage of the conformal intervals.
+    """Metrics with intervals per semantic level, groups, and the coverage of the conformal intervals, as JSON values.
 
     With a column `seed` (predictions of a protocol), metrics are means over the seeds, with their standard deviation;
-    where the column `fold` then says that clips were tested in several folds, there are figures for each.
+    if the column `fold` then has several folds, there are figures for each.
 
     Args:
-        predictions: Columns utterance_id, split, level, and what is known of speaker_id, gender, dialogue_id,
-            duration_s, {dimension}_true and _pred in [0, 1], scale_min, scale_max, emotion_true, emotion_pred, gates,
-            seed, fold.
+        predictions: Columns utterance_id, split, level, and if known speaker_id, gender, dialogue_id, duration_s,
+            {dimension}_true and _pred in [0, 1], scale_min, scale_max, emotion_true, emotion_pred, gates, seed, fold.
         config: Intervals and groups.
         half_widths: The version's conformal half widths; None leaves coverage out.
         classes: Classes of the categorical head, in the model's order; empty = no categorical metrics. Clips of other
             classes count in none of these.
-
-    Returns:
-        A JSON-ready tree.
 
     Raises:
         InputError: The frame breaks the contract, its seeds were tested on different clips, or it has no label at all.
     """
     frame = with_duration_bucket(check_predictions(predictions), config.duration_edges_s)
     dimensions = labelled_dimensions(frame)
-    frame, judged = _judged(frame, classes)
-    if not dimensions and not judged:
-        raise InputError("no clip has a label to judge the predictions by", remedy="Evaluate on a labelled split")
+    frame, known_classes = _known_classes(frame, classes)
+    if not dimensions and not known_classes:
+        raise InputError("no clip has a label", remedy="Evaluate on a labelled split", kind="no_labels")
     seeds = by_seed(frame)
-    one_level = seeds[0].filter(pl.col("level") == levels_of(frame)[0])
+    one_level = seeds[0].filter(pl.col("level") == semantic_levels(frame)[0])
     units = clusters(one_level)
     covered = conformal.coverage(frame, half_widths) if half_widths else {}
     return {
@@ -118,12 +113,12 @@ def summarise(
         "resamples": config.resamples,
         "conformal_level": config.conformal_level if half_widths else None,
         "dimensions": dimensions,
-        "classes": judged,
+        "classes": known_classes,
         "scale": _scale(one_level),
         "levels": {
-            level: _one_level(frame.filter(pl.col("level") == level), dimensions, judged, config)
+            level: _one_level(frame.filter(pl.col("level") == level), dimensions, known_classes, config)
             | {"half_widths": (half_widths or {}).get(level), "coverage": covered.get(level)}
-            for level in levels_of(frame)
+            for level in semantic_levels(frame)
         },
     }
 
@@ -131,25 +126,23 @@ def summarise(
 def point_estimates(predictions: pl.DataFrame, classes: Sequence[str] = ()) -> dict[str, float]:
     """The metrics of a report without intervals, as `full/ccc_valence` → value; undefined ones are left out.
 
-    Args:
-        predictions: As for `summarise`, of one seed.
-        classes: Classes of the categorical head.
+    Arguments as for `summarise`, of one seed.
 
     Raises:
         InputError: The frame breaks the contract.
     """
-    frame, judged = _judged(check_predictions(predictions), classes)
-    metrics = metric_list(labelled_dimensions(frame), judged)
+    frame, known_classes = _known_classes(check_predictions(predictions), classes)
+    metrics = metric_list(labelled_dimensions(frame), known_classes)
     return {
         f"{level}/{name}": value
-        for level in levels_of(frame)
+        for level in semantic_levels(frame)
         for name, value in _values(frame.filter(pl.col("level") == level), metrics).items()
         if value is not None
     }
 
 
-def _judged(frame: pl.DataFrame, classes: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
-    """The frame without labels that are no class of the model, and the classes if a label is left."""
+def _known_classes(frame: pl.DataFrame, classes: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
+    """The frame without labels of other classes than the model's, and the classes if a label is left."""
     if not classes or "emotion_true" not in frame.columns:
         return frame, []
     known = pl.col("emotion_true").is_in(list(classes))
@@ -187,7 +180,7 @@ def _one_level(
 
 
 def _folds(frame: pl.DataFrame) -> list[int]:
-    """The folds that clips were tested in, where there are several; a single model's clips have none."""
+    """The folds that clips were tested in, if there are several; a single model's clips have none."""
     if not {SEED, FOLD} <= set(frame.columns):
         return []
     found = frame[FOLD].drop_nulls().unique().sort().to_list()
@@ -195,7 +188,7 @@ def _folds(frame: pl.DataFrame) -> list[int]:
 
 
 def _values(frame: pl.DataFrame, metrics: Sequence[Metric]) -> dict[str, float | None]:
-    """Metrics of one seed, without intervals; null where one is undefined."""
+    """Metrics of one seed, without intervals; null if undefined."""
     values = {metric.name: metric(frame) for metric in metrics}
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
@@ -216,7 +209,7 @@ def _mean_gates(frame: pl.DataFrame) -> dict[str, float] | None:
 
 
 def _scale(frame: pl.DataFrame) -> list[float] | None:
-    """The corpus's scale if all clips share one, else None (errors are then on a mixture of scales)."""
+    """The corpus's scale if all clips have the same, else None (errors are then on a mixture of scales)."""
     if "scale_min" not in frame.columns:
         return None
     pairs = frame.select("scale_min", "scale_max").unique().drop_nulls()

@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out.
+"""Input and output of a model.
 
 Shapes: B batch, T frames, F features, K granularities in the order of `emoray.schema.GRANULARITIES` (LES, GS, ES),
 E text width or experts, C classes, R regions, M branches or modalities, 3 = (valence, arousal, dominance).
@@ -22,13 +22,12 @@ class Batch:
         features_BTF: Front-end features, float32, zero beyond each clip's length.
         lengths_B: Valid frames of each clip, int64.
         text_BKE: Text vectors, zero where absent.
-        present_BK: Which text vectors are there.
+        present_BK: Which text vectors are present.
         target_B3: Labels in [0, 1]; NaN where unlabelled.
         label_B: Class index; -1 where unlabelled.
         utterance_ids: One id per clip.
-        dialogue_B: Which dialogue each clip is of: clips with the same number are turns of one. None: each clip is a
-            dialogue by itself.
-        turn_B: What orders the clips of a dialogue, ascending; None where `dialogue_B` is.
+        dialogue_B: Number of each clip's dialogue, the same for all its turns. None: each clip is a dialogue.
+        turn_B: Order of the clips of a dialogue, ascending; None if `dialogue_B` is.
     """
 
     features_BTF: Tensor
@@ -59,16 +58,12 @@ class Batch:
         return replace(part, features_BTF=part.features_BTF[:, :longest], utterance_ids=self.utterance_ids[start:stop])
 
     def at_level(self, level: str) -> Batch:
-        """The batch as a semantic level sees it.
-
-        Args:
-            level: `audio` (no text), `transcript` (LES and GS) or `full`.
-        """
+        """The batch with the text vectors of a level: `audio` (no text), `transcript` (LES and GS) or `full`."""
         keep = torch.tensor([name in LEVELS[level] for name in GRANULARITIES], device=self.present_BK.device)
         return replace(self, present_BK=self.present_BK & keep)
 
     def unlabelled(self) -> Batch:
-        """The batch without its labels: such clips count in no objective."""
+        """The batch without its labels: such clips do not count in any objective."""
         return replace(
             self,
             target_B3=torch.full_like(self.target_B3, torch.nan),
@@ -81,25 +76,25 @@ class Batch:
         return Batch(**{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()})
 
 
-#: Granularities that a semantic level lets through.
+#: Granularities of each semantic level.
 LEVELS: dict[str, tuple[str, ...]] = {"audio": (), "transcript": ("les", "gs"), "full": GRANULARITIES}
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a model says about each clip.
+    """A model's output for each clip.
 
     Attributes:
         prediction_B3: Valence, arousal, dominance on the label scale [0, 1], not clipped.
         logits_BC: Class logits, or None without a categorical head.
-        gates_BK: Share of each granularity in the fused semantics (rows sum to 1; to 0 where all are absent), or None.
+        gates_BK: Share of each granularity in the fused semantics (rows sum to 1; to 0 if all are absent), or None.
         experts_B3E: Weight of each expert for each dimension (rows sum to 1), or None.
         router_B3E: The router's full softmax, before any top-2 choice (`experts_B3E` if routing is dense), or None.
         regions_BR: Logits of the regions of the label space, or None without such a head.
-        branches_BM3: Predictions of branches that are trained each by its own loss, or None; the loss then has these
-            in the place of `prediction_B3`, which is made of them.
+        branches_BM3: Predictions of separately trained branches, or None; the loss then uses these instead of
+            `prediction_B3`, which is computed from them.
         branch_logits_BMC: Their class logits, or None.
-        modality_logits_BMC: Class logits of each modality by itself, which have a loss beside that of `logits_BC`
+        modality_logits_BMC: Class logits of each modality, with their own loss beside that of `logits_BC`
             (`train.objective.modalities`), or None.
     """
 

@@ -40,15 +40,15 @@ MODELS: dict[str, type[nn.Module]] = {
 #: Models that ignore text vectors.
 SOUND_ALONE = frozenset({"emosphere", "acoustic", "challenge", "wav2vec2_dim", "cnn14", "mean"})
 
-#: Models whose clips are turns: their batches, in training and in evaluation, are of whole dialogues.
+#: Models whose clips are turns: their batches, in training and in evaluation, are whole dialogues.
 OVER_DIALOGUES: tuple[type[nn.Module], ...] = (Perspective,)
 
-#: Models that training fits to the labels in no step.
+#: Models that are fitted to the labels without training steps.
 WITHOUT_GRADIENT = frozenset({"mean"})
 
 
 def build(config: ModelConfig) -> nn.Module:
-    """The model of a configuration, freshly initialised (but for a pre-trained encoder)."""
+    """The model of a configuration, newly initialised (except for a pre-trained encoder)."""
     return MODELS[config.name](config)
 
 

@@ -17,18 +17,15 @@ from emoray.models.config import Cnn14Config
 #: Channels of the blocks at width 1.
 CHANNELS = (64, 128, 256, 512, 1024, 2048)
 
-#: Frames that five poolings by two make one of.
+#: Frames that five poolings by two reduce to one.
 MULTIPLE = 2 ** (len(CHANNELS) - 1)
 
 
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation over valid frames: padding enters neither the statistics nor their running values.
 
-    In training the statistics are those of the micro-batch. Where batches are accumulated the Learner runs each
-    micro-batch twice; only the pass that has a gradient moves the running values.
-
-    Args:
-        channels: Number of channels C.
+    In training the statistics are those of the micro-batch. If batches are accumulated, the Learner runs each
+    micro-batch twice; only the pass with a gradient updates the running values.
     """
 
     #: As in `torch.nn.BatchNorm2d`.
@@ -45,12 +42,12 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("variance_C", torch.ones(channels))
 
     def forward(self, hidden_BCTF: Tensor, mask_BT: Tensor) -> Tensor:
-        """Normalise; what stands in the padding afterwards means nothing."""
+        """Normalise; values in the padding are then undefined."""
         if not self.training:
             return nn.functional.batch_norm(
                 hidden_BCTF, self.mean_C, self.variance_C, self.weight_C, self.bias_C, eps=self.EPSILON
             )
-        # Products, not masked_fill: its broadcast alone took an eighth of CNN14's time on a CPU.
+        # Products, not masked_fill, whose broadcast took an eighth of CNN14's time on a CPU.
         valid_B1T1, count = mask_BT[:, None, :, None].float(), mask_BT.sum() * hidden_BCTF.shape[3]
         hidden_BCTF = hidden_BCTF.float()
         mean_C = (hidden_BCTF * valid_B1T1).sum((0, 2, 3)) / count
@@ -64,12 +61,7 @@ class MaskedBatchNorm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """[3 × 3 convolution, batch normalisation, ReLU] twice, masked after each.
-
-    Args:
-        before: Channels of the input.
-        after: Channels of the output.
-    """
+    """[3 × 3 convolution, batch normalisation, ReLU] twice, masked after each."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -80,7 +72,7 @@ class ConvBlock(nn.Module):
         self.norms = nn.ModuleList(MaskedBatchNorm(after) for _ in range(2))
 
     def forward(self, hidden_BCTF: Tensor, mask_BT: Tensor) -> Tensor:
-        """Convolve frames that are zero beyond each clip's end; so is the result."""
+        """Convolve frames that are zero beyond each clip's end, as is the result."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             hidden_BCTF = norm(convolution(hidden_BCTF), mask_BT).relu() * mask_BT[:, None, :, None]
         return hidden_BCTF
@@ -91,10 +83,7 @@ class Cnn14Encoder(nn.Module):
 
     Batch normalisation over the mels; six blocks, average pooling by 2 × 2 after all but the last, dropout; mean over
     the mels. Frames are padded to a multiple of 32 with zeros, and everything beyond a clip's end is zero after every
-    convolution, so that a clip alone and the same clip padded in a batch give the same.
-
-    Args:
-        config: Mel bands, width and dropout.
+    convolution, so that a clip has the same result alone and padded in a batch.
 
     Attributes:
         channels: Channels C of each block.
@@ -107,11 +96,8 @@ class Cnn14Encoder(nn.Module):
     def __init__(self, config: Cnn14Config) -> None:
         super().__init__()
         if config.mels < MULTIPLE:
-            raise ConfigError(
-                f"{config.mels} mel bands are too few to be pooled five times",
-                where="model.encoder.cnn14.mels",
-                remedy=f"Use {MULTIPLE} or more",
-            )
+            what = f"{config.mels} mel bands are too few to be pooled five times"
+            raise ConfigError(what, where="model.encoder.cnn14.mels", remedy=f"Use {MULTIPLE} or more")
         self.channels = tuple(max(1, round(config.width * channels)) for channels in CHANNELS)
         self.width = self.channels[-1]
         self.norm = MaskedBatchNorm(config.mels)
@@ -123,12 +109,9 @@ class Cnn14Encoder(nn.Module):
     def forward(
         self, features_BTF: Tensor, lengths_B: Tensor, shifts: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Encode log-mels.
+        """Encode log-mels of clips with `lengths_B` valid frames.
 
-        Args:
-            features_BTF: Log-mels.
-            lengths_B: Valid frames.
-            shifts: A vector (B, C) per block, added to its pooled output at every frame and mel (conditioning).
+        `shifts` are vectors (B, C), one per block, added to its pooled output at every frame and mel (conditioning).
 
         Returns:
             Hidden states (B, U, D) with U = ⌈T / 32⌉, and the mask (B, U) of the valid ones.

@@ -91,8 +91,8 @@ class SslConfig(Section):
         tuning: `frozen`, `finetune` or `lora`; the convolutional front-end is frozen in every case.
         layers: `weighted` (learnable softmax-weighted sum of all hidden layers) or `last`.
         lora: Adapters for `tuning: lora`.
-        architecture: The checkpoint's own configuration and waveform normalisation, filled in by
-            `emoray.models.portable` so that a saved model needs no checkpoint; null before.
+        architecture: The checkpoint's configuration and waveform normalisation, filled in by
+            `emoray.models.build.portable` so that a saved model needs no checkpoint; null before.
     """
 
     checkpoint: str
@@ -129,7 +129,7 @@ class MoeConfig(Section):
 
 
 class FusionConfig(Section):
-    """How semantics meet sound in MSF-SER.
+    """How semantics and sound are fused in MSF-SER.
 
     Attributes:
         kind: `fm_moe` (FiLM and mixture of experts), `concat_mlp` or `cross_attention`.
@@ -149,7 +149,7 @@ Regions = Literal["octants", 30, 45, 60, 180]
 
 
 class EmoSphereConfig(Section):
-    """What EmoSphere-SER has of its own. Style pooling and the heads take their widths from the model.
+    """Options of EmoSphere-SER only. The widths of style pooling and heads are the model's.
 
     Attributes:
         regions: `octants`, or the step in degrees of a grid of angles.
@@ -165,15 +165,16 @@ class EmoSphereConfig(Section):
 
 
 class PerspectiveConfig(Section):
-    """What the model of the perspective loss has of its own.
+    """Options of the model of the perspective loss only.
 
     Attributes:
         sound: The sound's vector of an utterance: `statistics` (mean and standard deviation of its log-mels over time)
             or `encoder` (the acoustic encoder and attentive statistics).
-        fusion: Where sound and text meet: `late` (logits), `hidden` (last hidden vectors) or `early` (before the GRU).
+        fusion: Where sound and text are fused: `late` (logits), `hidden` (last hidden vectors) or `early` (before the
+            GRU).
         operator: How: `add`, `concat` or `attention` (AT-fusion).
         gru: Width of the GRU in each direction.
-        heads: Heads of the self-attention over the dialogue; they share 2 · gru.
+        heads: Heads of the self-attention over the dialogue, of width 2 · gru in all.
     """
 
     sound: Literal["statistics", "encoder"]
@@ -188,7 +189,7 @@ class ModelConfig(Section):
 
     Attributes:
         name: Key of `emoray.models.build.MODELS`.
-        width: Width D of the vectors that are fused; of style pooling in `emosphere`.
+        width: Width D of the fused vectors; of style pooling in `emosphere`.
         hidden: Hidden width of the MLP heads (`acoustic`, `concat`, `text`, `emosphere`, `perspective`, `challenge`,
             `wav2vec2_dim`, `fusion.kind: concat_mlp`).
         dropout: Dropout before the outputs; in `emosphere`, `challenge` and `wav2vec2_dim` also before the heads.
@@ -198,8 +199,8 @@ class ModelConfig(Section):
         classes: Names of the classes of the categorical head; empty for none.
         encoder: The acoustic encoder.
         fusion: The fusion of MSF-SER.
-        emosphere: What EmoSphere-SER has of its own.
-        perspective: What the model of the perspective loss has of its own.
+        emosphere: Options of EmoSphere-SER.
+        perspective: Options of the model of the perspective loss.
     """
 
     name: Literal[

@@ -21,10 +21,7 @@ from emoray.models.config import LogMelConfig, LoraConfig, SslConfig
 class LogMelEncoder(nn.Module):
     """Small convolutions and a transformer over log-mels: the size that a CPU can train [ours].
 
-    Every convolution sees zeros beyond a clip's end and its output is masked again, so padding changes nothing.
-
-    Args:
-        config: Bands, strides and transformer.
+    Every convolution gets zeros beyond a clip's end and its output is masked again, so padding changes nothing.
 
     Attributes:
         width: Width D of the hidden states.
@@ -84,13 +81,11 @@ def _sinusoids(frames: int, width: int) -> Tensor:
 
 
 class SslEncoder(nn.Module):
-    """A Hugging Face speech encoder over waveforms: wav2vec 2.0, HuBERT, WavLM and their like.
+    """A Hugging Face speech encoder over waveforms: wav2vec 2.0, HuBERT, WavLM and similar.
 
-    The convolutional front-end is always frozen. Where it normalises over time (`feat_extract_norm="group"`, as in
-    WavLM-base and base+) it runs clip by clip and pads after, since its statistics would otherwise include the padding.
-
-    Args:
-        config: Checkpoint, tuning and which layers are used.
+    The convolutional front-end is always frozen. If it normalises over time (`feat_extract_norm="group"`, as in
+    WavLM-base and base+), it runs clip by clip and pads after, since its statistics would otherwise include the
+    padding.
 
     Attributes:
         width: Width D of the hidden states.
@@ -111,7 +106,7 @@ class SslEncoder(nn.Module):
         if config.tuning == "lora":
             backbone = _add_lora(backbone, config.lora)
         for name, parameter in backbone.named_parameters():
-            # The mask embedding serves pre-training only: DDP would wait for its gradient.
+            # The mask embedding is for pre-training only: DDP would wait for its gradient.
             if "feature_extractor" in name or "masked_spec_embed" in name:
                 parameter.requires_grad_(False)
         self.backbone = backbone
@@ -150,7 +145,7 @@ class SslEncoder(nn.Module):
     def _front_end(self, extractor: nn.Module, samples_BS: Tensor, lengths_B: Tensor) -> Tensor:
         shortest = self._receptive_field()
         if int(lengths_B.min()) < shortest:
-            # Frames of such a clip would number zero; silence up to one frame keeps it scorable.
+            # Such a clip would have no frame; silence up to one frame lets it be scored.
             lengths_B = lengths_B.clamp_min(shortest)
             samples_BS = nn.functional.pad(samples_BS, (0, max(0, shortest - samples_BS.shape[1])))
         if not self._per_clip:
@@ -172,7 +167,7 @@ class SslEncoder(nn.Module):
 
     @staticmethod
     def _hidden_states(encoder: nn.Module, hidden_BUD: Tensor, mask_BU: Tensor) -> list[Tensor]:
-        """Input of the first layer and every layer's output, the last after the encoder's own final norm."""
+        """Input of the first layer and every layer's output, the last after the encoder's final norm."""
         states: list[Tensor] = []
 
         def keep_input(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -194,7 +189,7 @@ class SslEncoder(nn.Module):
 
 
 def architecture(config: SslConfig) -> dict[str, Any]:
-    """The checkpoint's configuration and waveform normalisation, as kept in `SslConfig.architecture`.
+    """The checkpoint's configuration and waveform normalisation, as in `SslConfig.architecture`.
 
     Raises:
         ConfigError: The checkpoint cannot be read.
@@ -212,7 +207,7 @@ def architecture(config: SslConfig) -> dict[str, Any]:
 
 
 def _load_backbone(config: SslConfig) -> nn.Module:
-    # Imported here: three times as slow as all else together, and the logmel encoder needs none of it.
+    # Imported here: it takes three times as long as everything else, and the logmel encoder does not need it.
     from transformers import AutoConfig, AutoModel
 
     # LayerDrop would skip layers on some workers only; masking is ours (emoray.training.augment).
@@ -231,7 +226,7 @@ def _load_backbone(config: SslConfig) -> nn.Module:
     parts = ("feature_extractor", "feature_projection", "encoder")
     if not all(hasattr(backbone, part) for part in parts) or not hasattr(backbone.config, "feat_extract_norm"):
         raise ConfigError(
-            f"{config.checkpoint} is a {backbone.config.model_type}, which does not read waveforms as wav2vec 2.0 does",
+            f"{config.checkpoint} is a {backbone.config.model_type}, which does not read waveforms like wav2vec 2.0",
             where="model.encoder.ssl.checkpoint",
             remedy="Use a WavLM, wav2vec 2.0, HuBERT, UniSpeech-SAT or data2vec-audio checkpoint",
         )
@@ -246,7 +241,7 @@ def _unreadable(config: SslConfig, error: Exception) -> ConfigError:
     )
 
 
-#: WavLM's attention hands the weights of these layers to a fused function and never calls the layers themselves.
+#: WavLM's attention passes the weights of these layers to a fused function and never calls the layers.
 WAVLM_BYPASSED = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -278,6 +273,6 @@ def _add_lora(backbone: Any, config: LoraConfig) -> nn.Module:
 
 
 def pretrained_parameters(encoder: nn.Module) -> Iterator[nn.Parameter]:
-    """Parameters that come from a checkpoint (adapters do not): they get the encoder's own, lower learning rate."""
+    """Parameters from a checkpoint (adapters are not): they have the encoder's lower learning rate."""
     if isinstance(encoder, SslEncoder):
         yield from (parameter for name, parameter in encoder.backbone.named_parameters() if "lora_" not in name)

@@ -1,4 +1,4 @@
-"""The part of an acoustic encoder that is not learned: from samples to the features that a training set stores.
+"""The part of an acoustic encoder that is not learned: from samples to the features of a training set.
 
 Shapes: S samples, T frames, F features.
 """
@@ -29,7 +29,7 @@ class Frontend(ABC):
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """Everything that the features depend on, as JSON values (it enters the training set's hash)."""
+        """Everything that the features depend on, as JSON values (part of the training set's hash)."""
 
     @abstractmethod
     def features(self, samples: np.ndarray) -> np.ndarray:
@@ -37,11 +37,7 @@ class Frontend(ABC):
 
 
 class LogMelFrontend(Frontend):
-    """Log-mels on a fixed scale, centred frames, so that T = S // hop + 1.
-
-    Args:
-        config: Bands, window, hop and scale.
-    """
+    """Log-mels on a fixed scale, centred frames, so that T = S // hop + 1."""
 
     def __init__(self, config: MelConfig) -> None:
         self._config = config
@@ -52,8 +48,7 @@ class LogMelFrontend(Frontend):
 
     def options(self) -> dict[str, Any]:
         """See `Frontend.options`."""
-        names = ("mels", "window_s", "hop_s", "low_hz", "high_hz", "floor", "center", "scale")
-        return {"kind": "logmel", **{name: getattr(self._config, name) for name in names}}
+        return {"kind": "logmel", **{name: getattr(self._config, name) for name in MelConfig.model_fields}}
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """See `Frontend.features`."""
@@ -71,11 +66,10 @@ class LogMelFrontend(Frontend):
 
 
 class WaveformFrontend(Frontend):
-    """The waveform itself (F = 1), normalised as the checkpoint was trained.
+    """The waveform itself (F = 1), normalised as in the checkpoint's training.
 
-    Args:
-        normalise: Zero mean and unit variance per clip (the feature extractor's `do_normalize`), or the mean and the
-            standard deviation that every clip is normalised with.
+    `normalise`: zero mean and unit variance per clip (the feature extractor's `do_normalize`), or the mean and the
+    standard deviation to normalise every clip with.
     """
 
     width = 1
@@ -101,7 +95,9 @@ class WaveformFrontend(Frontend):
 
 @functools.lru_cache(maxsize=4)
 def _filters(window: int, size: int, mels: int, low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray]:
-    from transformers.audio_utils import mel_filter_bank  # over a second to import, and every verb imports this module
+    from transformers.audio_utils import (
+        mel_filter_bank,  # over a second to import, and every command imports this module
+    )
 
     bank = mel_filter_bank(size // 2 + 1, mels, low_hz, high_hz, AUDIO_HZ, norm="slaney", mel_scale="slaney")
     return np.hanning(window).astype(np.float32), bank.astype(np.float32)

@@ -1,4 +1,4 @@
-"""How text meets sound: gates over semantics, FiLM, mixture of experts, and the simpler fusions they are compared with.
+"""Fusion of text and sound: gates over semantics, FiLM, mixture of experts, and simpler ones to compare them with.
 
 Shapes: B batch, K granularities, E text width or experts, D width, I inner width, 3 = (valence, arousal, dominance).
 """
@@ -14,13 +14,18 @@ from emoray.models.config import ModelConfig, MoeConfig
 from emoray.schema import DIMENSIONS, GRANULARITIES
 
 
+def granularity_indices(config: ModelConfig) -> list[int]:
+    """Indices of the configured granularities in `GRANULARITIES`; a ConfigError if there is none."""
+    if not config.granularities:
+        remedy = "Use model.name=cnn14 or model.name=acoustic"
+        raise ConfigError(f"{config.name} without any text", where="model.granularities", remedy=remedy)
+    return [GRANULARITIES.index(name) for name in config.granularities]
+
+
 class TextVector(nn.Module):
-    """e: the text vectors of the configured granularities side by side, a learned vector where one is absent [ours].
+    """e: the text vectors of the configured granularities concatenated, a learned vector for an absent one [ours].
 
-    The learned ones begin at zero. With `granularities: [gs]` it is the transcript's vector alone.
-
-    Args:
-        config: Granularities and width of the text vectors.
+    The learned ones start at zero. With `granularities: [gs]` it is the transcript's vector alone.
 
     Attributes:
         width: Width of e.
@@ -31,13 +36,7 @@ class TextVector(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if not config.granularities:
-            raise ConfigError(
-                f"{config.name} without any text",
-                where="model.granularities",
-                remedy="Use model.name=cnn14 or model.name=acoustic",
-            )
-        self._granularities = [GRANULARITIES.index(name) for name in config.granularities]
+        self._granularities = granularity_indices(config)
         self.width = len(config.granularities) * config.text_width
         self.absent_KE = nn.Parameter(torch.zeros(len(config.granularities), config.text_width))
 
@@ -51,16 +50,8 @@ class TextVector(nn.Module):
         return torch.where(present_BK1, batch.text_BKE[:, self._granularities], self.absent_KE).flatten(1)
 
 
-class Semantics(nn.Module):
-    """Text vectors projected to a common width, with a learned vector where one is absent.
-
-    s_k = LN(W_k e_k), or the learned "absent" vector.
-
-    Args:
-        text_width: Width E of the text vectors.
-        width: Width D.
-        granularities: Number K of text vectors.
-    """
+class SemanticsProjection(nn.Module):
+    """Text vectors of width E projected to a common width D: s_k = LN(W_k e_k), or a learned "absent" vector."""
 
     def __init__(self, text_width: int, width: int, granularities: int) -> None:
         super().__init__()
@@ -70,7 +61,7 @@ class Semantics(nn.Module):
 
     def forward(self, text_BKE: Tensor, present_BK: Tensor) -> Tensor:
         """Project to (B, K, D)."""
-        # Where a vector is absent its place holds zeros, whatever the caller put there.
+        # Absent vectors count as zeros, whatever the caller put there.
         text_BKE = text_BKE.masked_fill(~present_BK.unsqueeze(-1), 0)
         vectors = [
             norm(project(text_BKE[:, k])) for k, (project, norm) in enumerate(zip(self.project, self.norm, strict=True))
@@ -79,12 +70,10 @@ class Semantics(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """Intra-modal gated fusion: s = Σ_k g_k ⊙ s_k.
+    """Intra-modal gated fusion of K text vectors: s = Σ_k g_k ⊙ s_k.
 
-    Args:
-        width: Width D.
-        granularities: Number K of text vectors.
-        gate: `vector`: g_k = σ(U_k [s_1; …; s_K]) per channel; `softmax`: one weight per granularity, summing to 1.
+    With the gate `vector`, g_k = σ(U_k [s_1; …; s_K]) per channel; with `softmax`, one weight per granularity, summing
+    to 1.
     """
 
     def __init__(self, width: int, granularities: int, gate: str) -> None:
@@ -94,10 +83,10 @@ class GatedFusion(nn.Module):
         self.gate = nn.Linear(granularities * width, granularities * (1 if self._softmax else width))
 
     def forward(self, semantics_BKD: Tensor, present_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """Fuse what is present.
+        """Fuse the vectors that are present.
 
         Returns:
-            s (B, D), zero where nothing is present; and each granularity's share (B, K) of the mass Σ_k |g_k ⊙ s_k|.
+            s (B, D), zero if nothing is present; and each granularity's share (B, K) of the mass Σ_k |g_k ⊙ s_k|.
         """
         present_BK1 = present_BK.unsqueeze(-1)
         logits_BKG = self.gate(semantics_BKD.flatten(1)).unflatten(1, (semantics_BKD.shape[1], -1))
@@ -111,14 +100,10 @@ class GatedFusion(nn.Module):
 
 
 class FilmMoe(nn.Module):
-    """FM-MOE: per dimension d FiLM by the semantics, a router of its own, experts shared by all dimensions.
+    """FM-MOE: per dimension d FiLM by the semantics and a router; the experts are shared by all dimensions.
 
-    (γ_d, β_d) = F_d s;  h_d = (1 + γ_d) ⊙ LN(h_a) + β_d;  π_d = softmax(R_d [h_d; s]);
-    z_d = h_d + Σ_i π_{d,i} E_i(h_d),  E_i(h) = W2_i GELU(W1_i h).
-
-    Args:
-        width: Width D.
-        config: Experts and routing.
+    (γ_d, β_d) = F_d s;  h_d = (1 + γ_d) ⊙ LN(h_a) + β_d;  π_d = softmax(R_d [h_d; s]); z_d = h_d + Σ_i π_{d,i}
+    E_i(h_d),  E_i(h) = W2_i GELU(W1_i h).
     """
 
     #: Experts that a clip is sent to with `routing: top2`.
@@ -145,7 +130,7 @@ class FilmMoe(nn.Module):
         """Fuse sound and semantics.
 
         Returns:
-            z (B, 3, D), the expert weights (B, 3, E) that were used and the routers' full softmax (B, 3, E).
+            z (B, 3, D), the expert weights used (B, 3, E) and the routers' full softmax (B, 3, E).
         """
         gamma_B3D, beta_B3D = self.film(semantics_BD).unflatten(1, (len(DIMENSIONS), -1)).chunk(2, dim=-1)
         hidden_B3D = (1 + gamma_B3D) * self.norm(audio_BD).unsqueeze(1) + beta_B3D
@@ -153,7 +138,7 @@ class FilmMoe(nn.Module):
         logits = [self.routers[0 if self._shared else d](routed_B3D2[:, d]) for d in range(len(DIMENSIONS))]
         router_B3E = torch.stack(logits, dim=1).softmax(-1)
         weight_B3E = _keep_top(router_B3E, self.TOP) if self._sparse else router_B3E
-        # All experts run even for top-2: they are small, and the product stays one dense kernel.
+        # All experts run even for top-2: they are small, and the product is one dense kernel.
         inner_B3EI = torch.einsum("bnd,edi->bnei", hidden_B3D, self.inner_EDI) + self.inner_bias_EI
         outer_B3ED = torch.einsum("bnei,eid->bned", nn.functional.gelu(inner_B3EI), self.outer_EID) + self.outer_bias_ED
         return hidden_B3D + (weight_B3E.unsqueeze(-1) * outer_B3ED).sum(2), weight_B3E, router_B3E
@@ -168,14 +153,7 @@ def _keep_top(router_B3E: Tensor, count: int) -> Tensor:
 
 
 class ConcatMlp(nn.Module):
-    """Concatenation and one hidden layer: the fusion that FM-MOE is compared with.
-
-    Args:
-        width: Width D of sound and of each text vector.
-        granularities: Number K of text vectors.
-        hidden: Hidden and output width.
-        dropout: Dropout after the hidden layer.
-    """
+    """Concatenation of sound and text vectors, all of width D, and one hidden layer: what FM-MOE is compared with."""
 
     def __init__(self, width: int, granularities: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -189,13 +167,7 @@ class ConcatMlp(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Sound attends over the text vectors: z = LN(h_a + MHA(h_a, s, s)). Absent ones take part as their learned vector.
-
-    Args:
-        width: Width D.
-        heads: Attention heads.
-        dropout: Dropout of the attention weights.
-    """
+    """Sound attends over the text vectors: z = LN(h_a + MHA(h_a, s, s)). Absent ones are their learned vector."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()

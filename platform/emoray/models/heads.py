@@ -1,4 +1,4 @@
-"""The last layers that all models share: from sound to one vector, from a vector to labels.
+"""Layers that the models share: from sound to one vector, from a vector to labels.
 
 Shapes: B batch, T frames, F features, D width, C classes, 3 = (valence, arousal, dominance).
 """
@@ -26,11 +26,7 @@ def build_encoder(config: EncoderConfig) -> LogMelEncoder | Cnn14Encoder | SslEn
 
 
 class PooledSound(nn.Module):
-    """h_a = W_a ASP(H): the encoder and attentive statistics, projected to the common width.
-
-    Args:
-        config: The model's configuration.
-    """
+    """h_a = W_a ASP(H): the encoder and attentive statistics, projected to the common width."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -45,13 +41,7 @@ class PooledSound(nn.Module):
 
 
 class MlpHead(nn.Module):
-    """The head of the MSP-Podcast challenge baseline: one hidden layer, then the three dimensions.
-
-    Args:
-        inputs: Width of the input.
-        hidden: Hidden width.
-        dropout: Dropout before the output.
-    """
+    """The head of the MSP-Podcast challenge baseline: one hidden layer, then the three dimensions."""
 
     def __init__(self, inputs: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -66,12 +56,7 @@ class MlpHead(nn.Module):
 
 
 class ClassHead(nn.Module):
-    """The optional categorical head: logits of the named classes, or None.
-
-    Args:
-        inputs: Width of the input.
-        classes: Number of classes; 0 for no head.
-    """
+    """The optional categorical head: logits of the named classes, or None."""
 
     def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
@@ -83,12 +68,7 @@ class ClassHead(nn.Module):
 
 
 class Cnn14Head(nn.Module):
-    """The head of CNN14 (arXiv 1912.10211) [code]: one hidden layer as wide as its input, ReLU, then the outputs.
-
-    Args:
-        width: Width D of the input.
-        config: Dropout before the outputs, and classes.
-    """
+    """The head of CNN14 (arXiv 1912.10211) [code]: one hidden layer as wide as its input, ReLU, then the outputs."""
 
     def __init__(self, width: int, config: ModelConfig) -> None:
         super().__init__()

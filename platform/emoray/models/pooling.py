@@ -23,13 +23,9 @@ def max_mean(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 class AttentiveStatistics(nn.Module):
-    """Attentive statistics pooling (Okabe et al., arXiv 1803.10963).
+    """Attentive statistics pooling (Okabe et al., arXiv 1803.10963) over frames; `attention` is the hidden width.
 
-    a_t = softmax_t(vᵀ tanh(W h_t)), μ = Σ a_t h_t, s = sqrt(Σ a_t h_t² − μ²); gives [μ; s].
-
-    Args:
-        width: Width D of the frames.
-        attention: Width of the attention's hidden layer.
+    a_t = softmax_t(vᵀ tanh(W h_t)), μ = Σ a_t h_t, s = sqrt(Σ a_t h_t² − μ²); the result is [μ; s].
     """
 
     #: Variance below which the deviation counts as zero: keeps the square root's gradient finite.
@@ -56,16 +52,9 @@ class StylePooling(nn.Module):
 
     It is the Mel style encoder of Meta-StyleSpeech (arXiv 2106.03153) over an encoder's hidden states: two [Linear,
     Mish, Dropout]; two gated convolutions X ← X + Drop(P ⊙ σ(Q)) with [P; Q] = Conv1d(X); self-attention with scores /
-    sqrt(D), D the whole width and not a head's, dropout and a residual but no LayerNorm; Linear; masked mean. The
-    release masks before the attention only; here padding is zeroed before each convolution too [ours], so that it never
-    changes a result.
-
-    Args:
-        inputs: Width of the frames.
-        width: Width D.
-        kernel: Kernel of the convolutions, in frames.
-        heads: Attention heads.
-        dropout: Of every part, the attention's weights included.
+    sqrt(D), D the full width and not a head's, dropout and a residual but no LayerNorm; Linear; masked mean. The
+    release masks before the attention only; here padding is also set to zero before each convolution [ours], so that it
+    never changes a result.
 
     Raises:
         ConfigError: The kernel is even, or the width is no multiple of the heads.

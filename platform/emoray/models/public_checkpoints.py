@@ -1,12 +1,12 @@
-"""Public speech emotion checkpoints in Hugging Face layout, read as models of ours with their weights.
+"""Public speech emotion checkpoints in Hugging Face layout, read as our models with their weights.
 
-Two layouts are known by the names of their weights:
+Two layouts are recognised by the names of their weights:
 
 - `wav2vec2.*`, `classifier.dense.*`, `classifier.out_proj.*`, as in
   audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim;
 - `ssl_model.*`, `pool_model.*`, `ser_model.*`, as in 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes.
 
-Nothing of a repository's own code is run, and weights that are pickled are read as tensors alone.
+No code of a repository is run, and pickled weights are read as tensors only.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from emoray.schema import DIMENSIONS
 
 #: File names of weights, the preferred first.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-#: Files besides the weights that say what a checkpoint is.
+#: Files besides the weights that describe a checkpoint.
 SETTINGS = ("config.json", "preprocessor_config.json", "README.md")
 
 #: The release divides by the deviation plus this.
 _ODYSSEY_EPSILON = 1e-6
-#: Buffers and parameters of pre-training alone, which checkpoints have or lack.
+#: Buffers and parameters of pre-training only, which a checkpoint need not have.
 _PRETRAINING = re.compile(r"masked_spec_embed$")
-#: Weight normalisation as torch named its parts before 2.0 and names them since.
+#: Weight normalisation: names of its parts in torch before 2.0 and since.
 _WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
 @dataclass(frozen=True)
 class PublicCheckpoint:
-    """A checkpoint as a model of ours.
+    """A checkpoint as one of our models.
 
     Attributes:
         config: The model's configuration; building from it needs no checkpoint.
         model: The model with the checkpoint's weights, its outputs in our order.
         outputs: Names of the checkpoint's outputs, in its own order.
-        licence: Licence by the repository's card (`cc-by-nc-sa-4.0`), or None where it names none.
+        licence: Licence by the repository's card (`cc-by-nc-sa-4.0`), or None if it names none.
         parameters: Number of parameters.
     """
 
@@ -62,7 +62,7 @@ class PublicCheckpoint:
 
 @dataclass(frozen=True)
 class _Mapped:
-    """A checkpoint in the terms of one of our models: configuration, weights by our names, and its last layer."""
+    """A checkpoint mapped to one of our models: configuration, weights by our names, and its last layer."""
 
     changes: dict[str, Any]
     weights: dict[str, Tensor]
@@ -73,14 +73,14 @@ def read_checkpoint(folder: Path, base: ModelConfig, *, name: str, encoder: str 
     """Read a checkpoint's folder.
 
     Args:
-        folder: `config.json`, weights and, where it has one, `preprocessor_config.json` and the card `README.md`.
-        base: Configuration for all that the checkpoint does not decide.
-        name: What the checkpoint is called in the model's configuration.
-        encoder: Folder or hub id of the encoder whose configuration the checkpoint refers to but does not hold
-            (`ssl_type` of the Odyssey layout); what the checkpoint names if left out.
+        folder: `config.json`, weights and optionally `preprocessor_config.json` and the card `README.md`.
+        base: Configuration for everything that the checkpoint does not decide.
+        name: Name of the checkpoint in the model's configuration.
+        encoder: Folder or hub id of the encoder whose configuration the checkpoint refers to but does not contain
+            (`ssl_type` of the Odyssey layout); by default what the checkpoint names.
 
     Raises:
-        ConfigError: The folder is incomplete, of no known layout, or its weights do not fit its configuration
+        ConfigError: The folder is incomplete, has an unknown layout, or its weights do not fit its configuration
             (`unknown_checkpoint`).
     """
     settings, state = _settings(folder), _weights(folder)
@@ -90,7 +90,7 @@ def read_checkpoint(folder: Path, base: ModelConfig, *, name: str, encoder: str 
     elif {"pool_model.sap_linear.weight", "ser_model.out.0.weight"} <= state.keys():
         mapped = _odyssey(settings, state, folder, encoder)
     else:
-        raise _unknown(folder, f"no layout that is known has weights called {', '.join(sorted(state)[:3])} …")
+        raise _unknown(folder, f"no known layout has weights called {', '.join(sorted(state)[:3])} …")
     order = [outputs.index(dimension) for dimension in DIMENSIONS]
     for part in ("weight", "bias"):
         mapped.weights[f"{mapped.last}.{part}"] = mapped.weights[f"{mapped.last}.{part}"][order]
@@ -144,11 +144,7 @@ def _odyssey(settings: Mapping[str, Any], state: Mapping[str, Tensor], folder: P
 def _changes(
     name: str, *, hidden: int, dropout: float, encoder: dict[str, Any], normalise: bool | Sequence[float]
 ) -> dict[str, Any]:
-    ssl = {
-        "revision": None,
-        "layers": "last",
-        "architecture": {"model": encoder, "normalise": normalise},
-    }
+    ssl = {"revision": None, "layers": "last", "architecture": {"model": encoder, "normalise": normalise}}
     return {"name": name, "hidden": hidden, "dropout": dropout, "encoder": {"kind": "ssl", "ssl": ssl}}
 
 
@@ -160,7 +156,7 @@ def _encoder_settings(named: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the checkpoint builds on {named!r}, whose configuration cannot be read: {str(error).splitlines()[0]}",
-            remedy="Name a folder that holds its config.json: --encoder FOLDER",
+            remedy="Name a folder with its config.json: --encoder FOLDER",
             kind="unknown_checkpoint",
         ) from error
 
@@ -184,7 +180,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
             return load_file(str(folder / present))
         state = torch.load(folder / present, map_location="cpu", weights_only=True, mmap=True)
         return dict(state)
-    except Exception as error:  # several libraries' own, and an unpickler's anything
+    except Exception as error:  # safetensors, torch and the unpickler raise errors of many types
         raise _unknown(folder, f"{present} cannot be read: {str(error).splitlines()[0]}") from error
 
 
@@ -193,7 +189,7 @@ def _renamed(state: Mapping[str, Tensor], prefixes: Mapping[str, str], folder: P
     for name, value in state.items():
         prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
         if prefix is None:
-            raise _unknown(folder, f"it holds {name}, which its layout does not know")
+            raise _unknown(folder, f"it has {name}, which its layout does not know")
         target = prefixes[prefix] + name.removeprefix(prefix)
         stem, _, end = target.rpartition(".")
         renamed[f"{stem}.{_WEIGHT_NORM.get(end, end)}"] = value.float()

@@ -11,7 +11,7 @@ from torch import Tensor
 from emoray.models.config import Regions
 from emoray.schema import DIMENSIONS
 
-#: Keeps angles that lie on a grid line on its far side whatever the rounding.
+#: Keeps angles on a grid line on its far side, whatever the rounding.
 _NUDGE = 1e-6
 
 
@@ -20,7 +20,7 @@ def region_count(regions: Regions) -> int:
     if regions == "octants":
         return 8
     rows, columns = 180 // regions, 360 // regions
-    # θ = 180° lies in a row of its own, which is one point and so one cell; of two columns both are kept.
+    # θ = 180° is a separate row, which is one point and so one cell; of two columns both are kept.
     return rows * columns + (columns if columns == 2 else 1)
 
 
@@ -38,19 +38,12 @@ def spherical(target_N3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def region_of(target_N3: Tensor, regions: Regions) -> Tensor:
-    """Region of each label.
+    """Region of each label, int64 (N,); −1 where a dimension is unlabelled (NaN).
 
-    Octants [code] are numbered I to VIII as 0 to 7: by the signs of (A', V'), counted as quadrants from (+, +) over
-    (−, +) and (−, −) to (+, −), first with D' ≥ 0, then with D' < 0; zero counts as positive. The cells of a grid of
-    angles go row by row in θ and in each row by φ in [0°, 360°). Their numbers are the paper's, the numbering and the
-    place of the poles [ours].
-
-    Args:
-        target_N3: Labels in [0, 1]; NaN = unlabelled.
-        regions: The way of cutting.
-
-    Returns:
-        Indices (N,), int64; −1 where a dimension is unlabelled.
+    Octants [code] are numbered I to VIII as 0 to 7: by the signs of (A', V'), counted as quadrants from (+, +) over (−,
+    +) and (−, −) to (+, −), first with D' ≥ 0, then with D' < 0; zero counts as positive. The cells of a grid of angles
+    are numbered row by row in θ and in each row by φ in [0°, 360°). How many there are is the paper's; the numbering
+    and the place of the poles are [ours].
     """
     labelled_N = ~target_N3.isnan().any(1)
     if regions == "octants":

@@ -24,13 +24,7 @@ def model_card(
 ) -> str:
     """Write the card.
 
-    Args:
-        bundle: The version's bundle.
-        title: Headline.
-        corpus: Name of the corpus it was trained on.
-        facts: Run id, hashes, seeds, commit …, shown as they are.
-        synthetic: Whether the corpus is synthetic.
-        limits: Further known limits.
+    `facts` (run id, hashes, seeds, commit …) are shown as they are; `limits` are further known limits.
     """
     docstring = " ".join((MODELS[bundle.config.name].__doc__ or "").split("\n\n")[0].split())
     environment = jinja2.Environment(

@@ -1,6 +1,6 @@
-"""Whether a version loads and scores where nothing of this installation's emoray can be seen.
+"""Whether a version loads and scores where nothing of this installation's emoray is visible.
 
-`check` starts a fresh interpreter on this very file, which then imports no emoray but the one that the version carries.
+`check` starts a new interpreter on this file, which then imports only the emoray in the version.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-#: What the fresh interpreter keeps of the environment: where programs, libraries and temporary files are, and threads.
+#: Environment of the new interpreter: where programs, libraries and temporary files are, and threads.
 _KEPT = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 _OURS = ("emoray", "emoray_jobs", "emoray_serving")
 
 
 @dataclass(frozen=True)
 class CleanCheck:
-    """How a version did in a clean process.
+    """The result of a version in a clean process.
 
     Attributes:
-        passed: Whether it loaded and scored its own input example.
-        message: What it answered, or what went wrong.
+        passed: Whether it loaded and scored its input example.
+        message: Its answer, or what went wrong.
         seconds: How long it took, start of the interpreter included.
         scores: V, A, D of the version's input example.
     """
@@ -40,16 +40,11 @@ class CleanCheck:
 
 
 def check(model_folder: str | Path, timeout_s: float) -> CleanCheck:
-    """Load a version's MLflow model in a fresh, isolated interpreter and score its input example there.
-
-    Args:
-        model_folder: The version's MLflow model (`emoray.registry.versions.model_folder`).
-        timeout_s: When to give up.
-    """
+    """Load a version's MLflow model (`versions.model_folder`) in a new, isolated interpreter and score its example."""
     started = time.monotonic()
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     with tempfile.TemporaryDirectory(prefix="emoray-clean-") as work:
-        # -B: what is looked at stays as it is, without bytecode beside it.
+        # -B: no bytecode is written into the model's folder.
         command = [sys.executable, "-I", "-B", os.path.abspath(__file__), str(Path(model_folder).absolute())]
         try:
             done = subprocess.run(
@@ -66,7 +61,7 @@ def check(model_folder: str | Path, timeout_s: float) -> CleanCheck:
 
 
 class _OnlyFrom(MetaPathFinder):
-    """Finds our packages below one folder and nowhere else, whatever installation the interpreter has."""
+    """Finds our packages below one folder only, whatever the interpreter's installation."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -78,7 +73,7 @@ class _OnlyFrom(MetaPathFinder):
         inside = [entry for entry in sys.path if os.path.realpath(entry).startswith(self._folder + os.sep)]
         spec = PathFinder.find_spec(fullname, inside, target)
         if spec is None:
-            raise ModuleNotFoundError(f"{fullname} is not carried by the model", name=fullname)
+            raise ModuleNotFoundError(f"{fullname} is not in the model", name=fullname)
         return spec
 
 
@@ -90,7 +85,7 @@ def _main(model_folder: str) -> dict[str, Any]:
 
     model = mlflow.pyfunc.load_model(folder)
     answer = model.predict(model.input_example).to_dict("records")[0]
-    if isinstance(answer["error"], str):  # NaN where there is none
+    if isinstance(answer["error"], str):  # NaN without an error
         raise RuntimeError(answer["error"])
     package = os.path.realpath(sys.modules["emoray"].__file__ or "")
     if not package.startswith(folder + os.sep):
@@ -102,5 +97,5 @@ def _main(model_folder: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # The last line of standard output is the answer to `check`, whatever libraries may have printed before.
+    # The last line of standard output is the answer to `check`; libraries may have printed others before.
     sys.stdout.write(json.dumps(_main(sys.argv[1])) + "\n")

@@ -6,12 +6,12 @@ from emoray.config import Section
 
 
 class TrackingConfig(Section):
-    """Where runs and model versions are kept.
+    """Where runs and model versions are stored.
 
     Attributes:
         uri: MLflow tracking URI; null = `MLFLOW_TRACKING_URI` if set, else a SQLite file in a local lake.
-        artifact_root: Where a new experiment puts its artifacts; null = `mlartifacts/` in the lake, or the server's own
-            choice when `uri` is an http(s) address.
+        artifact_root: Folder of a new experiment's artifacts; null = `mlartifacts/` in the lake, or the server's choice
+            if `uri` is an http(s) address.
         experiment: Name of the experiment.
         model_name: Name of the registered model.
     """
@@ -26,18 +26,18 @@ class GateConfig(Section):
     """When a challenger may replace the champion.
 
     Attributes:
-        level: Semantic level that is compared: audio, transcript or full.
+        level: Semantic level of the comparison: audio, transcript or full.
         min_gain: The estimated difference of mean CCC (challenger − champion) must reach this.
-        min_lower_bound: The lower end of its paired bootstrap interval must lie above this. 0 = better beyond chance;
+        min_lower_bound: The lower end of its paired bootstrap interval must be above this. 0 = better beyond chance;
             −.01 = "not worse by more than .01" (non-inferiority, for example to swap in a cheaper model).
         interval_level: Level of the paired interval.
         resamples: Bootstrap resamples.
         seed: Seed of the resampling.
-        group_columns: Columns of the predictions whose groups are compared one by one.
-        min_group_clips: Smaller groups are listed, not judged.
-        max_group_loss: A group fails when its mean CCC falls by more than this and the whole interval lies below zero.
+        group_columns: Columns of the predictions whose groups are compared separately.
+        min_group_clips: Smaller groups are listed, not compared.
+        max_group_loss: A group fails if its mean CCC falls by more than this and the whole interval is below zero.
         latency_budget_ms: p95 time of the scorer per clip (batch of one, everything in process).
-        latency_clips: Clips that the latency is measured on.
+        latency_clips: Clips to measure the latency on.
         clean_process: Whether the version must load and score in a process that cannot see this repository.
         clean_process_timeout_s: How long that may take.
     """

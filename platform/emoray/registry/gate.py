@@ -3,13 +3,12 @@
 A challenger passes when all of these hold:
 
 - its mean CCC on the same clips is higher: the estimated gain reaches `min_gain`, and the lower end of the paired
-bootstrap
-  interval (over speakers) lies above `min_lower_bound`;
+  bootstrap interval (over speakers) is above `min_lower_bound`;
 - no group (gender, for example) with enough clips loses more than `max_group_loss` beyond chance;
-- its p95 latency keeps the budget;
+- its p95 latency is within the budget;
 - it loads and scores in a clean process.
 
-Without a champion there is nothing to compare with, and the last two decide.
+Without a champion only the last two apply.
 """
 
 from __future__ import annotations
@@ -44,13 +43,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Check:
-    """One condition of the gate.
-
-    Attributes:
-        name: gain, groups, latency or clean_process.
-        passed: Whether it holds.
-        message: Why, in one sentence with its figures.
-    """
+    """One condition of the gate: gain, groups, latency or clean_process; the message has the reason and its figures."""
 
     name: str
     passed: bool
@@ -59,14 +52,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate says.
-
-    Attributes:
-        passed: Whether the challenger may become champion.
-        checks: Every condition, in order.
-        split: Split that was compared on.
-        figures: Everything that was measured, JSON-ready.
-    """
+    """The decision of the gate: every condition in order, the split, and all measured figures as JSON values."""
 
     passed: bool
     checks: tuple[Check, ...]
@@ -75,7 +61,7 @@ class Decision:
 
     @property
     def reasons(self) -> list[str]:
-        """The checks' sentences, failures first."""
+        """The checks' messages, failures first."""
         return [check.message for check in sorted(self.checks, key=lambda check: check.passed)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +75,7 @@ class Decision:
 
 
 def gate_split(splits: Sequence[str | None]) -> tuple[str, str | None]:
-    """The split to decide on, and a note where it is not `gate`.
+    """The split to decide on, and a note if it is not `gate`.
 
     Raises:
         InputError: There is neither a gate nor a dev split.
@@ -97,13 +83,11 @@ def gate_split(splits: Sequence[str | None]) -> tuple[str, str | None]:
     if "gate" in splits:
         return "gate", None
     if "dev" in splits:
-        return (
-            "dev",
-            "The corpus has no gate split: decided on dev, which also selected the models and so flatters them",
-        )
+        return "dev", "The corpus has no gate split: decided on dev, which also selected the models and so favours them"
     raise InputError(
         "the corpus has neither a gate nor a dev split to decide on",
-        remedy="Give its utterances splits; test is only reported, never decided on",
+        remedy="Give its utterances splits; the test split is only for reports, never for decisions",
+        kind="no_gate_split",
     )
 
 
@@ -120,27 +104,25 @@ def decide(
 
     Args:
         challenger: Its predictions on the gate split at one semantic level (`emoray.scoring.predictions.predict_rows`).
-        champion: The champion's on the same clips at the same level; None where there is no champion.
+        champion: The champion's on the same clips at the same level; None without a champion.
         config: The conditions.
         latency: The challenger's latency (`measure_latency`).
-        clean: How it did in a clean process; None only where `config.clean_process` is off.
-        note: Something that readers of the decision must know, for example that dev stood in for gate.
+        clean: Its result in a clean process; None only if `config.clean_process` is off.
+        note: Something that readers of the decision must know, for example that dev replaced gate.
 
     Raises:
-        InputError: The predictions are not on the same clips, hold several levels, or have no dimensional label.
+        InputError: The predictions are on different clips, have several levels, or no dimensional label.
     """
     dimensions = labelled_dimensions(challenger)
     if not dimensions:
-        raise InputError("no clip of the gate split has a dimensional label", remedy="Decide on labelled clips")
+        what = "no clip of the gate split has a dimensional label"
+        raise InputError(what, remedy="Decide on labelled clips", kind="no_labels")
     levels = set(challenger["level"]) | (set() if champion is None else set(champion["level"]))
     if len(levels) != 1:
-        raise InputError(f"the predictions are at several semantic levels: {', '.join(sorted(levels))}")
+        what = f"the predictions are at several semantic levels: {', '.join(sorted(levels))}"
+        raise InputError(what, kind="several_levels")
     metric = mean_ccc(dimensions)
-    options: dict[str, Any] = {
-        "level": config.interval_level,
-        "resamples": config.resamples,
-        "seed": config.seed,
-    }
+    options: dict[str, Any] = {"level": config.interval_level, "resamples": config.resamples, "seed": config.seed}
     figures: dict[str, Any] = {
         "level": levels.pop(),
         "challenger_ccc_mean": interval(metric, challenger, **options).to_dict(),
@@ -150,7 +132,7 @@ def decide(
     }
     checks = []
     if champion is None:
-        checks.append(Check("gain", True, "There is no champion yet, so there is nothing to beat"))
+        checks.append(Check("gain", True, "There is no champion yet to compare with"))
     else:
         difference = paired_difference(metric, challenger, champion, **options)
         groups = _groups(challenger, champion, config, options)
@@ -163,7 +145,7 @@ def decide(
     checks.append(_fast_enough(latency, config))
     if config.clean_process:
         if clean is None:
-            raise InputError("the clean-process check is on, but it was not run")
+            raise InputError("the clean-process check is on, but it was not run", kind="clean_process_not_run")
         figures["clean_process"] = asdict(clean)
         verb = "Loads and scores" if clean.passed else "Does not load and score"
         checks.append(Check("clean_process", clean.passed, f"{verb} in a clean process: {clean.message}"))
@@ -179,7 +161,7 @@ def _gain(difference: Interval, config: GateConfig) -> Check:
         f" {difference.low:+.4f} to {difference.high:+.4f} over {difference.n_units} {difference.unit}s"
     )
     if not enough:
-        text += f": less than the gain asked for ({config.min_gain:+g})"
+        text += f": less than the required gain ({config.min_gain:+g})"
     elif not sure:
         text += f": the lower end is not above {config.min_lower_bound:+g}"
     return Check("gain", enough and sure, text)
@@ -188,7 +170,7 @@ def _gain(difference: Interval, config: GateConfig) -> Check:
 def _groups(
     challenger: pl.DataFrame, champion: pl.DataFrame, config: GateConfig, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Paired difference of mean CCC in every group; groups that are too small are listed without one."""
+    """Paired difference of mean CCC in every group; small groups are listed without one."""
     found = []
     for column in config.group_columns:
         if column not in challenger.columns:
@@ -205,24 +187,24 @@ def _groups(
 
 
 def _no_group_worse(groups: list[dict[str, Any]], config: GateConfig) -> Check:
-    judged = [entry for entry in groups if entry["difference"] is not None]
+    compared = [entry for entry in groups if entry["difference"] is not None]
     worse = [
         f"{entry['column']} {entry['value']} loses {-entry['difference']['estimate']:.4f}"
         f" (interval {entry['difference']['low']:+.4f} to {entry['difference']['high']:+.4f}, n = {entry['n_clips']})"
-        for entry in judged
+        for entry in compared
         if _much_worse(entry["difference"], config)
     ]
     if worse:
         text = f"Some group gets worse by more than {config.max_group_loss:g}: {'; '.join(worse)}"
-    elif judged:
-        text = f"None of {len(judged)} groups gets worse by more than {config.max_group_loss:g} beyond chance"
+    elif compared:
+        text = f"None of {len(compared)} groups gets worse by more than {config.max_group_loss:g} beyond chance"
     else:
-        text = f"No group has {config.min_group_clips} clips, so none was judged"
+        text = f"No group has {config.min_group_clips} clips, so none was compared"
     return Check("groups", not worse, text)
 
 
 def _much_worse(difference: dict[str, Any], config: GateConfig) -> bool:
-    # An undefined difference (None: some resample without spread) cannot accuse anybody.
+    # An undefined difference (None: some resample without variance) is no evidence.
     if difference["estimate"] is None or difference["high"] is None:
         return False
     return bool(difference["estimate"] < -config.max_group_loss and difference["high"] < 0)
@@ -240,14 +222,9 @@ def _fast_enough(latency: Latency, config: GateConfig) -> Check:
 
 
 def measure_latency(scorer: Scorer, requests: Sequence[ScoreRequest]) -> Latency:
-    """Time single clips through a scorer, after one that warms it up.
-
-    Args:
-        scorer: The version.
-        requests: Clips; their stage values, if they carry any, spare the scorer that work.
-    """
+    """Time single clips through a scorer, after one to warm it up; stage values in the requests save it that work."""
     if not requests:
-        raise InputError("no clip to measure the latency on")
+        raise InputError("no clip to measure the latency on", kind="empty_table")
     scorer.score(requests[:1])
     times_ms = []
     for request in requests:

@@ -1,4 +1,4 @@
-"""Run by MLflow when a version is loaded (models from code: nothing of a version is a pickle)."""
+"""Run by MLflow when a version is loaded (models from code: no part of a version is a pickle)."""
 
 from mlflow.models import set_model
 

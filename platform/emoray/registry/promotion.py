@@ -1,8 +1,8 @@
-"""Carrying out a decision: aliases, the record of it, and the way back.
+"""Carrying out a decision: aliases, the record, and the way back.
 
-The registered model's tag `emoray.champions` holds the succession of champions as a JSON list of version numbers, the
-present one last. A promotion adds to it; a rollback takes the last one off and returns the alias to the one before.
-Rolling back twice therefore goes back two champions, and the first champion has nothing before it.
+The registered model's tag `emoray.champions` has the succession of champions as a JSON list of version numbers, the
+present one last. A promotion appends to it; a rollback removes the last one and returns the alias to the previous one.
+Rolling back twice therefore goes back two champions; the first champion has no previous one.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from emoray.registry.versions import (
 
 HISTORY = "emoray.champions"
 
-#: MLflow caps a tag's length: champions longer ago than this are forgotten.
+#: MLflow limits a tag's length: earlier champions are dropped.
 _REMEMBERED = 100
 
 
 def champions(tracking: Tracking) -> list[str]:
     """The succession of champions, oldest first; the last one is the present champion.
 
-    An alias that was set by other hands counts: it is put at the end.
+    An alias that was not set by emoray counts: its version is put at the end.
     """
     present = find_alias(tracking, CHAMPION)
     tags = tracking.client.get_registered_model(tracking.model_name).tags if present is not None else {}
@@ -46,15 +46,10 @@ def champions(tracking: Tracking) -> list[str]:
 
 
 def promote(tracking: Tracking, challenger: Version, decision: Decision) -> Version | None:
-    """Record a decision and, where it passed, make the challenger champion.
-
-    Args:
-        tracking: The store.
-        challenger: The version that was judged.
-        decision: The gate's decision.
+    """Record a decision and, if it passed, make the challenger champion.
 
     Returns:
-        The champion before, None if there was none.
+        The previous champion, None if there was none.
     """
     previous = find_alias(tracking, CHAMPION)
     history = champions(tracking)
@@ -94,20 +89,20 @@ def record(tracking: Tracking, challenger: Version, decision: Decision, previous
 
 
 def rollback(tracking: Tracking) -> tuple[Version, Version]:
-    """Return the champion alias to the champion before.
+    """Return the champion alias to the previous champion.
 
     Returns:
-        The version that stepped down and the one that is champion again.
+        The version that was champion and the one that is champion again.
 
     Raises:
-        RegistryError: There is no champion (`no_champion`), none before it (`no_previous_champion`), or the one before
-            was deleted (`no_such_version`).
+        RegistryError: There is no champion (`no_champion`), no previous one (`no_previous_champion`), or it was deleted
+            (`no_such_version`).
     """
     present = by_alias(tracking, CHAMPION)
     history = champions(tracking)
     if len(history) < 2:
         raise RegistryError(
-            f"version {present.version} of {tracking.model_name!r} is the first champion: there is none to go back to",
+            f"version {present.version} of {tracking.model_name!r} is the first champion: there is no previous one",
             where=tracking.uri,
             remedy="Train and promote another version",
             kind="no_previous_champion",

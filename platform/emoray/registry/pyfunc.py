@@ -1,4 +1,4 @@
-"""The MLflow face of a model version: a pyfunc that scores a table of clips through the scorer that serves online."""
+"""A model version as an MLflow pyfunc: it scores a table of clips with the scorer of the online service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlflow.types.schema import AnyType
 from emoray.audio.io import decode
 from emoray.errors import EmorayError, InputError
 from emoray.schema import DIMENSIONS
-from emoray.scoring.score import Score, ScoreRequest
+from emoray.scoring.score import ScoreRequest
 from emoray.scoring.scorer import Scorer, load_bundle
 
 _DATA_URI = "data:"
@@ -46,14 +46,14 @@ SIGNATURE = ModelSignature(
 
 
 class EmorayModel(PythonModel):
-    """Scores a DataFrame with the columns `audio`, and `transcript` and `speaker_id` where known.
+    """Scores a DataFrame with the columns `audio` and optionally `transcript` and `speaker_id`.
 
     `audio` is an address (path, `s3://…`), the bytes of an audio file, or a `data:audio/wav;base64,…` URI (for JSON).
     """
 
     scorer: Scorer
 
-    def load_context(self, context: Any) -> None:  # MLflow calls it by this name, and its argument too
+    def load_context(self, context: Any) -> None:  # MLflow prescribes both names
         """Open the version's bundle."""
         self.scorer = load_bundle(context.artifacts["bundle"])
 
@@ -63,17 +63,12 @@ class EmorayModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Score clips.
-
-        Args:
-            context: MLflow's; unused.
-            model_input: One row per clip.
-            params: `semantics`: none, transcript or full.
+        """Score clips, one per row; `params` may have `semantics`: none, transcript or full.
 
         Returns:
-            Per clip the dimensions in [0, 1] with their intervals and in corpus units; the semantic level reached; why
-            text vectors are absent (JSON); the likeliest class; and the error of a clip that cannot be scored, all else
-            then being empty.
+            Per clip the dimensions in [0, 1] with their intervals and in corpus units; the semantic level; why text
+            vectors are absent (JSON); the likeliest class; and the error of a clip that cannot be scored, whose other
+            columns are empty.
 
         Raises:
             InputError: There is no column `audio`, or `semantics` is none of the three.
@@ -98,14 +93,15 @@ class EmorayModel(PythonModel):
             batch = ready[start : start + _BATCH]
             scores = self.scorer.score([request for _, request in batch])
             for (number, _), score in zip(batch, scores, strict=True):
-                rows[number] = _row(score)
+                absent = json.dumps(score.absent, ensure_ascii=False)
+                rows[number] = {"level": score.level, "absent": absent, "emotion": score.likeliest, **score.columns()}
         columns = [*_NUMBERS, "level", "absent", "emotion", "error"]
         frame = pd.DataFrame(rows, columns=columns, index=model_input.index)
         return frame.astype(dict.fromkeys(_NUMBERS, "float64"))
 
 
 def data_uri(wav: bytes) -> str:
-    """A wav file as a `data:` URI, as the column `audio` takes it."""
+    """A wav file as a `data:` URI, for the column `audio`."""
     return f"{_DATA_URI}audio/wav;base64,{base64.b64encode(wav).decode()}"
 
 
@@ -125,20 +121,5 @@ def _audio(value: Any) -> str | bytes:
 
 
 def _text(value: Any) -> str | None:
-    """A text cell; pandas' several kinds of missing become None."""
+    """A text cell; None for pandas' several missing values."""
     return value if isinstance(value, str) and value else None
-
-
-def _row(score: Score) -> dict[str, Any]:
-    row: dict[str, Any] = {"level": score.level, "absent": json.dumps(score.absent, ensure_ascii=False)}
-    for name in DIMENSIONS:
-        estimate = getattr(score, name)
-        row |= {
-            name: estimate.value,
-            f"{name}_low": estimate.low,
-            f"{name}_high": estimate.high,
-            f"{name}_corpus": estimate.corpus,
-        }
-    if score.emotion:
-        row["emotion"] = max(score.emotion, key=lambda name: score.emotion[name])  # type: ignore[index]
-    return row

@@ -1,4 +1,4 @@
-"""The tracking store: where runs go. By default a SQLite file in the lake, which several processes may use at once."""
+"""The tracking store of runs; by default a SQLite file in the lake, which several processes may use at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from emoray.registry.config import TrackingConfig
 
 __all__ = ["Tracking", "TrackingConfig", "connect", "tracking_uri"]
 
-#: MLflow's own limits: longer values are cut, more parameters go in several requests.
+#: MLflow's limits: longer values are cut, more parameters are sent in several requests.
 _VALUE_CHARACTERS = 5000
 _BATCH = 100
 _ADDRESS = "MLFLOW_TRACKING_URI"
@@ -39,14 +39,7 @@ for _noisy in ("mlflow", "alembic"):
 
 @dataclass(frozen=True)
 class Tracking:
-    """An open tracking store.
-
-    Attributes:
-        uri: Its address.
-        client: MLflow client.
-        experiment_id: The experiment that new runs belong to.
-        model_name: Name of the registered model.
-    """
+    """An open tracking store: its address, client, the experiment of new runs, and the name of the registered model."""
 
     uri: str
     client: MlflowClient
@@ -58,13 +51,7 @@ class Tracking:
     ) -> str:
         """Make a run; it stays RUNNING until `end_run` or `running` ends it.
 
-        Args:
-            name: What it is called in the UI.
-            params: Nested parameters, for example a dumped configuration; logged under dotted names.
-            tags: Tags.
-
-        Returns:
-            The run's id.
+        Nested `params` (for example a dumped configuration) are logged under dotted names. Returns the run's id.
         """
         run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags or {}))
         run_id = str(run.info.run_id)
@@ -106,7 +93,7 @@ class Tracking:
             self.client.log_metric(run_id, name, value, step=step)
 
     def log_once(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Log those of a report's metrics that the run lacks: MLflow would keep both values of a repeated one."""
+        """Log those of a report's metrics that the run does not have: MLflow would keep both values of a repeat."""
         known = self.client.get_run(run_id).data.metrics
         self.log_metrics(run_id, {name: value for name, value in metrics.items() if name not in known})
 
@@ -121,7 +108,7 @@ class Tracking:
             run_id: The run.
             frame: What identifies the data: ids, splits and labels; the digest is over all of it, rows in this order.
             name: Name of the corpus.
-            source: Where the table is.
+            source: Address of the table.
             context: What it was used for, for example `training`.
 
         Returns:
@@ -155,7 +142,7 @@ def tracking_uri(config: TrackingConfig, lake: Lake) -> str:
         return given
     if not lake.is_local:
         raise ConfigError(
-            f"a lake on {lake.root} needs a tracking server: SQLite files live on local disks",
+            f"a lake on {lake.root} needs a tracking server: SQLite files must be on local disks",
             where="tracking.uri",
             remedy="Set tracking.uri=http://… or MLFLOW_TRACKING_URI",
         )
@@ -163,9 +150,9 @@ def tracking_uri(config: TrackingConfig, lake: Lake) -> str:
 
 
 def connect(config: TrackingConfig, lake: Lake) -> Tracking:
-    """Open the tracking store, and make it and the experiment where they do not exist.
+    """Open the tracking store; create it and the experiment if they do not exist.
 
-    MLflow's global tracking and registry addresses are set too: its `log_model` knows no others.
+    MLflow's global tracking and registry addresses are set too, as its `log_model` uses only these.
 
     Raises:
         ConfigError: See `tracking_uri`.
@@ -186,7 +173,7 @@ def connect(config: TrackingConfig, lake: Lake) -> Tracking:
         raise ServiceError(
             f"cannot open the tracking store: {error}",
             where=uri,
-            remedy="Start the MLflow server, or mend tracking.uri",
+            remedy="Start the MLflow server, or fix tracking.uri",
             kind="tracking_unreachable",
         ) from error
     return Tracking(uri, client, experiment_id, config.model_name)
@@ -217,7 +204,7 @@ def _experiment(client: MlflowClient, config: TrackingConfig, lake: Lake, uri: s
 
 @contextlib.contextmanager
 def _environment_kept(name: str) -> Iterator[None]:
-    """Undo what a block does to a variable: MLflow sets it, and the next `connect` would take it for the user's."""
+    """Restore a variable after a block: MLflow sets it, and the next `connect` would take it for the user's."""
     before = os.environ.get(name)
     try:
         yield
@@ -229,7 +216,7 @@ def _environment_kept(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_at_a_time(uri: str) -> Iterator[None]:
-    """Let only one process at a time open a SQLite store: two that create its tables at once break each other."""
+    """Let only one process at a time open a SQLite store: two that create its tables at once would both fail."""
     if not uri.startswith("sqlite:///"):
         yield
         return

@@ -1,4 +1,4 @@
-"""Model versions: log a bundle, register it, name it by alias, fetch it again."""
+"""Model versions: log a bundle, register it, give it an alias, fetch it again."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ from emoray.registry.tracking import Tracking
 if TYPE_CHECKING:
     from emoray.scoring.scorer import Scorer
 
-# Torch and the models are imported by what makes or loads a version; replicas that only look one up do without.
+# Torch and the models are imported only to make or load a version: replicas that look one up do not need them.
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 CARD = "model_card.md"
+_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
-#: What loading and scoring a version imports; each is pinned to what is installed here.
+#: Packages that loading and scoring a version needs; each is pinned to the version installed here.
 REQUIREMENTS = (
     "mlflow",
     "torch",
@@ -65,16 +66,7 @@ REQUIREMENTS = (
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model version.
-
-    Attributes:
-        name: Registered model.
-        version: Its number.
-        run_id: The run that made it.
-        source: Where MLflow keeps its files.
-        aliases: Aliases that point at it.
-        tags: Its tags.
-    """
+    """A registered model version: its model, number, run, MLflow's address of its files, aliases and tags."""
 
     name: str
     version: str
@@ -85,7 +77,7 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """As MLflow addresses it: `models:/name/7`."""
+        """Its address in MLflow: `models:/name/7`."""
         return f"models:/{self.name}/{self.version}"
 
 
@@ -97,17 +89,11 @@ def log_bundle(
     card: str,
     tags: Mapping[str, str],
 ) -> Version:
-    """Log a bundle to its run as an MLflow pyfunc and register it as a new version. It gets no alias yet.
+    """Log a bundle to its run as an MLflow pyfunc and register it as a new version, without an alias.
 
-    The version carries the bundle, the source of the package `emoray` and pinned requirements: a process without this
-    repository loads it.
-
-    Args:
-        tracking: The store.
-        run_id: The run that made the bundle.
-        bundle: The bundle's folder.
-        card: Model card, Markdown (`emoray.registry.card`).
-        tags: Tags of the version: configuration and data hashes, seeds, git commit ….
+    The version contains the bundle, the source of the package `emoray` and pinned requirements: a process without this
+    repository can load it. `card` is Markdown (`emoray.registry.card`); `tags` are configuration and data hashes,
+    seeds, git commit ….
 
     Raises:
         RegistryError: The bundle cannot be opened (`bad_bundle`); nothing is registered then.
@@ -132,7 +118,7 @@ def log_bundle(
                 signature=SIGNATURE,
                 input_example=pd.DataFrame({"audio": [data_uri(example_wav())]}),
             )
-    with contextlib.suppress(MlflowException):  # it is there already
+    with contextlib.suppress(MlflowException):  # it exists already
         tracking.client.create_registered_model(tracking.model_name)
     made = tracking.client.create_model_version(
         tracking.model_name,
@@ -145,7 +131,7 @@ def log_bundle(
 
 
 def pip_requirements() -> list[str]:
-    """Pinned requirements of a version, without local build marks such as `+cpu`."""
+    """Pinned requirements of a version, without local build tags such as `+cpu`."""
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
@@ -162,10 +148,10 @@ def example_wav() -> bytes:
 
 
 def by_alias(tracking: Tracking, alias: str) -> Version:
-    """The version that an alias names.
+    """The version with an alias.
 
     Raises:
-        RegistryError: It names none (`no_champion`, `no_challenger` …).
+        RegistryError: There is none (`no_champion`, `no_challenger` …).
     """
     found = find_alias(tracking, alias)
     if found is None:
@@ -180,11 +166,11 @@ def by_alias(tracking: Tracking, alias: str) -> Version:
 
 
 def find_alias(tracking: Tracking, alias: str) -> Version | None:
-    """The version that an alias names, or None."""
+    """The version with an alias, or None."""
     try:
         return _version(tracking.client.get_model_version_by_alias(tracking.model_name, alias))
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in _MISSING:
             return None
         raise
 
@@ -198,7 +184,7 @@ def by_version(tracking: Tracking, version: str | int) -> Version:
     try:
         found = tracking.client.get_model_version(tracking.model_name, str(version))
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in _MISSING:
             raise
         known = ", ".join(one.version for one in all_versions(tracking)) or "none"
         raise RegistryError(
@@ -217,7 +203,7 @@ def all_versions(tracking: Tracking) -> list[Version]:
 
 
 def resolve(tracking: Tracking, reference: str) -> Version:
-    """A version by what a user may write: an alias (`champion`, `@champion`), a number (`7`), or `latest`.
+    """A version by alias (`champion`, `@champion`), number (`7`), or `latest`.
 
     Raises:
         RegistryError: There is no such version.
@@ -240,12 +226,12 @@ def resolve(tracking: Tracking, reference: str) -> Version:
 
 
 def set_alias(tracking: Tracking, alias: str, version: Version) -> None:
-    """Point an alias at a version (it leaves the one that it named before)."""
+    """Give a version an alias; another version loses it."""
     tracking.client.set_registered_model_alias(tracking.model_name, alias, version.version)
 
 
 def drop_alias(tracking: Tracking, alias: str) -> None:
-    """Take an alias away; nothing happens if it names nothing."""
+    """Remove an alias, if it exists."""
     if find_alias(tracking, alias) is not None:
         tracking.client.delete_registered_model_alias(tracking.model_name, alias)
 
@@ -260,12 +246,9 @@ def tag_version(tracking: Tracking, version: Version, tags: Mapping[str, Any]) -
 
 
 def fetch(tracking: Tracking, version: Version, cache_dir: str | Path | None = None) -> Path:
-    """The version's bundle as a local folder. Files that are local already stay where they are, others are cached.
+    """The version's bundle as a local folder. Local files are used where they are, others are cached.
 
-    Args:
-        tracking: The store.
-        version: The version.
-        cache_dir: Where fetched versions are kept; a folder per user in the system's temporary one by default.
+    The default `cache_dir` is a folder per user in the system's temporary one.
 
     Raises:
         RegistryError: Its files are gone.
@@ -283,7 +266,7 @@ def model_folder(tracking: Tracking, version: Version, cache_dir: str | Path | N
                 raise FileNotFoundError(local)
             return local
         root = Path(cache_dir or Path(tempfile.gettempdir()) / f"emoray-{getpass.getuser()}") / "models"
-        # Version numbers start again in another store: the address keeps two models of one name and number apart.
+        # Version numbers start again in another store: the address distinguishes models of one name and number.
         final = root / version.name / f"{version.version}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
         if final.is_dir():
             return final
@@ -303,7 +286,7 @@ def load(tracking: Tracking, version: Version, cache_dir: str | Path | None = No
     """Fetch a version and open it as a scorer (its `version` is filled in).
 
     Raises:
-        RegistryError: Its files are gone or no usable bundle.
+        RegistryError: Its files are gone or not a usable bundle.
     """
     from emoray.scoring.scorer import load_bundle
 
@@ -332,7 +315,7 @@ def _version(found: ModelVersion) -> Version:
 
 @contextlib.contextmanager
 def _active(run_id: str) -> Iterator[None]:
-    """Make a run MLflow's active one, which its `log_model` insists on, and leave its status as it was."""
+    """Make a run MLflow's active one, which its `log_model` requires, and restore its status."""
     current = mlflow.active_run()
     if current is not None and current.info.run_id == run_id:
         yield
@@ -347,7 +330,7 @@ def _active(run_id: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_bytecode() -> Iterator[None]:
-    """Keep Python from caching what it imports: MLflow tries the model's own code where it lies, and then stores it."""
+    """Keep Python from writing bytecode: MLflow imports the model's code before it stores the folder."""
     before = sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     try:
@@ -364,7 +347,7 @@ def _source_without_caches(target: Path) -> Path:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """The same tree by hard links where the disk allows (MLflow copies it anyway), else by copies."""
+    """Copy a folder by hard links where the disk allows (MLflow copies it anyway), else by copies."""
 
     def link_or_copy(one: str, other: str) -> None:
         try:

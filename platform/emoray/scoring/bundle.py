@@ -5,12 +5,12 @@ Layout::
     model.json        name, configuration, scale, classes, text width
     model.safetensors weights
     stages.json       the annotate configuration and the fingerprint of every stage
-    norms.json        prosody norms that emphasis and semantics measure against
+    norms.json        prosody norms, the reference of emphasis and semantics
     conformal.json    half width per semantic level and dimension, and their nominal level
-    text_encoder/     the text encoder, Hugging Face layout (absent where the model reads no text)
-    metrics.json      what the version reached when it was made
+    text_encoder/     the text encoder, Hugging Face layout (absent if the model reads no text)
+    metrics.json      the version's metrics when it was made
 
-Nothing in it is a pickle: loading a bundle runs no code of its own.
+It has no pickle: loading a bundle runs no code from it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -36,6 +36,7 @@ from emoray.schema import GRANULARITIES
 from emoray.scoring.bundle_files import (
     FORMAT,
     PROMPT,
+    FittedStages,
     bad_config_error,
     broken_bundle_error,
     model_document,
@@ -47,37 +48,28 @@ from emoray.stages.norms import Norms
 from emoray.stages.semantics.prompt import read_prompt
 from emoray.stages.weights import model_folder, revision
 
-if TYPE_CHECKING:
-    pass
-
-#: What is taken from a Hugging Face folder. No `.bin`: those are pickles.
+#: Files that are copied from a Hugging Face folder. No `.bin`: those are pickles.
 _ENCODER_FILES = (".safetensors", ".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Bundle(FittedStages):
     """An opened bundle.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         config: The model's configuration.
         model: The model in evaluation mode, on the CPU.
-        scale: Ends of the corpus's scale, or None where the corpus has no dimensional labels.
-        annotate: Configuration of the stages; its text encoder points into the folder.
-        fingerprints: Fingerprint of every stage that the version was fitted with.
-        norms: Prosody norms.
+        scale: Ends of the corpus's scale, or None if the corpus has no dimensional labels.
         half_widths: Conformal half widths on the [0, 1] scale.
         conformal_level: Their nominal coverage.
-        metrics: What the version reached when it was made.
+        metrics: The version's metrics when it was made.
     """
 
     folder: Path
     config: ModelConfig
     model: nn.Module
     scale: tuple[float, float] | None
-    annotate: AnnotateConfig
-    fingerprints: dict[str, str]
-    norms: Norms
     half_widths: HalfWidths
     conformal_level: float
     metrics: dict[str, Any]
@@ -89,7 +81,7 @@ class Bundle:
 
 
 def text_read(config: ModelConfig) -> tuple[str, ...]:
-    """Text vectors that a model of this configuration reads: none where it hears the sound alone."""
+    """Text vectors that a model of this configuration reads: none if it uses the sound alone."""
     if config.name in SOUND_ALONE:
         return ()
     return tuple(name for name in GRANULARITIES if name in config.granularities)
@@ -108,10 +100,10 @@ def save_bundle(
     scale: Sequence[float] | None,
     metrics: Mapping[str, Any],
 ) -> Path:
-    """Write a bundle, whole or not at all.
+    """Write a bundle, whole or not at all; an older one is replaced.
 
     Args:
-        folder: Where to; an older bundle there is replaced.
+        folder: Where to.
         model: The fitted model.
         config: Its configuration.
         annotate: Configuration of the stages it was fitted with.
@@ -119,8 +111,8 @@ def save_bundle(
         norms: The norms they were fitted with.
         half_widths: Conformal half widths from dev (`emoray.evaluation.conformal.fit`).
         conformal_level: Their nominal coverage.
-        scale: Ends of the corpus's scale; None where it has no dimensional labels.
-        metrics: Figures to carry along.
+        scale: Ends of the corpus's scale; None if it has no dimensional labels.
+        metrics: Stored as they are.
 
     Returns:
         The folder.
@@ -155,7 +147,7 @@ def open_bundle(folder: str | Path) -> Bundle:
     """Read a bundle without making a scorer of it.
 
     Raises:
-        RegistryError: The folder is no bundle, is incomplete, or was written by a newer version.
+        RegistryError: The folder is not a bundle, is incomplete, or was written by a newer version.
     """
     root = Path(folder)
     document = model_document(root)
@@ -171,13 +163,11 @@ def open_bundle(folder: str | Path) -> Bundle:
         raise broken_bundle_error(root, f"its weights cannot be loaded: {error}") from error
     model.eval()
     return Bundle(
+        **vars(fitted),
         folder=root,
         config=config,
         model=model,
         scale=None if document["scale"] is None else (document["scale"][0], document["scale"][1]),
-        annotate=fitted.annotate,
-        fingerprints=fitted.fingerprints,
-        norms=fitted.norms,
         half_widths=conformal["half_widths"],
         conformal_level=conformal["level"],
         metrics=read_json(root / "metrics.json"),
@@ -190,12 +180,12 @@ def _copy_encoder(model: str, target: Path) -> None:
     for path in sorted(model_folder(model).iterdir()):
         if path.suffix in _ENCODER_FILES and path.is_file():
             shutil.copyfile(path, target / path.name)
-    # Fingerprints name the encoder by the hash of its files: a copy under which they changed would be another encoder.
+    # Fingerprints name the encoder by the hash of its files: with other files the copy would be another encoder.
     if revision(str(target)) != revision(model):
         raise RegistryError(
-            "the text encoder cannot be carried along: its weights are not (only) safetensors",
+            "the text encoder cannot be copied: its weights are not (only) safetensors",
             where=model,
-            remedy="Convert it: AutoModel.from_pretrained(…).save_pretrained(…), into a folder of its own",
+            remedy="Convert it: AutoModel.from_pretrained(…).save_pretrained(…), into a new folder",
             kind="bad_bundle",
         )
 

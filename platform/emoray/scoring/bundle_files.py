@@ -1,4 +1,4 @@
-"""What a bundle says about the stages that a version was fitted with, read without its weights and without torch."""
+"""The stages that a version was fitted with, read from its bundle without its weights and without torch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 
 FORMAT = 1
-#: The prompt that the version's semantics were written with, where a language model wrote them.
+#: The prompt of the version's semantics, if a language model wrote them.
 PROMPT = "prompt.yaml"
 
 
 @dataclass(frozen=True)
 class FittedStages:
-    """The annotation stages as a version was fitted with them.
+    """The annotation stages that a version was fitted with.
 
     Attributes:
         annotate: Their configuration; the text encoder points into the bundle.
         fingerprints: Fingerprint of each.
-        norms: The norms that they measured against.
+        norms: Their norms.
     """
 
     annotate: AnnotateConfig
@@ -34,10 +34,10 @@ class FittedStages:
 
 
 def open_stages(folder: str | Path) -> FittedStages:
-    """Read what a bundle says about its stages, without its weights.
+    """Read the stages of a bundle, without its weights.
 
     Raises:
-        RegistryError: The folder is no bundle, is incomplete, or was written by a newer version.
+        RegistryError: The folder is not a bundle, is incomplete, or was written by a newer version.
     """
     root = Path(folder)
     model_document(root)
@@ -80,17 +80,17 @@ def model_document(root: Path) -> dict[str, Any]:
 
 
 def bad_config_error(folder: Path, error: ValidationError) -> RegistryError:
-    """The error for a configuration that is not this version's."""
+    """The error for a configuration of another version."""
     return broken_bundle_error(
         folder, f"its configuration does not fit this version of emoray: {error.errors()[0]['msg']}"
     )
 
 
 def broken_bundle_error(folder: Path, what: str) -> RegistryError:
-    """The error for a folder that is no usable bundle."""
+    """The error for a folder that is not a usable bundle."""
     return RegistryError(
         f"not a usable model bundle, {what}",
         where=str(folder),
-        remedy="Fetch the version again, or train it anew",
+        remedy="Fetch the version again, or train it again",
         kind="bad_bundle",
     )

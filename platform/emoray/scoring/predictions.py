@@ -1,35 +1,34 @@
-"""Score labelled utterances and give the predictions frame that `emoray.evaluation` judges."""
+"""Score labelled utterances, as the predictions frame of `emoray.evaluation`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import polars as pl
 
 from emoray.schema import DIMENSIONS, GRANULARITIES
-from emoray.scoring.score import LEVEL_OF, Score, ScoreRequest, Semantics
+from emoray.scoring.score import LEVEL_OF, RequestedSemantics, Score, ScoreRequest
 from emoray.scoring.scorer import Scorer
 from emoray.stages.base import WAVEFORM, Row
 
-_KEPT = {
-    "utterance_id": pl.String,
-    "speaker_id": pl.String,
-    "dialogue_id": pl.String,
-    "gender": pl.String,
-    "split": pl.String,
-    "scale_min": pl.Float64,
-    "scale_max": pl.Float64,
+_KEPT = ("utterance_id", "speaker_id", "dialogue_id", "gender", "split", "scale_min", "scale_max")
+_SCHEMA: dict[str, pl.DataType] = {
+    **dict.fromkeys(_KEPT[:5], pl.String()),
+    **dict.fromkeys(("scale_min", "scale_max", "duration_s"), pl.Float64()),
+    "level": pl.String(),
+    **{f"{name}_{end}": pl.Float64() for end in ("true", "pred") for name in DIMENSIONS},
+    **dict.fromkeys(("emotion_true", "emotion_pred"), pl.String()),
+    "gates": pl.List(pl.Float64()),
 }
 
 
-def request_of(row: Row, stage_fingerprints: Mapping[str, str], semantics: Semantics = "full") -> ScoreRequest:
-    """The request that an annotated utterance makes.
+def request_of(row: Row, stage_fingerprints: Mapping[str, str], semantics: RequestedSemantics = "full") -> ScoreRequest:
+    """The request for an annotated utterance.
 
     Args:
         row: Columns of the utterances table, `waveform`, and stage values under their stages' names.
         stage_fingerprints: Fingerprints of these values.
-        semantics: How much of them may be used.
+        semantics: Which of them may be used.
     """
     values = {name: row[name] for name in stage_fingerprints if row.get(name) is not None}
     return ScoreRequest(
@@ -48,22 +47,17 @@ def predict_rows(
     scorer: Scorer,
     rows: Sequence[Row],
     *,
-    semantics: Semantics = "full",
+    semantics: RequestedSemantics = "full",
     stage_fingerprints: Mapping[str, str] | None = None,
     batch_size: int = 16,
 ) -> pl.DataFrame:
-    """Score utterances with one model version, in this process.
+    """Score utterances (see `request_of`) with one model version, in this process.
 
-    Args:
-        scorer: The version.
-        rows: Utterances with their waveforms (see `request_of`).
-        semantics: How much may be used; the frame's `level` is named after it.
-        stage_fingerprints: Fingerprints of the stage values in the rows. Values that are not the version's own are left
-            out and made by its own stages, so that two versions with different stages can be compared fairly.
-        batch_size: Clips scored together.
+    Stage values in the rows whose `stage_fingerprints` are not the version's are left out and computed by its own
+    stages, so that versions with different stages can be compared fairly.
 
     Returns:
-        One row per utterance: utterance_id, speaker_id, dialogue_id, gender, split, duration_s, scale_min, scale_max,
+        One row per utterance: utterance_id, speaker_id, dialogue_id, gender, split, scale_min, scale_max, duration_s,
         level, {dimension}_true and _pred in [0, 1], emotion_true, emotion_pred, gates.
     """
     own = scorer.bundle.fingerprints
@@ -72,31 +66,17 @@ def predict_rows(
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         scores += scorer.score([request_of(row, usable, semantics) for row in batch])
-    columns = {name: pl.Series(name, [row.get(name) for row in rows], dtype) for name, dtype in _KEPT.items()}
-    truths = {f"{name}_true": pl.Series([row.get(name) for row in rows], dtype=pl.Float64) for name in DIMENSIONS}
-    predicted = {
-        f"{name}_pred": pl.Series([getattr(score, name).value for score in scores], dtype=pl.Float64)
-        for name in DIMENSIONS
-    }
-    return pl.DataFrame(
+    values = [
         {
-            **columns,
-            "duration_s": pl.Series([score.duration_s for score in scores], dtype=pl.Float64),
-            "level": pl.Series([LEVEL_OF[semantics]] * len(rows), dtype=pl.String),
-            **truths,
-            **predicted,
-            "emotion_true": pl.Series([row.get("emotion") for row in rows], dtype=pl.String),
-            "emotion_pred": pl.Series([_likeliest(score) for score in scores], dtype=pl.String),
-            "gates": pl.Series([_gates(score) for score in scores], dtype=pl.List(pl.Float64)),
+            **{name: row.get(name) for name in _KEPT},
+            "duration_s": score.duration_s,
+            "level": LEVEL_OF[semantics],
+            **{f"{name}_true": row.get(name) for name in DIMENSIONS},
+            **{f"{name}_pred": getattr(score, name).value for name in DIMENSIONS},
+            "emotion_true": row.get("emotion"),
+            "emotion_pred": score.likeliest,
+            "gates": score.gates and [score.gates[name] for name in GRANULARITIES],
         }
-    )
-
-
-def _likeliest(score: Score) -> str | None:
-    if score.emotion is None:
-        return None
-    return list(score.emotion)[int(np.argmax(list(score.emotion.values())))]
-
-
-def _gates(score: Score) -> list[float] | None:
-    return None if score.gates is None else [score.gates[name] for name in GRANULARITIES]
+        for row, score in zip(rows, scores, strict=True)
+    ]
+    return pl.DataFrame(values, _SCHEMA)

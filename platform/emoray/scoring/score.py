@@ -1,4 +1,4 @@
-"""What a scorer is asked and what it answers."""
+"""A scorer's requests and scores."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-Semantics = Literal["none", "transcript", "full"]
+from emoray.schema import DIMENSIONS
 
-#: Request's word for a semantic level → the level's name in tables and reports.
-LEVEL_OF: dict[str, str] = {"none": "audio", "transcript": "transcript", "full": "full"}
+RequestedSemantics = Literal["none", "transcript", "full"]
+
+#: Value of a request → name of the semantic level in tables and reports, and back.
+LEVEL_OF: dict[RequestedSemantics, str] = {"none": "audio", "transcript": "transcript", "full": "full"}
+REQUESTED_OF: dict[str, RequestedSemantics] = {level: requested for requested, level in LEVEL_OF.items()}
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,12 @@ class ScoreRequest:
 
     Attributes:
         samples: float32 (S,), mono, 16 kHz.
-        transcript: What is said, where it is known.
+        transcript: What is said, if known.
         words: Its words with times ({word, start_s, end_s}); without them English is aligned.
-        speaker_id: Speaker, for the speaker's own norms where the version knows them.
-        language: Language of the transcript, where it is known.
+        speaker_id: Speaker, for the speaker's norms if the version has them.
+        language: Language of the transcript, if known.
         semantics: How much may be used: `none` (sound alone), `transcript` (LES and GS) or `full` (and ES).
-        stage_values: Stage values that were computed before (from stage tables, or by another deployment), by stage.
+        stage_values: Stage values computed earlier (in stage tables, or by another deployment), by stage.
         stage_fingerprints: Their fingerprints. A value whose fingerprint is not the version's counts as absent.
         time_course: Whether windows of the clip are scored too.
     """
@@ -35,7 +38,7 @@ class ScoreRequest:
     words: Sequence[Mapping[str, Any]] | None = None
     speaker_id: str | None = None
     language: str | None = None
-    semantics: Semantics = "full"
+    semantics: RequestedSemantics = "full"
     stage_values: Mapping[str, Mapping[str, Any] | None] | None = None
     stage_fingerprints: Mapping[str, str] | None = None
     time_course: bool = True
@@ -47,11 +50,8 @@ class Estimate:
 
     Attributes:
         value: In [0, 1].
-        low: Lower end of the interval, in [0, 1]; None where the version has no interval for it.
-        high: Upper end.
-        corpus: The value in units of the corpus's scale; None where it has none.
-        corpus_low: Lower end in these units.
-        corpus_high: Upper end in these units.
+        low, high: Ends of the interval, in [0, 1]; None if the version has no interval for it.
+        corpus, corpus_low, corpus_high: The same in units of the corpus's scale; None if it has none.
     """
 
     value: float
@@ -81,18 +81,18 @@ class Score:
         valence: Unpleasant 0 … 1 pleasant.
         arousal: Calm 0 … 1 excited.
         dominance: Weak 0 … 1 in control.
-        scale: Ends of the corpus's scale; None for a version that was trained on classes alone, whose dimensions then
-            mean nothing (they have no interval either).
+        scale: Ends of the corpus's scale; None for a version that was trained on classes only, whose dimensions then
+            are meaningless (and have no interval).
         interval_level: Nominal coverage of the intervals.
-        time_course: Windows of 4 s every 1 s; one point where the clip is shorter or no windows were asked for.
-        level: Semantic level of the score (audio, transcript, full): the richest whose text vectors were all there.
+        time_course: Windows of 4 s every 1 s; one point if the clip is shorter or no windows were requested.
+        level: Semantic level of the score (audio, transcript, full): the highest whose text vectors were all present.
         used: Text vectors that the model had: of les, gs, es.
-        absent: Text vectors that it did not have → why.
-        gates: Share of each text vector in the fused semantics; None where the model has no gates.
-        experts: Weight of each expert per dimension; None where it has none.
-        words: Words with times, prominence and mark; None where there was no emphasis to find.
+        absent: Text vectors that it did not have → reason.
+        gates: Share of each text vector in the fused semantics; None if the model has no gates.
+        experts: Weight of each expert per dimension; None if it has none.
+        words: Words with times, prominence and mark; None without emphasis.
         transcript: The transcript that was used.
-        semantics: The semantics' record {emotion, intensity, attitude, …}; None where there was none.
+        semantics: The semantics' record {emotion, intensity, attitude, …}; None without one.
         emotion: Probability of each class; None without a categorical head.
         duration_s: Length of the clip.
     """
@@ -116,18 +116,28 @@ class Score:
 
     @property
     def emphasised(self) -> list[str] | None:
-        """The emphasised words, or None where there was no emphasis to find."""
+        """The emphasised words, or None without emphasis."""
         return None if self.words is None else [word["word"] for word in self.words if word["emphasised"]]
+
+    @property
+    def likeliest(self) -> str | None:
+        """The most probable class, or None without a categorical head."""
+        return max(self.emotion, key=self.emotion.__getitem__) if self.emotion else None
+
+    def columns(self) -> dict[str, float | None]:
+        """The dimensions as columns of a table: valence, valence_low, …, valence_corpus, …, dominance_corpus_high."""
+        return {
+            name if part == "value" else f"{name}_{part}": value
+            for name in DIMENSIONS
+            for part, value in vars(getattr(self, name)).items()
+        }
 
 
 @dataclass
-class Semantic:
-    """What is known of one clip's text while it is scored (internal to the room).
+class TextVectors:
+    """Text vectors of one clip by granularity, the reasons for those that are absent, and the stages' row.
 
-    Attributes:
-        vectors: Text vectors by granularity.
-        absent: Granularity → why it is not there.
-        row: The stages' row.
+    Internal to scoring.
     """
 
     row: dict[str, Any]

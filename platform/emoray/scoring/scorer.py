@@ -19,22 +19,22 @@ from emoray.models.batch import Batch, Output
 from emoray.models.build import frontend
 from emoray.schema import DIMENSIONS, GRANULARITIES
 from emoray.scoring.bundle import Bundle, open_bundle
-from emoray.scoring.score import Estimate, Score, ScoreRequest, Semantic, TimePoint
+from emoray.scoring.score import Estimate, Score, ScoreRequest, TextVectors, TimePoint
 from emoray.scoring.semantics import SemanticsRunner
 
 WINDOW_S = 4.0
 HOP_S = 1.0
 
-#: Seconds of padded audio in one forward pass: bounds memory, whatever clips come together.
+#: Seconds of padded audio in one forward pass, to bound memory.
 MAX_PADDED_S = 240.0
 
-#: Text vectors that a score needs to count as one of this semantic level, richest first.
+#: Text vectors that a score of each semantic level needs, the highest level first.
 _NEEDS = (("full", ("les", "gs", "es")), ("transcript", ("les", "gs")), ("audio", ()))
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A stretch of one request's samples: the whole clip (`start_s` None) or a window of the time course."""
+    """A part of one request's samples: the whole clip (`start_s` None) or a window of the time course."""
 
     request: int
     samples: np.ndarray
@@ -54,15 +54,12 @@ class _Raw:
 class Scorer:
     """Scores clips with one model version.
 
-    Nothing is kept between calls, but use it from one thread at a time: Hugging Face's fast tokenizers allow no more.
-
-    Args:
-        bundle: The version.
-        device: Where the model runs.
+    No state is kept between calls, but use it from one thread at a time: Hugging Face's fast tokenizers are not safe in
+    several.
 
     Attributes:
         bundle: The version.
-        version: Name of the version for replies; whoever fetched it from a registry fills it in.
+        version: Name of the version for replies, set by whoever fetched it from a registry.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
@@ -80,20 +77,14 @@ class Scorer:
 
     @property
     def stale_stages(self) -> dict[str, str]:
-        """Stages of this installation that are not the version's own → why; what they give counts as absent."""
+        """Stages of this installation that differ from the version's → reason; their values count as absent."""
         return dict(self._semantics.stale)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
-        """Score clips together; each clip's score does not depend on the others.
-
-        Args:
-            requests: The clips.
-
-        Returns:
-            One score per request, in order.
+        """Score clips together, in order; each clip's score does not depend on the others.
 
         Raises:
-            AudioError: A clip is no finite mono signal.
+            AudioError: A clip is not a finite mono signal.
         """
         for number, request in enumerate(requests):
             _check(request.samples, number)
@@ -114,7 +105,7 @@ class Scorer:
             for number, request in enumerate(requests)
         ]
 
-    def _forward(self, pieces: Sequence[_Piece], semantics: Sequence[Semantic]) -> list[_Raw]:
+    def _forward(self, pieces: Sequence[_Piece], semantics: Sequence[TextVectors]) -> list[_Raw]:
         # Training reads features as float16; the same rounding here makes offline and online scores equal.
         features = [self._frontend.features(piece.samples).astype(np.float16).astype(np.float32) for piece in pieces]
         features_BTF = np.zeros((len(pieces), max(map(len, features)), self._frontend.width), dtype=np.float32)
@@ -137,25 +128,19 @@ class Scorer:
         )
         with torch.inference_mode():
             output: Output = self._model(batch.to(self._device))
-        prediction_B3 = output.prediction_B3.float().cpu().numpy()
-        emotion = None if output.logits_BC is None else output.logits_BC.float().softmax(-1).tolist()
-        gates = None if output.gates_BK is None else output.gates_BK.float().tolist()
-        experts = None if output.experts_B3E is None else output.experts_B3E.float().tolist()
-        return [
-            _Raw(
-                prediction_B3[place].clip(0.0, 1.0),
-                None if gates is None else gates[place],
-                None if experts is None else experts[place],
-                None if emotion is None else emotion[place],
-            )
-            for place in range(len(pieces))
+        prediction_B3 = output.prediction_B3.float().cpu().numpy().clip(0.0, 1.0)
+        emotion_BC = None if output.logits_BC is None else output.logits_BC.float().softmax(-1)
+        optional = [
+            [None] * len(pieces) if tensor is None else tensor.float().tolist()
+            for tensor in (output.gates_BK, output.experts_B3E, emotion_BC)
         ]
+        return [_Raw(*outputs) for outputs in zip(prediction_B3, *optional, strict=True)]
 
-    def _score(self, request: ScoreRequest, semantic: Semantic, raw: _Raw, points: list[TimePoint]) -> Score:
+    def _score(self, request: ScoreRequest, semantic: TextVectors, raw: _Raw, points: list[TimePoint]) -> Score:
         level = next(name for name, needed in _NEEDS if self._covers(semantic, needed))
         duration_s = len(request.samples) / AUDIO_HZ
         estimates = {name: self._estimate(float(raw.prediction[d]), name, level) for d, name in enumerate(DIMENSIONS)}
-        # A clip that is no longer than a window is its own only window.
+        # A clip that is not longer than a window is the only window.
         course = points or [TimePoint(0.0, duration_s, *(estimates[name].value for name in DIMENSIONS))]
         emphasis = semantic.row.get("emphasis")
         record = semantic.row.get("semantics")
@@ -177,14 +162,13 @@ class Scorer:
             duration_s=duration_s,
         )
 
-    def _covers(self, semantic: Semantic, needed: Sequence[str]) -> bool:
-        """Whether the text vectors of a level are there, as far as this model reads them at all.
+    def _covers(self, semantic: TextVectors, needed: Sequence[str]) -> bool:
+        """Whether the text vectors of a level are present, of those that this model reads.
 
-        A model of the sound alone has one level only, whatever text came along.
+        A model of the sound alone has one level only, whatever text is given.
         """
-        read = self.bundle.granularities
-        asked = [name for name in needed if name in read]
-        return all(name in semantic.vectors for name in asked) and (bool(asked) or not needed)
+        read = [name for name in needed if name in self.bundle.granularities]
+        return all(name in semantic.vectors for name in read) and (bool(read) or not needed)
 
     def _estimate(self, value: float, dimension: str, level: str) -> Estimate:
         width = self.bundle.half_widths.get(level, {}).get(dimension)
@@ -225,11 +209,11 @@ def _point(piece: _Piece, raw: _Raw) -> TimePoint:
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Group pieces by length: little is padded, and no batch exceeds `MAX_PADDED_S` (a longer clip goes alone)."""
+    """Group pieces by length: little padding, and no batch exceeds `MAX_PADDED_S` (a longer clip is alone)."""
     budget = MAX_PADDED_S * AUDIO_HZ
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        # Sorted: this piece would be the longest. Beside much shorter ones most of the batch would be padding.
+        # This piece would be the longest: beside much shorter ones most of the batch would be padding.
         if batch and (lengths[place] * (len(batch) + 1) > budget or lengths[place] > 2 * lengths[batch[0]]):
             yield batch
             batch = []

@@ -1,4 +1,4 @@
-"""Tiny checkpoints in Hugging Face layout with random weights: they test machinery and say nothing of quality."""
+"""Tiny checkpoints in Hugging Face layout with random weights: they test the software, not quality."""
 
 from emoray.tiny.checkpoints import MAKERS, Size, make
 

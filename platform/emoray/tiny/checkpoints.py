@@ -1,7 +1,7 @@
-"""One maker per architecture. Real layouts, tokenizers of their own, seeded random weights; nothing is downloaded.
+"""One maker per architecture: real layouts, own tokenizers, seeded random weights; nothing is downloaded.
 
-What a network makes of its input must differ from input to input, else mixed-up rows would go unnoticed: hence wider
-initial weights than the published ones.
+A network's output must differ from input to input, otherwise mixed-up rows would go unnoticed: hence wider initial
+weights than the published ones.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ QWEN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|au
 
 @dataclass(frozen=True)
 class Size:
-    """How big the networks are.
+    """Size of the networks.
 
     Attributes:
         width: Hidden width, a multiple of 32 (one attention head each).
         layers: Layers of every stack.
-        answer_tokens: Longest transcript that Whisper writes; it never ends by itself.
+        answer_tokens: Longest transcript of Whisper, which never stops earlier.
         timed: Whether Whisper names alignment heads, so that words get times.
     """
 
@@ -69,13 +69,9 @@ SMALLEST = Size()
 
 
 def make(name: str, folder: str | os.PathLike[str], *, seed: int = 0, size: Size = SMALLEST) -> str:
-    """Write a checkpoint, whole or not at all; the same arguments give the same files.
+    """Write a checkpoint (one of `MAKERS`), whole or not at all; an existing one is replaced.
 
-    Args:
-        name: One of `MAKERS`.
-        folder: Where to; what is there is replaced.
-        seed: Of the weights.
-        size: Of the network.
+    The same arguments give the same files; `seed` is that of the weights.
 
     Returns:
         The folder.
@@ -87,9 +83,11 @@ def make(name: str, folder: str | os.PathLike[str], *, seed: int = 0, size: Size
     from transformers.utils.logging import disable_progress_bar
 
     if name not in MAKERS:
-        raise ConfigError(f"no tiny checkpoint is called {name!r}", remedy=f"There are: {', '.join(MAKERS)}")
+        remedy = f"There are: {', '.join(MAKERS)}"
+        raise ConfigError(f"there is no tiny checkpoint {name!r}", remedy=remedy, kind="unknown_checkpoint")
     if size.width % HEAD_WIDTH:
-        raise ConfigError(f"width {size.width} is no multiple of {HEAD_WIDTH}", remedy="Attention heads are that wide")
+        what = f"width {size.width} is no multiple of {HEAD_WIDTH}"
+        raise ConfigError(what, remedy="Use a multiple: attention heads are that wide", kind="bad_width")
     disable_progress_bar()
     with atomic_folder(folder) as draft, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -134,14 +132,14 @@ def _whisper(folder: Path, size: Size) -> None:
         )
     )
     settings = network.generation_config
-    settings._from_model_config = False  # it is a file of its own, as published checkpoints have it
+    settings._from_model_config = False  # as in published checkpoints, it is a separate file
     settings.is_multilingual = True
     settings.lang_to_id = {name: number[name] for name in ("<|en|>", "<|de|>")}
     settings.task_to_id = {"transcribe": number["<|transcribe|>"], "translate": number["<|translate|>"]}
     settings.no_timestamps_token_id = number["<|notimestamps|>"]
     settings.max_initial_timestamp_index = 50
     settings.max_length = size.answer_tokens
-    # Words of Latin letters alone, and no end before the longest length: the network would else say nothing readable.
+    # Only words of Latin letters, and no end before the longest length: otherwise the text would not be readable.
     mute = [index for token, index in vocabulary.items() if not set(token) <= set(string.ascii_letters + "Ġ")]
     untimed = [] if size.timed else tokenizer.convert_tokens_to_ids(times)
     settings.suppress_tokens = [*mute, vocabulary["Ġ"], *number.values(), *untimed]
@@ -272,7 +270,7 @@ def _end_at(network: Any, tokenizer: Any) -> None:
 
 
 def _rename_as_published(folder: Path) -> None:
-    """Take a `model` out of `language_model.model.model.*`, which transformers 5 writes and vLLM does not know."""
+    """Remove one `model` from `language_model.model.model.*`, which transformers 5 writes and vLLM does not know."""
     from safetensors.torch import load_file, save_file
 
     path = folder / "model.safetensors"

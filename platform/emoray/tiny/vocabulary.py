@@ -1,4 +1,4 @@
-"""The tokenizers of the tiny checkpoints: byte-level BPE whose merges are learned here, from the words that occur here.
+"""The tokenizers of the tiny checkpoints: byte-level BPE with merges learned from the words that occur here.
 
 Whole words become single tokens, so that a random network writes words and not letters, and few tokens make a record.
 """
@@ -40,5 +40,5 @@ def learned() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def _text() -> list[str]:
     phrases = [*LEXICON, *THINGS, *PEOPLE, *PLACES, *TIMES, *itertools.chain(*WORDS.values())]
     fields = [f'"{name}":' for name in SemanticsRecord.model_fields]
-    # Twice each, with and without a space before: as first and as later word of a text.
+    # Twice each, with and without a leading space: as first and as later word of a text.
     return [text for phrase in (*phrases, *fields) for text in (phrase, f" {phrase}")]

@@ -161,7 +161,7 @@ def test_recordings_that_cannot_be_used_are_named(place, clips, caplog):
     assert (
         "3 of 5 recordings cannot be read (missing_file ×1, not_audio ×1, truncated_audio ×1): cut, gone, text" in said
     )
-    assert "1 of 5 recordings hold no speech" in said
+    assert "1 of 5 recordings have no speech" in said
     assert "5 transcripts have no word times" in said
     place.write("gone.wav", whole_S)
     assert {row["dialogue_id"] for row in place.build([{"audio": name} for name in names])} == {"good", "gone"}

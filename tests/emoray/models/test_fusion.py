@@ -7,7 +7,7 @@ from training_kit import TEXT_WIDTH, model_config, random_batch
 from emoray.errors import ConfigError
 from emoray.models.build import build
 from emoray.models.config import MoeConfig
-from emoray.models.fusion import FilmMoe, GatedFusion, Semantics
+from emoray.models.fusion import FilmMoe, GatedFusion, SemanticsProjection
 
 
 def moe(routing: str = "dense", router: str = "per_dimension", experts: int = 4) -> FilmMoe:
@@ -16,7 +16,7 @@ def moe(routing: str = "dense", router: str = "per_dimension", experts: int = 4)
 
 
 def test_semantics_use_the_learned_vector_where_text_is_absent():
-    semantics = Semantics(TEXT_WIDTH, 6, 3)
+    semantics = SemanticsProjection(TEXT_WIDTH, 6, 3)
     present = torch.tensor([[True, False, True]])
     out = semantics(torch.randn(1, 3, TEXT_WIDTH), present)
     assert torch.equal(out[0, 1], semantics.absent_KD[1])
@@ -97,5 +97,5 @@ def test_ablated_granularities_have_no_influence(left):
 
 @pytest.mark.parametrize("name", ["msf_ser", "concat"])
 def test_no_granularity_left_is_a_configuration_error(name):
-    with pytest.raises(ConfigError, match="acoustic"):
+    with pytest.raises(ConfigError, match=r"model\.granularities: .*model\.name=acoustic"):
         build(model_config(name=name, granularities=[]))

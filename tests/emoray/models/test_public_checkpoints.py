@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from error_kit import of_kind
 from public_checkpoints_kit import DEVIATION, LARGE, MEAN, SMALL, write_odyssey, write_wav2vec2_dim
 from torch.nn.functional import layer_norm, linear
 from training_kit import model_config
@@ -114,25 +115,24 @@ def test_outputs_in_another_order_are_put_into_ours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("harm", "named"),
     [
-        (lambda folder: (folder / "config.json").unlink(), r"config\.json cannot be read"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"text"), "cannot be read"),
-        (lambda folder: change(folder, id2label={"0": "angry", "1": "happy"}), "outputs .* are angry, happy"),
-        (lambda folder: change(folder, id2label={}), "not named"),
-        (lambda folder: change(folder, num_hidden_layers=3), "do not fit its configuration: .* missing"),
-        (lambda folder: change(folder, num_hidden_layers=1), "do not fit its configuration: .* unknown"),
-        (lambda folder: change(folder, intermediate_size=64), "of another shape"),
-        (lambda folder: change(folder, pooling_mode="max"), "only the mean"),
+        (lambda folder: (folder / "config.json").unlink(), r"config\.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"text"), r"model\.safetensors"),
+        (lambda folder: change(folder, id2label={"0": "angry", "1": "happy"}), "id2label.*angry, happy"),
+        (lambda folder: change(folder, id2label={}), "id2label"),
+        (lambda folder: change(folder, num_hidden_layers=3), r"layers\.2.* missing"),
+        (lambda folder: change(folder, num_hidden_layers=1), r"layers\.1.* unknown"),
+        (lambda folder: change(folder, intermediate_size=64), "intermediate_dense"),
+        (lambda folder: change(folder, pooling_mode="max"), "max"),
     ],
 )
-def test_what_is_no_such_checkpoint_is_refused_with_the_reason(tmp_path, harm, message):
+def test_what_is_no_such_checkpoint_is_refused_with_the_reason(tmp_path, harm, named):
     write_wav2vec2_dim(tmp_path / "hub", **SMALL)
     harm(tmp_path / "hub")
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(ConfigError, match=named, check=of_kind("unknown_checkpoint")):
         read_checkpoint(tmp_path / "hub", model_config(), name="one")
-    assert error.value.kind == "unknown_checkpoint"
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
@@ -140,7 +140,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     (tmp_path / "hub" / "model.safetensors").unlink()
     mark = tmp_path / "was-run"
     torch.save({"classifier.dense.weight": Harm(str(mark))}, tmp_path / "hub" / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"pytorch_model\.bin", check=of_kind("unknown_checkpoint")):
         read_checkpoint(tmp_path / "hub", model_config(), name="one")
     assert not mark.exists()
 

@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import scoring_kit as kit
+from error_kit import of_kind
 
 from emoray.config import read_preset
 from emoray.errors import ConfigError, RegistryError
@@ -75,7 +76,7 @@ def test_the_default_store_is_a_sqlite_file_in_the_lake(lake, tracking, monkeypa
 def test_a_remote_lake_needs_a_server(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     remote = Lake(LakeConfig(root="s3://bucket/lake", storage_options={"anon": True}))
-    with pytest.raises(ConfigError, match="tracking server"):
+    with pytest.raises(ConfigError, match=r"tracking\.uri"):
         tracking_uri(CONFIG, remote)
 
 
@@ -211,9 +212,8 @@ def test_aliases_numbers_and_latest_name_versions(tracking, logged):
     versions.drop_alias(tracking, "staging")
     versions.drop_alias(tracking, "staging")
     assert versions.find_alias(tracking, "staging") is None
-    with pytest.raises(RegistryError, match="no version 999") as caught:
+    with pytest.raises(RegistryError, match="999", check=of_kind("no_such_version")):
         versions.by_version(tracking, 999)
-    assert caught.value.kind == "no_such_version"
 
 
 def test_an_empty_registry_says_what_to_do(tracking):
@@ -222,7 +222,7 @@ def test_an_empty_registry_says_what_to_do(tracking):
         with pytest.raises(RegistryError, match=remedy) as caught:
             versions.by_alias(empty, alias)
         assert caught.value.kind == f"no_{alias}"
-    with pytest.raises(RegistryError, match="no version yet"):
+    with pytest.raises(RegistryError, check=of_kind("no_such_version")):
         versions.resolve(empty, "latest")
     with pytest.raises(RegistryError) as caught:
         rollback(empty)

@@ -27,14 +27,14 @@ def _values(score):
 def test_semantics_none_uses_sound_alone(scorer):
     (score,) = scorer.score([kit.request(semantics="none")])
     assert (score.level, score.used, score.words, score.transcript) == ("audio", (), None, None)
-    assert score.absent == dict.fromkeys(("les", "gs", "es"), "semantics=none was asked for")
+    assert score.absent == dict.fromkeys(("les", "gs", "es"), "semantics=none was requested")
     assert score.gates == {"les": 0.0, "gs": 0.0, "es": 0.0}
 
 
 def test_semantics_transcript_uses_words_and_says_why_es_is_absent(scorer):
     (score,) = scorer.score([kit.request(semantics="transcript")])
     assert (score.level, score.used) == ("transcript", ("les", "gs"))
-    assert score.absent == {"es": "semantics=transcript was asked for"}
+    assert score.absent == {"es": "semantics=transcript was requested"}
     assert score.semantics is None
     assert [word["word"] for word in score.words] == kit.SENTENCE.split()
     assert score.emphasised
@@ -148,7 +148,7 @@ def test_an_acoustic_model_hears_only_sound_but_still_shows_the_words(tmp_path):
     scorer = load_bundle(kit.make_bundle(tmp_path / "acoustic", "acoustic"))
     full, none = scorer.score([kit.request(), kit.request(semantics="none")])
     assert full.level == "audio"
-    assert full.absent == dict.fromkeys(("les", "gs", "es"), "the model is not built to read it")
+    assert full.absent == dict.fromkeys(("les", "gs", "es"), "the model does not read it")
     assert full.emphasised
     assert _values(full) == pytest.approx(_values(none), abs=1e-6)
     assert (full.gates, full.experts) == (None, None)

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 import protocol_kit
 import pytest
+from metrics_kit import ccc
 from process_kit import kill_when_stored
 
 from emoray.errors import LakeError, SchemaError
-from emoray.evaluation import metrics
 from emoray.evaluation.summary import check_predictions
 from emoray.lake.tables import Lake
 from emoray.registry import versions
@@ -77,7 +77,7 @@ def test_figures_are_over_the_pooled_predictions_with_deviations_over_seeds(meas
     (report,) = result.reports
     frame, level = predictions(report), report.metrics["levels"]["audio"]
     by_seed = frame.partition_by("seed", maintain_order=True)
-    cccs = [metrics.ccc(one["arousal_pred"].to_numpy(), one["arousal_true"].to_numpy()) for one in by_seed]
+    cccs = [ccc(one["arousal_pred"].to_numpy(), one["arousal_true"].to_numpy()) for one in by_seed]
     assert level["metrics"]["ccc_arousal"]["estimate"] == pytest.approx(np.mean(cccs))
     assert level["metrics"]["ccc_arousal"]["seed_sd"] == pytest.approx(np.std(cccs, ddof=1))
     recalls = [(one["emotion_true"] == one["emotion_pred"]).mean() for one in by_seed]  # classes are equally frequent

@@ -1,4 +1,4 @@
-"""Sound alone: the baseline that every use of text is compared with."""
+"""Sound alone: the baseline for every use of text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ class Acoustic(nn.Module):
 
     The MSP-Podcast challenge baseline, which has no projection, is `systems/challenge.py`. Text vectors in the batch
     are ignored.
-
-    Args:
-        config: Encoder, head and classes.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -16,9 +16,6 @@ class ChallengeBaseline(nn.Module):
     The encoder's last hidden states are pooled by attentive statistics whose attention is as wide as the encoder;
     dropout, one hidden layer with LayerNorm, ReLU and dropout, then the three dimensions. The preset `challenge` has
     its options. Text vectors in the batch are ignored.
-
-    Args:
-        config: Encoder, head (`hidden`, `dropout`) and classes.
     """
 
     def __init__(self, config: ModelConfig) -> None:

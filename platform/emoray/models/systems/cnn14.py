@@ -20,9 +20,6 @@ class Cnn14(nn.Module):
 
     Mean over the mels, maximum plus mean over time, one hidden layer. Text vectors in the batch are ignored.
 
-    Args:
-        config: Encoder, head and classes.
-
     Raises:
         ConfigError: `encoder.kind` is not `cnn14`.
     """

@@ -1,15 +1,14 @@
-"""Sound and text side by side: the fusion baseline."""
+"""Concatenated sound and text: the fusion baseline."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from emoray.errors import ConfigError
 from emoray.models.batch import Batch, Output
 from emoray.models.config import ModelConfig
-from emoray.models.fusion import ConcatMlp, Semantics
+from emoray.models.fusion import ConcatMlp, SemanticsProjection, granularity_indices
 from emoray.models.heads import LABEL_CENTER, ClassHead, PooledSound
-from emoray.schema import DIMENSIONS, GRANULARITIES
+from emoray.schema import DIMENSIONS
 
 
 class Concat(nn.Module):
@@ -19,21 +18,16 @@ class Concat(nn.Module):
     [second-hand]; with all granularities it is what MSF-SER's fusion must beat on the same inputs [ours]. Absent
     vectors are learned ones.
 
-    Args:
-        config: Encoder, granularities, head and classes.
-
     Raises:
         ConfigError: No granularity is left.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if not config.granularities:
-            raise ConfigError("nothing to concatenate", where="model.granularities", remedy="Use model.name=acoustic")
-        self._granularities = [GRANULARITIES.index(name) for name in config.granularities]
+        self._granularities = granularity_indices(config)
         count = len(config.granularities)
         self.sound = PooledSound(config)
-        self.semantics = Semantics(config.text_width, config.width, count)
+        self.semantics = SemanticsProjection(config.text_width, config.width, count)
         self.fusion = ConcatMlp(config.width, count, config.hidden, config.dropout)
         self.output = nn.Linear(config.hidden, len(DIMENSIONS))
         nn.init.constant_(self.output.bias, LABEL_CENTER)

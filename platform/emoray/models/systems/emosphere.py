@@ -18,13 +18,10 @@ from emoray.schema import DIMENSIONS
 class EmoSphere(nn.Module):
     """EmoSphere-SER (arXiv 2505.19693) [code].
 
-    An encoder's hidden states, style pooling, and two heads on the pooled vector: the three dimensions, and the region
-    of the sphere that they lie in (`emoray.models.regions`), whose loss fades out over the first epochs
-    (`train.objective.region`). Text vectors in the batch are ignored. A head of named classes, where `classes` asks for
-    one, is [ours]; so is any encoder but WavLM's last hidden state.
-
-    Args:
-        config: Encoder, width of style pooling, heads, regions and classes.
+    An encoder's hidden states, style pooling, and two heads on the pooled vector: the three dimensions, and their
+    region of the sphere (`emoray.models.regions`), whose loss fades out over the first epochs
+    (`train.objective.region`). Text vectors in the batch are ignored. A head of named classes (`classes`)
+    is [ours]; so is any encoder but WavLM's last hidden state.
 
     Raises:
         ConfigError: The options of style pooling do not fit together.

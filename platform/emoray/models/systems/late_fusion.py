@@ -1,4 +1,4 @@
-"""Late fusion: a model of the sound and a model of the text that meet in their outputs only.
+"""Late fusion: a model of the sound and a model of the text, combined in their outputs only.
 
 Shapes: B batch, M branches, C classes, 3 = (valence, arousal, dominance).
 """
@@ -18,13 +18,10 @@ from emoray.models.systems.text import TextOnly
 class LateFusion(nn.Module):
     """Late fusion: the mean of the outputs of an audio and a text model (baseline of arXiv 2110.06650 [text]).
 
-    The branches are the models `cnn14` (over other encoders `acoustic`) and `text`. They share no weight, each has a
-    loss of its own, and the norm of each one's gradient is clipped by itself: a step changes each as if it were trained
-    alone. What they have in common is the batches, the schedule and the epoch, selected by the mean on dev [ours].
-    Classes: the mean of the probabilities. Where a clip has no text its score is the sound's alone [ours].
-
-    Args:
-        config: Encoder, granularities, heads and classes.
+    The branches are the models `cnn14` (over other encoders `acoustic`) and `text`. They share no weight, each has its
+    own loss, and each one's gradient norm is clipped separately: a step changes each as if it were trained alone.
+    Common are the batches, the schedule and the epoch, selected by the mean on dev [ours]. Classes: the mean of the
+    probabilities. A clip without text has the score of the sound alone [ours].
 
     Raises:
         ConfigError: No granularity is left.
@@ -36,7 +33,7 @@ class LateFusion(nn.Module):
         self.text = TextOnly(config)
 
     def forward(self, batch: Batch) -> Output:
-        """Score a batch, with each branch's own outputs, which are what the loss is about."""
+        """Score a batch; the output also has each branch's outputs, which the loss is computed from."""
         audio, text = self.audio(batch), self.text(batch)
         reads_B = self.text.text.present(batch)
         weight_BM = torch.stack([torch.ones_like(reads_B), reads_B], dim=1).float()
@@ -56,5 +53,5 @@ class LateFusion(nn.Module):
 
 
 def separately_trained(model: nn.Module) -> list[nn.Module]:
-    """The parts of a model that training must not couple: the branches of late fusion, else the model as a whole."""
+    """The parts of a model that training must not couple: the branches of late fusion, otherwise the whole model."""
     return [model.audio, model.text] if isinstance(model, LateFusion) else [model]

@@ -1,4 +1,4 @@
-"""The baseline that nothing may fall below: predict the mean of the training labels.
+"""The baseline that every model must exceed: predict the mean of the training labels.
 
 Shapes: N clips, B batch, C classes, 3 = (valence, arousal, dominance).
 """
@@ -15,13 +15,11 @@ from emoray.schema import DIMENSIONS
 
 
 class TrainMean(nn.Module):
-    """Says the same of every clip: the mean of the training labels, and the share of each class among them [ours].
+    """Predicts the same for every clip: the mean of the training labels, and the share of each class among them [ours].
 
-    Its CCC is 0 by definition, its UAR 1 / C; its MAE is what others must beat. It has no weights, so training takes
-    no step: `fit` is all, and the run ends with one evaluation on dev. Before `fit` it says the middle of the scale.
-
-    Args:
-        config: Classes; all else is ignored.
+    Its CCC is 0 by definition, its UAR 1 / C; its MAE is what others must improve on. It has no weights, so training
+    takes no step: there is `fit`, and the run ends with one evaluation on dev. Before `fit` it predicts the middle of
+    the scale.
     """
 
     mean_3: Tensor
@@ -34,11 +32,9 @@ class TrainMean(nn.Module):
         self.register_buffer("share_C", torch.full((classes,), 1 / classes) if classes else None)
 
     def fit(self, target_N3: Tensor, label_N: Tensor) -> None:
-        """Take the mean from labels.
+        """Compute the mean of the training labels (NaN where unlabelled) and the shares of the class indices (−1).
 
-        Args:
-            target_N3: Labels of the training split, NaN where unlabelled; a dimension without any keeps the middle.
-            label_N: Class indices, −1 where unlabelled.
+        A dimension without labels keeps the middle.
         """
         mean_3 = target_N3.nanmean(0)
         self.mean_3.copy_(torch.where(mean_3.isnan(), self.mean_3, mean_3))

@@ -8,10 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from emoray.errors import ConfigError
 from emoray.models.batch import Batch, Output
 from emoray.models.config import ModelConfig
-from emoray.models.fusion import ConcatMlp, CrossAttention, FilmMoe, GatedFusion, Semantics
+from emoray.models.fusion import (
+    ConcatMlp,
+    CrossAttention,
+    FilmMoe,
+    GatedFusion,
+    SemanticsProjection,
+    granularity_indices,
+)
 from emoray.models.heads import LABEL_CENTER, ClassHead, PooledSound
 from emoray.schema import DIMENSIONS, GRANULARITIES
 
@@ -30,23 +36,16 @@ class MsfSer(nn.Module):
 
     A missing granularity is normal: one set of weights scores sound alone, sound and transcript, or everything.
 
-    Args:
-        config: Encoder, granularities (ablations leave some out), fusion and classes.
-
     Raises:
         ConfigError: No granularity is left.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if not config.granularities:
-            raise ConfigError(
-                "MSF-SER without any semantics", where="model.granularities", remedy="Use model.name=acoustic"
-            )
-        fusion, width, count = config.fusion, config.width, len(config.granularities)
-        self._granularities = [GRANULARITIES.index(name) for name in config.granularities]
+        self._granularities = granularity_indices(config)
+        fusion, width, count = config.fusion, config.width, len(self._granularities)
         self.sound = PooledSound(config)
-        self.semantics = Semantics(config.text_width, width, count)
+        self.semantics = SemanticsProjection(config.text_width, width, count)
         self.gates = GatedFusion(width, count, fusion.gate) if fusion.kind == "fm_moe" else None
         self.fusion: FilmMoe | ConcatMlp | CrossAttention
         if fusion.kind == "fm_moe":
@@ -80,7 +79,7 @@ class MsfSer(nn.Module):
         return Output(prediction_B3, self.classify(hidden_B3D.flatten(1)), gates_BK, experts_B3E, router_B3E)
 
     def _spread(self, share_BK: Tensor) -> Tensor:
-        """Shares over all three granularities, 0 for those that the model was built without."""
+        """Shares over all three granularities, 0 for those that the model does not have."""
         gates_BK = share_BK.new_zeros(share_BK.shape[0], len(GRANULARITIES))
         gates_BK[:, self._granularities] = share_BK
         return gates_BK

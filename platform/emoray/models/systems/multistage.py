@@ -24,11 +24,8 @@ class Multistage(nn.Module):
         H_b = Pool(Conv_b(H_{b−1})) + ReLU(W_b e + b_b)
 
     then mean over the mels, maximum plus mean over time, one hidden layer. In the paper e is the mean of the
-    transcript's BERT states: `granularities: [gs]`. Several granularities side by side, a learned vector for an absent
+    transcript's BERT states: `granularities: [gs]`. Several concatenated granularities, a learned vector for an absent
     one, and dropout after the sum rather than before are [ours].
-
-    Args:
-        config: Encoder, granularities, head and classes.
 
     Raises:
         ConfigError: `encoder.kind` is not `cnn14`, or no granularity is left.

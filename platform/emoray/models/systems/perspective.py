@@ -1,4 +1,4 @@
-"""The perspective loss over dialogues: utterances heard in their order, and each modality judged beside the fusion.
+"""The perspective loss over dialogues: utterances in their order, and a loss of each modality beside the fusion's.
 
 Shapes: B utterances of a batch, G dialogues, U utterances of the longest, T frames, F features, D width, P width of
 both directions of the GRU, H hidden width, C classes, 3 = (valence, arousal, dominance).
@@ -23,27 +23,22 @@ from emoray.schema import DIMENSIONS
 class Perspective(nn.Module):
     """Dialogues under the perspective loss (arXiv 2304.03899 [code]); a clip scored alone is a dialogue of one turn.
 
-    That is how clips are scored online and in bulk: without the turns around them. Per modality m (sound, text):
-    x_m = W_m e_m; BiGRU over the dialogue's turns; dropout; self-attention of some heads over the dialogue's turns;
-    h_m = Drop(ReLU(W ·)); logits l_m = W h_m. Sound and text meet, by one of three operators (`Fuse`), in one of three
-    places:
+    Clips are scored so online and in bulk, without the turns around them. Per modality m (sound, text): x_m = W_m e_m;
+    BiGRU over the dialogue's turns; dropout; multi-head self-attention over the dialogue's turns; h_m = Drop(ReLU(W·));
+    logits l_m = W h_m. Sound and text are fused by one of three operators (`Fuse`), in one of three places:
 
     - `late`: l_f = fuse(l_a, l_t), with `add` the published proposal;
     - `hidden`: l_f = W fuse(h_a, h_t);
-    - `early`: the fused x_a, x_t have a GRU, an attention and an output of their own.
+    - `early`: the fused x_a, x_t have their own GRU, attention and output.
 
-    In each of them the modalities keep logits of their own, which δ (CE(p_a) + CE(p_t)) judges (`Objective`).
-    e_t are the text vectors (the published system: BERT's of the transcript), the learned "absent" one where there are
-    none [ours]; e_a is taken from the packed features, since the release's own audio vectors are not made here [ours].
-    V, A and D are linear outputs in the place of the logits, fused likewise, and judged by CCC where the objective has
-    it [ours].
-
-    Args:
-        config: Widths, granularities, classes and what `perspective` says.
+    In each of them the modalities keep their own logits, with the loss δ (CE(p_a) + CE(p_t)) (`Objective`). e_t are the
+    text vectors (the published system: BERT's of the transcript), or the learned "absent" one [ours]; e_a comes from
+    the packed features, since the release's audio vectors are not available [ours]. V, A and D are linear outputs in
+    place of the logits, fused likewise, and have the CCC loss where the objective includes it [ours].
 
     Raises:
-        ConfigError: No granularity is left, the heads do not share the GRU's width evenly, or `statistics` are wanted
-            of a waveform.
+        ConfigError: No granularity is left, the heads do not divide the GRU's width, or the `statistics` would be of a
+            waveform.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -67,10 +62,10 @@ class Perspective(nn.Module):
         self.score, self.classify = nn.Linear(config.hidden, len(DIMENSIONS)), ClassHead(config.hidden, classes)
 
     def forward(self, batch: Batch) -> Output:
-        """Score a batch; the turns of one dialogue hear each other, whatever their order in the batch."""
-        seats = Seats.of(batch)
+        """Score a batch; the turns of one dialogue have context from each other, whatever their order in the batch."""
+        table = DialogueTable.of(batch)
         audio_BD, text_BD = self.sound(batch), self.project_text(self.text(batch))
-        audio_BH, text_BH = self.context_audio(audio_BD, seats), self.context_text(text_BD, seats)
+        audio_BH, text_BH = self.context_audio(audio_BD, table), self.context_text(text_BD, table)
         logits_BC, own = None, [self.classify_audio(audio_BH), self.classify_text(text_BH)]
         if self._fusion == "late":
             scores_B3 = self.fuse_scores(self.score_audio(audio_BH), self.score_text(text_BH))
@@ -79,7 +74,7 @@ class Perspective(nn.Module):
         else:
             hidden = self._fusion == "hidden"
             fused_BH = (
-                self.fuse(audio_BH, text_BH) if hidden else self.context_fused(self.fuse(audio_BD, text_BD), seats)
+                self.fuse(audio_BH, text_BH) if hidden else self.context_fused(self.fuse(audio_BD, text_BD), table)
             )
             scores_B3, logits_BC = self.score(fused_BH), self.classify(fused_BH)
         modalities = None if logits_BC is None else torch.stack(own, dim=1)
@@ -87,12 +82,12 @@ class Perspective(nn.Module):
 
 
 @dataclass(frozen=True)
-class Seats:
-    """Where each utterance of a batch sits in a table of dialogues, one row each.
+class DialogueTable:
+    """Positions of a batch's utterances in a table of dialogues, one row each.
 
     Attributes:
-        row_B: Its dialogue.
-        column_B: Its place among the dialogue's turns that are there, from 0.
+        row_B: Row of each utterance: its dialogue.
+        column_B: Column: its index among the dialogue's turns in the batch, from 0.
         length_G: Turns of each dialogue.
     """
 
@@ -101,8 +96,8 @@ class Seats:
     length_G: Tensor
 
     @classmethod
-    def of(cls, batch: Batch) -> Seats:
-        """Seat a batch; without dialogues each clip has a row of its own."""
+    def of(cls, batch: Batch) -> DialogueTable:
+        """The table of a batch; without dialogues each clip has its own row."""
         if batch.dialogue_B is None or batch.turn_B is None:
             row_B = torch.arange(len(batch), device=batch.lengths_B.device)
             return cls(row_B, torch.zeros_like(row_B), torch.ones_like(row_B))
@@ -114,24 +109,20 @@ class Seats:
         column_B[order_B] = torch.arange(len(batch), device=row_B.device) - first_G[row_B[order_B]]
         return cls(row_B, column_B, length_G)
 
-    def table(self, vector_BD: Tensor) -> Tensor:
-        """The vectors in their seats (G, U, D), zero where nobody sits."""
-        shape = (len(self.length_G), int(self.length_G.max()), vector_BD.shape[-1])
-        table_GUD = vector_BD.new_zeros(shape)
-        table_GUD[self.row_B, self.column_B] = vector_BD
-        return table_GUD
+    def fill(self, vector_BD: Tensor) -> Tensor:
+        """The vectors at their positions (G, U, D), zero elsewhere."""
+        filled_GUD = vector_BD.new_zeros(len(self.length_G), int(self.length_G.max()), vector_BD.shape[-1])
+        filled_GUD[self.row_B, self.column_B] = vector_BD
+        return filled_GUD
 
 
 class DialogueContext(nn.Module):
     """One modality over a dialogue: BiGRU, dropout, multi-head self-attention, h = Drop(ReLU(W ·)).
 
-    The GRU's way back begins at a dialogue's own last turn, and nobody attends to an empty seat.
-
-    Args:
-        config: `width` of what comes in, `hidden`, `dropout`, and the GRU and heads of `perspective`.
+    The GRU's backward direction starts at a dialogue's last turn, and empty positions are masked in the attention.
 
     Raises:
-        ConfigError: The heads do not share the GRU's width evenly.
+        ConfigError: The heads do not divide the GRU's width.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -139,7 +130,7 @@ class DialogueContext(nn.Module):
         gru, heads = config.perspective.gru, config.perspective.heads
         if 2 * gru % heads:
             raise ConfigError(
-                f"{heads} heads cannot share a width of 2 · {gru}",
+                f"{heads} heads do not divide a width of 2 · {gru}",
                 where="model.perspective.heads",
                 remedy="Use a number that divides 2 · model.perspective.gru",
             )
@@ -148,26 +139,22 @@ class DialogueContext(nn.Module):
         self.attention = nn.MultiheadAttention(2 * gru, heads, batch_first=True)
         self.hidden = nn.Sequential(nn.Linear(2 * gru, config.hidden), nn.ReLU(), nn.Dropout(config.dropout))
 
-    def forward(self, vector_BD: Tensor, seats: Seats) -> Tensor:
+    def forward(self, vector_BD: Tensor, table: DialogueTable) -> Tensor:
         """Vectors (B, H) of the utterances in their dialogues."""
-        lengths = seats.length_G.cpu()
-        packed = pack_padded_sequence(seats.table(vector_BD), lengths, batch_first=True, enforce_sorted=False)
+        lengths = table.length_G.cpu()
+        packed = pack_padded_sequence(table.fill(vector_BD), lengths, batch_first=True, enforce_sorted=False)
         states_GUP, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
         states_GUP = self.dropout(states_GUP)
-        empty_GU = ~frame_mask(seats.length_G, states_GUP.shape[1])
+        empty_GU = ~frame_mask(table.length_G, states_GUP.shape[1])
         mixed_GUP, _ = self.attention(states_GUP, states_GUP, states_GUP, key_padding_mask=empty_GU, need_weights=False)
-        return self.hidden(mixed_GUP[seats.row_B, seats.column_B])
+        return self.hidden(mixed_GUP[table.row_B, table.column_B])
 
 
 class Fuse(nn.Module):
-    """Two vectors of a width become one.
+    """Two vectors of width D become one.
 
-    `add`: x_a + x_t; `concat`: W [x_a; x_t] + b; `attention`, AT-fusion (Poria et al., ICDM 2017 [text]):
-    Σ_m α_m x_m, α = softmax_m(wᵀ tanh(W x_m)).
-
-    Args:
-        operator: Which.
-        width: Width D of both and of what comes out.
+    `add`: x_a + x_t; `concat`: W [x_a; x_t] + b; `attention`, AT-fusion (Poria et al., ICDM 2017 [text]): Σ_m α_m x_m,
+    α = softmax_m(wᵀ tanh(W x_m)).
     """
 
     def __init__(self, operator: str, width: int) -> None:
@@ -192,9 +179,6 @@ class Fuse(nn.Module):
 class SoundStatistics(nn.Module):
     """W [μ; σ]: mean and standard deviation (population) of a clip's log-mels over time, projected [ours].
 
-    Args:
-        config: The encoder, whose front-end makes the log-mels; the encoder itself is not used.
-
     Raises:
         ConfigError: The front-end gives waveforms.
     """
@@ -203,7 +187,7 @@ class SoundStatistics(nn.Module):
         super().__init__()
         if config.encoder.kind == "ssl":
             raise ConfigError(
-                "statistics of a waveform over time say nothing",
+                "statistics of a waveform over time are meaningless",
                 where="model.perspective.sound",
                 remedy="Use model.perspective.sound=encoder, or model.encoder.kind=logmel",
             )

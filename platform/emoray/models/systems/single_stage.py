@@ -1,4 +1,4 @@
-"""Single-stage linguistic conditioning, which the multistage form is compared with (arXiv 2110.06650).
+"""Single-stage linguistic conditioning, to compare the multistage form with (arXiv 2110.06650).
 
 Shapes: B batch, T frames, D width, E text width.
 """
@@ -19,11 +19,8 @@ class SingleStage(nn.Module):
     """SFCNN: single-stage linguistic conditioning of CNN14 (arXiv 2110.06650) [text].
 
     The projected text vector is added once, to the embedding that CNN14 pools over time: h + ReLU(W e + b), then the
-    head. That it is this embedding, before the hidden layer, and that the projection has the ReLU of the multistage
-    form are [ours]. Granularities and absent text as in `emoray.models.systems.multistage`.
-
-    Args:
-        config: Encoder, granularities, head and classes.
+    head. The choice of this embedding, before the hidden layer, and the ReLU of the multistage form in the
+    projection are [ours]. Granularities and absent text as in `emoray.models.systems.multistage`.
 
     Raises:
         ConfigError: `encoder.kind` is not `cnn14`, or no granularity is left.

@@ -1,4 +1,4 @@
-"""Text alone: the baseline that shows what a corpus's words say by themselves."""
+"""Text alone: the baseline that shows how much the words of a corpus tell."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from emoray.models.heads import ClassHead, MlpHead
 class TextOnly(nn.Module):
     """Frozen text vectors and an MLP, without any sound: the text baseline of arXiv 2110.06650 [text], the head [ours].
 
-    With `granularities: [gs]` it reads the transcript alone. Where no text is present it says the same of every clip.
-
-    Args:
-        config: Granularities, head and classes.
+    With `granularities: [gs]` it reads the transcript alone. Without text it predicts the same for every clip.
 
     Raises:
         ConfigError: No granularity is left.

@@ -16,9 +16,6 @@ class Wav2Vec2Dim(nn.Module):
 
     The mean of the encoder's last hidden states over time; dropout, a tanh layer, dropout, the three dimensions. Text
     vectors in the batch are ignored.
-
-    Args:
-        config: Encoder, width of the hidden layer (`hidden`), `dropout` and classes.
     """
 
     def __init__(self, config: ModelConfig) -> None:

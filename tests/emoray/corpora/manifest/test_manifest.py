@@ -45,7 +45,7 @@ def refused(path, **changes):
         read(path, **changes)
     assert caught.value.where
     assert caught.value.remedy
-    return str(caught.value)
+    return caught.value
 
 
 def test_csv_with_a_column_map_and_a_scale(write, tmp_path):

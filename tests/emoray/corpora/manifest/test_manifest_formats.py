@@ -110,11 +110,15 @@ def test_one_channel_of_two_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ['{"type": "MonoCut", "recording": {"sources": 3}}', '{"type": "MonoCut", "tracks": 1}']
+    ("line", "kind"),
+    [
+        ('{"type": "MonoCut", "recording": {"sources": 3}}', "damaged_file"),
+        ('{"type": "MonoCut", "tracks": 1}', "unsupported_cut"),
+    ],
 )
-def test_a_damaged_cut_is_refused_by_line(tmp_path, line):
+def test_a_damaged_cut_is_refused_by_line(tmp_path, line, kind):
     (tmp_path / "cuts.jsonl").write_text(line)
-    with pytest.raises(InputError, match=r"cuts\.jsonl, line 1", check=of_kind("damaged_file")):
+    with pytest.raises(InputError, match=r"cuts\.jsonl, line 1", check=of_kind(kind)):
         read(tmp_path / "cuts.jsonl")
 
 

@@ -204,7 +204,9 @@ def test_both_heads_follow_the_formula():
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("changes", "named"), [({"kernel": 4}, "even"), ({"heads": 3}, "no multiple")])
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"kernel": 4}, r"model\.emosphere\.kernel"), ({"heads": 3}, r"model\.emosphere\.heads")]
+)
 def test_options_of_style_pooling_that_do_not_fit_are_refused(changes, named):
     with pytest.raises(ConfigError, match=named):
         build(model_config(name="emosphere", emosphere=changes))
