@@ -88,7 +88,7 @@ def predictions(
     ids = [name for split in splits for name in training_set.ids(split)]
     if not ids:
         raise _nothing_labelled(config, splits)
-    return pl.concat(predict_levels(bundle.model, training_set, ids, levels, config.train).values())
+    return pl.concat(predict_levels(bundle.model, training_set, ids, levels, config.launch).values())
 
 
 def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) -> list[Row]:
@@ -129,7 +129,7 @@ def _from_audio(
         raise _nothing_labelled(config, splits)
     semantics = {level: name for name, level in LEVEL_OF.items()}
     parts = []
-    with track("scoring from the audio", "utterances") as advance, torch_threads(config.train.threads):
+    with track("scoring from the audio", "utterances") as advance, torch_threads(config.launch.threads):
         for start in range(0, len(ids), ROWS_AT_ONCE):
             rows = utterance_rows(lake, config.corpus.name, ids[start : start + ROWS_AT_ONCE], bundle)
             parts += [predict_rows(scorer, rows, semantics=semantics[level]) for level in levels if rows]  # type: ignore[arg-type]
