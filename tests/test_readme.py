@@ -73,7 +73,7 @@ def environment(ray_session: None) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
         "EMORAY_TRAIN__EPOCHS": "1",
-        "EMORAY_TRAIN__WORKERS": "0",  # in the command's own process: tests/emoray_jobs/test_demo.py starts two
+        "EMORAY_LAUNCH__WORKERS": "0",  # in the command's own process: tests/emoray_jobs/test_demo.py starts two
         "EMORAY_SERVE__HTTP__PORT": str(port),
     }
 

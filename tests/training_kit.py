@@ -17,7 +17,7 @@ from emoray.models.build import frontend
 from emoray.models.config import ModelConfig
 from emoray.training.begin import begin, plan_run
 from emoray.training.checkpoint import Checkpoint
-from emoray.training.config import TrainConfig
+from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import LocalLoader
 from emoray.training.pack import pack_shard, seal, write_shard
@@ -53,8 +53,11 @@ def model_config(**changes: Any) -> ModelConfig:
 
 
 def train_config(**changes: Any) -> TrainConfig:
-    preset = {name: value for name, value in read_preset("laptop")["train"].items() if name in TrainConfig.model_fields}
-    return validate(TrainConfig, merge(preset, changes))
+    return validate(TrainConfig, merge(read_preset("laptop")["train"], changes))
+
+
+def launch_config(**changes: Any) -> LaunchConfig:
+    return validate(LaunchConfig, merge(read_preset("laptop")["launch"], changes))
 
 
 def random_batch(clips: int, width: int, seed: int = 0, frames: tuple[int, int] = (7, 60)) -> Batch:
@@ -128,12 +131,13 @@ def run_fit(
     train: TrainConfig,
     callbacks: Callbacks | None = None,
     resume: Any = None,
+    launch: LaunchConfig | None = None,
 ) -> tuple[Learner, FitResult]:
     """Train in this process, as one worker of however many the process group has."""
     training_set = TrainingSet.open(lake, set_hash, classes=model.classes)
     ids = training_set.ids("train")
     plan = plan_run(training_set, ids, model, train)
-    learner = begin(training_set, ids, model, train, total_steps=plan.num_rows)
+    learner = begin(training_set, ids, model, train, launch or launch_config(), total_steps=plan.num_rows)
     loader = LocalLoader(training_set, train, learner.rank, learner.world)
     evaluate = DevEvaluation(training_set, training_set.ids("dev"))
     return learner, fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)
@@ -149,6 +153,7 @@ class SharedRun(NamedTuple):
         name: Its name; each of its checkpoints is kept as run `<name>-<step>` of the lake.
         resume: Such a checkpoint to go on from.
         stop_after: Steps after which the last process, and no other, is asked to stop.
+        launch: How it is carried out; None for the preset's way.
     """
 
     folder: str
@@ -157,6 +162,7 @@ class SharedRun(NamedTuple):
     name: str = "end"
     resume: str | None = None
     stop_after: int | None = None
+    launch: LaunchConfig | None = None
 
 
 def gloo_worker(rank: int, world: int, store: str, runs: list[Any]) -> None:
@@ -185,7 +191,7 @@ def _share_run(run: SharedRun, rank: int) -> dict[str, Any]:
     )
     resume = Checkpoint.latest(lake, run.resume) if run.resume else None
     try:
-        learner, result = run_fit(lake, "set", run.model, run.train, callbacks, resume)
+        learner, result = run_fit(lake, "set", run.model, run.train, callbacks, resume, run.launch)
     except TrainingError as error:
         return {"error": str(error)}
     states = [value for slots in learner.optimizer.state.values() for value in slots.values()]

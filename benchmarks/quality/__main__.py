@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         "frontend": frontend(model.encoder),
         "audio": annotation.audio,
         "text_width": model.text_width,
-        "shard_rows": train.shard_rows,
+        "shard_rows": sections.launch.shard_rows,
         "storage_options": lake_config.storage_options,
         "progress": lambda done, total: report("pack", done, total),
     }
@@ -93,6 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
             set_hash,
             recognised_hash if row == FULL else None,
             *sections.changed(change, {"seed": seed}),
+            sections.launch,
             levels=tuple(LEVELS) if row == FULL else ("full",),
         )
         for seed in range(options.seeds)

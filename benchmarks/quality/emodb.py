@@ -38,7 +38,7 @@ from emoray.models.build import WITHOUT_GRADIENT, frontend
 from emoray.models.config import ModelConfig
 from emoray.stages.config import AnnotateConfig
 from emoray.training.begin import begin, plan_run
-from emoray.training.config import TrainConfig
+from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.fit import fit
 from emoray.training.loader import LocalLoader
 from emoray.training.pack import pack
@@ -78,16 +78,18 @@ TITLES = {
 }
 
 
-def neural_fold(training_set: TrainingSet, model: ModelConfig, train: TrainConfig, fold: int) -> pl.DataFrame:
+def neural_fold(
+    training_set: TrainingSet, model: ModelConfig, train: TrainConfig, launch: LaunchConfig, fold: int
+) -> pl.DataFrame:
     """Train without one speaker and predict its clips."""
     left_out = pl.col("fold") == fold
     train_ids = training_set.frame.filter(~left_out)["utterance_id"].to_list()
     plan = plan_run(training_set, train_ids, model, train)
-    learner = begin(training_set, train_ids, model, train, total_steps=plan.num_rows)
+    learner = begin(training_set, train_ids, model, train, launch, total_steps=plan.num_rows)
     epochs = itertools.count()
     fit(learner, plan, LocalLoader(training_set, train), lambda _: {"score": next(epochs)})  # the last epoch is best
     test_ids = training_set.frame.filter(left_out)["utterance_id"].to_list()
-    return predict(learner.model, training_set, test_ids, "audio", batch_size=train.eval_batch_size)
+    return predict(learner.model, training_set, test_ids, "audio", batch_size=launch.eval_batch_size)
 
 
 def log_mel_statistics(training_set: TrainingSet) -> np.ndarray:
@@ -112,12 +114,16 @@ def svm_predictions(training_set: TrainingSet) -> pl.DataFrame:
     return frame.rename({"emotion": "emotion_true"}).with_columns(emotion_pred=pl.Series(predicted))
 
 
-def configured(name: str, seed: int, epochs: int | None = None) -> tuple[ModelConfig, TrainConfig]:
-    """A model of `MODELS` and how it is trained; in so many epochs for a trial."""
+def configured(name: str, seed: int, epochs: int | None = None) -> tuple[ModelConfig, TrainConfig, LaunchConfig]:
+    """A model of `MODELS`, how it is trained and how that is carried out; in so many epochs for a trial."""
     tree = merge(merge(read_preset("laptop"), OVERRIDES), MODELS[name])
     if epochs:
         tree = merge(tree, {"train": {"epochs": epochs}})
-    return ModelConfig.model_validate(tree["model"]), TrainConfig.model_validate(merge(tree["train"], {"seed": seed}))
+    return (
+        ModelConfig.model_validate(tree["model"]),
+        TrainConfig.model_validate(merge(tree["train"], {"seed": seed})),
+        LaunchConfig.model_validate(tree["launch"]),
+    )
 
 
 def opened(lake: Lake, corpus: str, model: ModelConfig) -> TrainingSet:
@@ -140,11 +146,11 @@ def runs_of(
     """Pooled predictions of all folds, or the first few, for each seed."""
     runs = []
     for seed in range(seeds):
-        model, train = configured(name, seed, epochs)
+        model, train, launch = configured(name, seed, epochs)
         parts = []
         for fold in range(training_set.frame["fold"].n_unique())[:folds]:
             began = time.process_time()
-            parts.append(neural_fold(training_set, model, train, fold))
+            parts.append(neural_fold(training_set, model, train, launch, fold))
             clips, speaker, taken = parts[-1].height, parts[-1]["speaker_id"][0], time.process_time() - began
             print(
                 f"{name}, seed {seed}, fold {fold}: {clips} clips of speaker {speaker}, {taken:.0f} s of a core",

@@ -29,7 +29,7 @@ from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.config import ModelConfig
 from emoray.stages.config import AnnotateConfig
 from emoray.training.begin import begin, plan_run
-from emoray.training.config import TrainConfig
+from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.fit import DevEvaluation, fit
 from emoray.training.loader import LocalLoader
 from emoray.training.predict import predict
@@ -53,6 +53,7 @@ class Job:
         recognised_hash: The test split with recognised transcripts, to score besides; None for no such score.
         model: Its configuration.
         train: Training, with the seed.
+        launch: Evaluation's batch size, and where shards are cached.
         levels: Semantic levels to score the test split at.
     """
 
@@ -63,15 +64,13 @@ class Job:
     recognised_hash: str | None
     model: ModelConfig
     train: TrainConfig
+    launch: LaunchConfig
     levels: tuple[str, ...] = ("full",)
 
     def place(self) -> tuple[str, ...]:
         """Where its test predictions lie in the lake."""
         sets = [self.set_hash, self.recognised_hash]
-        # These change no result, and rows that were stored before there were any still count.
-        launch = {"sharding", "gradient_checkpointing", "compile"}
-        options = [self.model.model_dump(mode="json"), self.train.model_dump(mode="json", exclude=launch)]
-        content = [VERSION, sets, self.levels, *options]
+        content = [VERSION, sets, self.levels, self.model.model_dump(mode="json"), self.train.model_dump(mode="json")]
         digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=6).hexdigest()
         return ("quality", f"{self.model.name}-seed{self.seed}-{digest}.parquet")
 
@@ -129,16 +128,18 @@ def train_and_predict(job: Job) -> tuple[str, int, float]:
     """
     began, busy_s = time.monotonic(), time.process_time()
     torch.set_num_threads(1)
-    lake, train, size = Lake(job.lake), job.train, job.train.eval_batch_size
-    training_set = TrainingSet.open(lake, job.set_hash, train.cache_dir, job.model.classes)
+    lake, train, launch = Lake(job.lake), job.train, job.launch
+    training_set = TrainingSet.open(lake, job.set_hash, launch.cache_dir, job.model.classes)
     ids, test = training_set.ids("train"), training_set.ids("test")
     plan = plan_run(training_set, ids, job.model, train)
-    learner = begin(training_set, ids, job.model, train, total_steps=plan.num_rows)
+    learner = begin(training_set, ids, job.model, train, launch, total_steps=plan.num_rows)
     fit(learner, plan, LocalLoader(training_set, train), DevEvaluation(training_set, training_set.ids("dev")))
-    frames = [predict(learner.model, training_set, test, level, batch_size=size) for level in job.levels]
+    frames = [
+        predict(learner.model, training_set, test, level, batch_size=launch.eval_batch_size) for level in job.levels
+    ]
     if job.recognised_hash is not None:
-        recognised = TrainingSet.open(lake, job.recognised_hash, train.cache_dir, job.model.classes)
-        frame = predict(learner.model, recognised, test, batch_size=size)
+        recognised = TrainingSet.open(lake, job.recognised_hash, launch.cache_dir, job.model.classes)
+        frame = predict(learner.model, recognised, test, batch_size=launch.eval_batch_size)
         frames.append(frame.with_columns(pl.lit(RECOGNISED).alias("level")))
     frame = pl.concat(frames).with_columns(core_s=pl.lit(time.process_time() - busy_s))
     lake.write_parquet(frame.to_arrow(), *job.place())
@@ -153,6 +154,7 @@ class Sections:
     annotate: AnnotateConfig
     model: ModelConfig
     train: TrainConfig
+    launch: LaunchConfig
     lake: LakeConfig
 
     def changed(self, model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[ModelConfig, TrainConfig]:
@@ -185,11 +187,11 @@ def configuration(options: argparse.Namespace) -> Sections:
             change = {part: change}
         tree = merge(dict(tree), change)
     lake = tree["lake"] | ({"root": options.lake} if options.lake else {})
-    train = {name: value for name, value in tree["train"].items() if name in TrainConfig.model_fields}
     return Sections(
         validate(CorpusConfig, tree["corpus"]),
         validate(AnnotateConfig, tree["annotate"]),
         validate(ModelConfig, tree["model"]),
-        validate(TrainConfig, train),
+        validate(TrainConfig, tree["train"]),
+        validate(LaunchConfig, tree["launch"]),
         validate(LakeConfig, lake),
     )

@@ -184,6 +184,7 @@ def job_of(row: Row, seed: int, sections: Sections, set_hash: Mapping[Needed, st
         recognised_hash=None,
         model=model,
         train=train,
+        launch=sections.launch,
     )
 
 
@@ -224,7 +225,7 @@ def packed(sections: Sections, wanted: Iterable[Needed], processes: int, report:
             frontend=frontend(model.encoder),
             audio=sections.annotate.audio,
             text_width=model.text_width,
-            shard_rows=sections.train.shard_rows,
+            shard_rows=sections.launch.shard_rows,
             storage_options=sections.lake.storage_options,
             progress=lambda done, total: report("pack", done, total),
         )

@@ -102,8 +102,8 @@ def training_set(folder: Path, clips: int, epochs: int) -> dict[str, Any]:
         rows.append(
             {"utterance_id": f"m{number:05d}", "split": "train", "waveform": samples, **dict(vectors), **dict(labels)}
         )
-    for start in range(0, clips, config.train.shard_rows):
-        table = pack_shard(rows[start : start + config.train.shard_rows], front, config.annotate.audio, width)
+    for start in range(0, clips, config.launch.shard_rows):
+        table = pack_shard(rows[start : start + config.launch.shard_rows], front, config.annotate.audio, width)
         shards.append(write_shard(lake, name, len(shards), table))
     seal(lake, name, shards, frontend=front, text_width=width, counts={"rows": clips, "left_out": 0})
     return {"overrides": overrides, "set": name}

@@ -55,11 +55,13 @@ class Material:
     def begin(self) -> Learner:
         """Fresh weights, the same each time."""
         config = self.config
-        return begin(self.training_set, self.ids, config.model, config.train, total_steps=self.plan.num_rows)
+        return begin(
+            self.training_set, self.ids, config.model, config.train, config.launch, total_steps=self.plan.num_rows
+        )
 
     def judged(self, learner: Learner, ids: list[str]) -> dict[str, Any]:
         """What the model says of clips in evaluation mode, and its loss on them."""
-        frame = predict(learner.model, self.training_set, ids, batch_size=self.config.train.eval_batch_size)
+        frame = predict(learner.model, self.training_set, ids, batch_size=self.config.launch.eval_batch_size)
         prediction_N3 = torch.tensor(frame.select("^.*_pred$").drop("emotion_pred").to_numpy(), dtype=torch.float32)
         loss = float(ccc_loss(prediction_N3, self.training_set.targets(ids)))
         return {"predictions": prediction_N3.tolist(), "loss": loss}

@@ -14,7 +14,7 @@ from emoray.lake.tables import LakeConfig
 from emoray.models.config import ModelConfig
 from emoray.registry.config import GateConfig, TrackingConfig
 from emoray.stages.config import AnnotateConfig
-from emoray.training.config import TrainConfig
+from emoray.training.config import LaunchConfig, TrainConfig
 from emoray_serving.config import ServeConfig
 
 
@@ -99,39 +99,16 @@ class SummaryConfig(Section):
     track: bool
 
 
-class LaunchConfig(Section):
-    """How a training is spread over a cluster; changes no result. The number of workers is `train.workers`.
-
-    Attributes:
-        cpus_per_worker: Cores that a training worker reserves; less than one leaves the data some of a small machine.
-        cpus_per_data_task: Cores that a task which collates batches reserves.
-        max_failures: Worker deaths that a run survives by restarting from its last checkpoint.
-        keep_checkpoints: Checkpoints to keep of a run.
-        stop_s: How long SIGTERM or Ctrl-C waits for Ray's workers to checkpoint; less than the scheduler waits before
-            it kills.
-        steps_per_task: Steps that one task collates.
-        tasks_ahead: Tasks whose steps are collated ahead of a worker: what its batches fill of the object store.
-    """
-
-    cpus_per_worker: PositiveFloat
-    cpus_per_data_task: PositiveFloat
-    max_failures: NonNegativeInt
-    keep_checkpoints: PositiveInt
-    stop_s: PositiveFloat
-    steps_per_task: PositiveInt
-    tasks_ahead: PositiveInt
-
-
 class ProtocolConfig(Section):
     """Which trials a protocol has, and how they share a cluster.
 
-    A trial trains in one process: results do not depend on the number of workers. `train.workers=0` runs the trials in
+    A trial trains in one process: results do not depend on the number of workers. `launch.workers=0` runs the trials in
     the caller's process, one after another, without Ray.
 
     Attributes:
         seeds: Seeds; each trains once per fold, or once where the corpus has its own partitions.
         cpus_per_trial: Cores that a trial reserves.
-        gpus_per_trial: Share of a GPU that a trial reserves where `train.gpu` is on.
+        gpus_per_trial: Share of a GPU that a trial reserves where `launch.gpu` is on.
         max_parallel: Trials at once at most; null for as many as there is room for.
         max_failures: Deaths of its process that a trial survives by going on from its last checkpoint.
     """
@@ -155,8 +132,8 @@ class Config(Section):
         plan: What `annotate --plan` says of the work ahead.
         summary: What is done with annotate's summary.
         model: The model to train.
-        train: How it is trained.
-        launch: How a training is spread over a cluster.
+        train: What it learns, by which steps.
+        launch: How a training is carried out.
         protocol: Which trials a protocol has, and how they share a cluster.
         evaluate: Intervals, groups and the conformal level of reports.
         robustness: How clips are made worse for `evaluate --robustness`.

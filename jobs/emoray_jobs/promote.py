@@ -132,7 +132,7 @@ def _latency(config: Config, lake: Lake, tracking: Tracking, version: Version, j
     ids = judged["utterance_id"].sort()
     chosen = ids.gather_every(max(1, len(ids) // config.promote.latency_clips))[: config.promote.latency_clips]
     rows = utterance_rows(lake, config.corpus.name, chosen.to_list(), scorer.bundle)
-    with torch_threads(config.train.threads):
+    with torch_threads(config.launch.threads):
         return gate.measure_latency(scorer, [request_of(row, {}) for row in rows])
 
 

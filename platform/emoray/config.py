@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,9 +23,14 @@ ENVIRONMENT_PREFIX = "EMORAY_"
 
 
 class Section(BaseModel):
-    """Base of every configuration class: frozen, no unknown keys, no infinite numbers."""
+    """Base of every configuration class: frozen, no unknown keys, no infinite numbers.
+
+    Attributes:
+        moved_keys: Key that the class once had → its path in the whole configuration today.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    moved_keys: ClassVar[dict[str, str]] = {}
 
 
 Root = TypeVar("Root", bound=Section)
@@ -85,7 +90,8 @@ def validate(root: type[Root], tree: Mapping[str, Any]) -> Root:
     """Turn a plain mapping into the typed root, or name the key that does not fit.
 
     Raises:
-        ConfigError: The first offending key, its value, what was expected and the nearest known name.
+        ConfigError: The first offending key, its value, what was expected and the nearest known name. For a key that
+            has moved the kind is `moved_key`, and the message names its new path.
     """
     try:
         return root.model_validate(tree)
@@ -93,8 +99,14 @@ def validate(root: type[Root], tree: Mapping[str, Any]) -> Root:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = _known_keys(root, first["loc"][:-1])
-            near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+            key, section = str(first["loc"][-1]), _section(root, first["loc"][:-1])
+            if section is not None and key in section.moved_keys:
+                now = section.moved_keys[key]
+                raise ConfigError(
+                    f"this key is {now} now", where=path, remedy=f"Write {now} instead", kind="moved_key"
+                ) from None
+            known = [] if section is None else list(section.model_fields)
+            near = difflib.get_close_matches(key, known, n=1)
             remedy = f"Did you mean {near[0]!r}?" if near else f"Known keys here: {', '.join(known)}"
             raise ConfigError("unknown configuration key", where=path, remedy=remedy, kind="unknown_key") from None
         given = "" if first["type"] == "missing" else f", got {first['input']!r}"
@@ -165,11 +177,12 @@ def _value(text: str, where: str) -> Any:
         raise ConfigError(f"value {text!r} is not valid YAML: {error}", where=where, kind="bad_yaml") from error
 
 
-def _known_keys(root: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+def _section(root: type[Section], path: Sequence[str | int]) -> type[Section] | None:
+    """The class of the section at a path; None where no single class stands there."""
     current: Any = root
     for part in path:
         field = getattr(current, "model_fields", {}).get(part)
         if field is None:
-            return []
+            return None
         current = field.annotation
-    return list(getattr(current, "model_fields", {}))
+    return current if isinstance(current, type) and issubclass(current, Section) else None

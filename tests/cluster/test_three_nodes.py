@@ -52,6 +52,7 @@ model:
   width: 32
 train:
   epochs: 1
+launch:
   workers: 2
 submit:
   address: {address}

@@ -7,15 +7,16 @@ from error_kit import of_kind
 
 from emoray.config import load, merge, preset_names, read_preset, to_yaml
 from emoray.errors import ConfigError
+from emoray.training.config import TrainConfig
 from emoray_jobs.config import Config
 
 
 def test_later_layers_win(tmp_path):
     file = tmp_path / "my.yaml"
-    file.write_text("train: {seed: 1, epochs: 7, workers: 3}\n")
-    environ = {"EMORAY_TRAIN__EPOCHS": "8", "EMORAY_TRAIN__WORKERS": "4", "OTHER": "x"}
-    config = load(Config, file=file, environ=environ, overrides=["train.workers=5"])
-    assert (config.train.seed, config.train.epochs, config.train.workers) == (1, 8, 5)
+    file.write_text("train: {seed: 1, epochs: 7}\nlaunch: {workers: 3}\n")
+    environ = {"EMORAY_TRAIN__EPOCHS": "8", "EMORAY_LAUNCH__WORKERS": "4", "OTHER": "x"}
+    config = load(Config, file=file, environ=environ, overrides=["launch.workers=5"])
+    assert (config.train.seed, config.train.epochs, config.launch.workers) == (1, 8, 5)
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -41,6 +42,20 @@ def test_every_preset_is_complete_and_survives_its_own_printing(preset, tmp_path
 def test_a_mistake_is_named_with_its_key(override, kind, named):
     with pytest.raises(ConfigError, match=named, check=of_kind(kind)):
         load(Config, overrides=[override], environ={})
+
+
+@pytest.mark.parametrize(("key", "now"), TrainConfig.moved_keys.items())
+def test_a_key_that_has_moved_is_refused_with_its_new_path(key, now, tmp_path):
+    value = to_yaml(load(Config, environ={}).launch).split(f"{key}: ")[1].splitlines()[0]
+    file = tmp_path / "old.yaml"
+    file.write_text(f"train: {{{key}: {value}}}\n")
+    given = ({"file": file}, {"overrides": [f"train.{key}={value}"]}, {"environ": {f"EMORAY_TRAIN__{key}": value}})
+    for layers in given:
+        with pytest.raises(ConfigError) as refused:
+            load(Config, **{"environ": {}, **layers})
+        assert (refused.value.kind, refused.value.where) == ("moved_key", f"train.{key}")
+        assert now in str(refused.value.remedy)
+    load(Config, environ={}, overrides=[f"{now}={value}"])
 
 
 def test_an_unknown_preset_and_an_unreadable_file(tmp_path):

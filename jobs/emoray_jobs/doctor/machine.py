@@ -100,7 +100,7 @@ def check_machine(config: Config) -> Finding:
         return Finding(
             "warn",
             text,
-            f"The laptop preset wants {MIN_CORES} cores and {MIN_MEMORY_GIB} GiB; train.workers=1 takes less",
+            f"The laptop preset wants {MIN_CORES} cores and {MIN_MEMORY_GIB} GiB; launch.workers=1 takes less",
         )
     if shared < config.cluster.object_store_mib / 2**10:
         return Finding(
@@ -132,9 +132,9 @@ def check_gpu(config: Config) -> Finding:
         return Finding(
             "warn", f"the machine has one, but torch {torch.__version__} is a CPU build", "make clean setup GPU=1"
         )
-    if config.train.gpu:
+    if config.launch.gpu:
         return Finding(
-            "fail", "train.gpu is set, and torch sees none here", "Submit to a cluster with GPUs, or train.gpu=false"
+            "fail", "launch.gpu is set, and torch sees none here", "Submit to a cluster with GPUs, or launch.gpu=false"
         )
     return Finding("ok", f"none; the configuration needs none (torch {torch.__version__})")
 

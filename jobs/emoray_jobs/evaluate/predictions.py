@@ -88,7 +88,7 @@ def predictions(
     ids = [name for split in splits for name in training_set.ids(split)]
     if not ids:
         raise _nothing_labelled(config, splits)
-    return pl.concat(predict_levels(bundle.model, training_set, ids, levels, config.train).values())
+    return pl.concat(predict_levels(bundle.model, training_set, ids, levels, config.launch).values())
 
 
 def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) -> list[Row]:
@@ -128,7 +128,7 @@ def _from_audio(
     if not ids:
         raise _nothing_labelled(config, splits)
     parts = []
-    with track("scoring from the audio", "utterances") as advance, torch_threads(config.train.threads):
+    with track("scoring from the audio", "utterances") as advance, torch_threads(config.launch.threads):
         for start in range(0, len(ids), ROWS_AT_ONCE):
             rows = utterance_rows(lake, config.corpus.name, ids[start : start + ROWS_AT_ONCE], bundle)
             parts += [predict_rows(scorer, rows, semantics=REQUESTED_OF[level]) for level in levels if rows]

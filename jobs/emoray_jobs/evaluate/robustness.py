@@ -134,7 +134,7 @@ def _score(
         for level in reversed(levels[:-1])
     ]
     scored = []
-    with track("scoring under conditions", "clips") as advance, torch_threads(config.train.threads):
+    with track("scoring under conditions", "clips") as advance, torch_threads(config.launch.threads):
         for number, (condition, heard) in enumerate(todo):
             frame = predict_rows(scorer, [condition.change(row) for row in rows], semantics=heard)
             scored.append((condition, check_predictions(frame)))

@@ -107,7 +107,7 @@ def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None
     load_trained_weights(model, checkpoint.best)
     training_set = open_training_set(assignment)
     ids = [name for split in trial.tests for name in training_set.ids(split)]
-    predicted = pl.concat(predict_levels(model, training_set, ids, trial.levels, assignment.train).values())
+    predicted = pl.concat(predict_levels(model, training_set, ids, trial.levels, assignment.launch).values())
     buffer = io.BytesIO()
     predicted.write_parquet(buffer)
     lake.write_bytes(buffer.getvalue(), "checkpoints", trial.run, PREDICTIONS)

@@ -44,7 +44,7 @@ def run_trials(
     """Run the trials that are not finished; one that fails does not stop the others.
 
     Args:
-        config: The jobs' configuration; `train.workers=0` keeps them in this process.
+        config: The jobs' configuration; `launch.workers=0` keeps them in this process.
         lake: Where everything is.
         stack: Keeps Ray, where it has to be started, beyond this call.
         planned: All trials.
@@ -64,7 +64,7 @@ def run_trials(
         return {}
     watch = _Watch(lake, pending, runs, len(planned))
     trials = [one.trial for one in pending]
-    if config.train.workers:
+    if config.launch.workers:
         stack.enter_context(session(config.cluster, config.lake))
         from emoray_jobs.protocol.tune import run_on_ray
 

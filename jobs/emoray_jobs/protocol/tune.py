@@ -38,7 +38,7 @@ def run_on_ray(config: Config, lake: Lake, trials: Sequence[Trial], watch: Watch
     cpus = options.cpus_per_trial
     if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
         cpus = min(cpus, ray.cluster_resources().get("CPU", cpus))  # this machine gets no larger while they wait
-    resources = {"cpu": cpus} | ({"gpu": options.gpus_per_trial} if config.train.gpu else {})
+    resources = {"cpu": cpus} | ({"gpu": options.gpus_per_trial} if config.launch.gpu else {})
     told = _Callback(watch)
     results = tune.Tuner(
         tune.with_resources(tune.with_parameters(_work, trials=list(trials)), resources),

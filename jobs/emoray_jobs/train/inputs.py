@@ -1,7 +1,7 @@
 """What every training starts from: the packed training set, and for each run its batch plan and its name.
 
-A run is made by the data, the fold, the model and the training options; workers and machines make none of it. So
-`train` and each trial of a `protocol` find one another's work.
+A run's name is a hash of the data, the fold and the sections `model` and `train`, whole; nothing of `launch` is in it
+(docs/decisions/0024). So `train` and each trial of a `protocol` find one another's work, however each is launched.
 """
 
 from __future__ import annotations
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
 log = logging.getLogger(__name__)
-
-#: Options of a training that change no result; two runs that differ only in them are the same run.
-LAUNCH_ONLY = {
-    *("workers", "sharding", "gradient_checkpointing", "compile", "gpu", "threads"),
-    *("eval_batch_size", "checkpoint_steps", "shard_rows", "cache_dir"),
-}
 
 
 @dataclass(frozen=True)
@@ -152,7 +146,7 @@ def _run_hash(config: Config, set_hash: str, plan: str, fold: Fold | None) -> st
         "training_set": set_hash,
         "plan": plan,
         "model": config.model.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json", exclude=LAUNCH_ONLY),
+        "train": config.train.model_dump(mode="json"),
     }
     if fold is not None:
         what["fold"] = {"test": fold.test, "dev": fold.dev}

@@ -1,8 +1,8 @@
 """train: annotated corpus → packed training set → batch plan → Ray Train workers → a registered model version.
 
 Run it again after a kill and it goes on where its last checkpoint is; SIGTERM and Ctrl-C make it write one first. Run
-it again when it is done and it hands back what there is. What makes a run is the data, the model and the training
-options; workers and machines do not.
+it again when it is done and it hands back what there is. What makes a run is the data and the sections `model` and
+`train`; the section `launch`, workers and machines do not.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _train(
         if before is not None and first == lines.steps:
             # Killed between its last step and the end of this call.
             follower.poll()
-        elif config.train.workers and lines.steps:
+        elif config.launch.workers and lines.steps:
             stack.enter_context(session(config.cluster, config.lake))
             from emoray_jobs.train.launch import train_on_ray
 

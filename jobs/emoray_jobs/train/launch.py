@@ -47,7 +47,7 @@ def train_on_ray(assignment: RunSpec, lake: Lake, stop: StopRequest, *, share_co
         if lake.exists("checkpoints", assignment.run, name):
             lake.fs.rm_file(lake.path("checkpoints", assignment.run, name))
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_S)
-    message(f"starting {assignment.train.workers} training workers …")
+    message(f"starting {assignment.launch.workers} training workers …")
     try:
         ended = _fit(_trainer(assignment, lake, share_cores))
         if not _wait(ended, until=stop.is_set):
@@ -75,18 +75,18 @@ def train_on_ray(assignment: RunSpec, lake: Lake, stop: StopRequest, *, share_co
 
 
 def _trainer(assignment: RunSpec, lake: Lake, share_cores: bool) -> TorchTrainer:
-    train, launch = assignment.train, assignment.launch
+    launch = assignment.launch
     resources = {"CPU": launch.cpus_per_worker}
     if share_cores:
         left = ray.cluster_resources().get("CPU", 1.0) - launch.cpus_per_data_task
-        resources["CPU"] = min(launch.cpus_per_worker, int(1000 * left / train.workers) / 1000)
-    if train.gpu:
+        resources["CPU"] = min(launch.cpus_per_worker, int(1000 * left / launch.workers) / 1000)
+    if launch.gpu:
         resources["GPU"] = 1
     return TorchTrainer(
         train_on_worker,
         train_loop_config={"assignment": assignment},
-        torch_config=TorchConfig(backend="nccl" if train.gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=train.workers, use_gpu=train.gpu, resources_per_worker=resources),
+        torch_config=TorchConfig(backend="nccl" if launch.gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=launch.workers, use_gpu=launch.gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name=assignment.run,
             storage_path=lake.path("work", "ray_train"),

@@ -9,13 +9,13 @@ import polars as pl
 import torch
 from torch import nn
 
-from emoray.training.config import TrainConfig
+from emoray.training.config import LaunchConfig
 from emoray.training.predict import predict
 from emoray.training.training_set import TrainingSet
 
 
 def predict_levels(
-    model: nn.Module, training_set: TrainingSet, ids: Sequence[str], levels: Sequence[str], config: TrainConfig
+    model: nn.Module, training_set: TrainingSet, ids: Sequence[str], levels: Sequence[str], launch: LaunchConfig
 ) -> dict[str, pl.DataFrame]:
     """Predictions at each semantic level, made in this process; the model is on the CPU afterwards.
 
@@ -24,22 +24,22 @@ def predict_levels(
         training_set: Where the clips are.
         ids: Which clips.
         levels: Semantic levels.
-        config: Batch size, threads, and whether to compute on a GPU.
+        launch: Batch size, threads, and whether to compute on a GPU.
 
     Returns:
         Level → frame of `emoray.training.predict.predict`.
     """
-    device, size = device_here(config), config.eval_batch_size
+    device, size = device_here(launch), launch.eval_batch_size
     model.to(device)
-    with torch_threads(config.threads):
+    with torch_threads(launch.threads):
         frames = {level: predict(model, training_set, ids, level, batch_size=size, device=device) for level in levels}
     model.to("cpu")
     return frames
 
 
-def device_here(config: TrainConfig) -> str:
+def device_here(launch: LaunchConfig) -> str:
     """Where this process computes: on a GPU if workers do and it sees one."""
-    return "cuda" if config.gpu and torch.cuda.is_available() else "cpu"
+    return "cuda" if launch.gpu and torch.cuda.is_available() else "cpu"
 
 
 @contextlib.contextmanager

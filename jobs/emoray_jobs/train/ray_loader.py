@@ -155,7 +155,9 @@ class RayBatchLoader:
 def _collate(assignment: RunSpec, rows: pa.Table, rank: int, world: int) -> list[Payload]:
     """The shares of one rank of some rows of the plan; runs in a Ray task."""
     config, classes = assignment.train, tuple(assignment.model.classes)
-    training_set = _open(assignment.lake.model_dump_json(), assignment.training_set, config.cache_dir, classes)
+    training_set = _open(
+        assignment.lake.model_dump_json(), assignment.training_set, assignment.launch.cache_dir, classes
+    )
     shares = (make_share(training_set, row, config, rank, world) for row in rows.to_pylist())
     return [_to_payload(share) for share in shares]
 

@@ -69,8 +69,8 @@ def levels_of(config: ModelConfig) -> tuple[str, ...]:
 
 
 def parameters(config: Config) -> dict[str, Any]:
-    """What a run logs as its parameters: the sections that make its result, of the corpus only the kind in use."""
-    sections = config.model_dump(mode="json", include={"corpus", "annotate", "model", "train"})
+    """What a run logs as its parameters: what makes its result, of the corpus only the kind in use, and its launch."""
+    sections = config.model_dump(mode="json", include={"corpus", "annotate", "model", "train", "launch"})
     sections["corpus"] = {"name": config.corpus.name, config.corpus.kind: sections["corpus"][config.corpus.kind]}
     return sections
 
@@ -151,7 +151,7 @@ def _bundle(
     assert checkpoint.best is not None, "a finished run has a best epoch"
     load_trained_weights(model, checkpoint.best)
     training_set = prepared.training_set
-    frames = predict_levels(model, training_set, training_set.ids("dev"), levels_of(config.model), config.train)
+    frames = predict_levels(model, training_set, training_set.ids("dev"), levels_of(config.model), config.launch)
     metrics = {
         f"dev/{level}/{name}": value
         for level, frame in frames.items()

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from emoray.corpora.folds import Fold
 from emoray.lake.tables import LakeConfig
 from emoray.models.config import ModelConfig
-from emoray.training.config import TrainConfig
-from emoray_jobs.config import LaunchConfig
+from emoray.training.config import LaunchConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,8 @@ class RunSpec:
         lake: Where everything is.
         run: Name of the run; its folder is `checkpoints/<run>/`.
         model: The model to train.
-        train: How.
-        launch: How the work is spread.
+        train: What it learns.
+        launch: How it is carried out.
         training_set: Hash of the packed training set.
         plan: Path of the batch plan below the lake's root.
         fold: The fold whose splits hold; None: the corpus's own.

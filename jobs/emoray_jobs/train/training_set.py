@@ -86,9 +86,9 @@ def ensure_training_set(
             "frontend": front,
             "audio": audio,
             "text_width": model.text_width,
-            "shard_rows": config.train.shard_rows,
+            "shard_rows": config.launch.shard_rows,
         }
-        if config.train.workers:
+        if config.launch.workers:
             stack.enter_context(session(config.cluster, config.lake))
             from emoray_jobs.train.ray_loader import pack_with_ray
 
@@ -98,4 +98,4 @@ def ensure_training_set(
             storage = config.lake.storage_options or None
             with track("packing the training set", "utterances") as advance:
                 pack(lake, corpus, fingerprints, only=ids, storage_options=storage, progress=advance, **options)
-    return TrainingSet.open(lake, set_hash, config.train.cache_dir, model.classes)
+    return TrainingSet.open(lake, set_hash, config.launch.cache_dir, model.classes)

@@ -39,8 +39,8 @@ def train_here(
         StoppedError: `should_stop`, which is called after each step, was true; the checkpoint is stored.
     """
     training_set = open_training_set(assignment)
-    device = device_here(assignment.train)
-    with torch_threads(assignment.train.threads):
+    device = device_here(assignment.launch)
+    with torch_threads(assignment.launch.threads):
         loader = LocalLoader(training_set, assignment.train)
         return _train(assignment, training_set, loader, device, on_checkpoint, should_stop)
 
@@ -67,7 +67,7 @@ def train_on_worker(config: dict[str, Any]) -> None:
             {"step": checkpoint.step, "best_score": checkpoint.best_score, "best_epoch": checkpoint.best_epoch}
         )
 
-    torch.set_num_threads(assignment.train.threads)
+    torch.set_num_threads(assignment.launch.threads)
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL's collectives of objects go through the current device
@@ -104,7 +104,7 @@ def _poll_stop_file(assignment: RunSpec) -> Callable[[], bool]:
 def open_training_set(assignment: RunSpec) -> TrainingSet:
     """The packed training set of a run, with the splits of its fold."""
     lake = Lake(assignment.lake)
-    opened = TrainingSet.open(lake, assignment.training_set, assignment.train.cache_dir, assignment.model.classes)
+    opened = TrainingSet.open(lake, assignment.training_set, assignment.launch.cache_dir, assignment.model.classes)
     return opened if assignment.fold is None else opened.of_fold(assignment.fold)
 
 
@@ -120,7 +120,9 @@ def _train(
     with lake.fs.open(lake.path(assignment.plan)) as file:
         plan = pq.read_table(file)
     ids = training_set.ids("train")
-    learner = begin(training_set, ids, assignment.model, config, total_steps=plan.num_rows, device=device)
+    learner = begin(
+        training_set, ids, assignment.model, config, assignment.launch, total_steps=plan.num_rows, device=device
+    )
 
     def keep(checkpoint: Checkpoint) -> None:
         if learner.rank == 0:

@@ -11,7 +11,7 @@ from emoray.models.build import MODELS, OVER_DIALOGUES, WITHOUT_GRADIENT, build
 from emoray.models.config import ModelConfig
 from emoray.models.systems.mean import TrainMean
 from emoray.training.batch_plan import make_plan
-from emoray.training.config import TrainConfig
+from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.objectives import RegionTargets, class_weights
 from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
@@ -46,6 +46,7 @@ def begin(
     ids: Sequence[str],
     model: ModelConfig,
     config: TrainConfig,
+    launch: LaunchConfig,
     *,
     total_steps: int,
     device: torch.device | str = "cpu",
@@ -57,6 +58,7 @@ def begin(
         ids: Clips to train on: class weights, region weights and the train mean come from their labels.
         model: The model to build; its weights depend on the seed alone.
         config: Seed, objective and optimiser.
+        launch: Whether layers are recomputed, compiled, sharded.
         total_steps: Steps of the whole run.
         device: Where to train.
     """
@@ -68,6 +70,7 @@ def begin(
     return Learner(
         built,
         config,
+        launch,
         total_steps=total_steps,
         device=device,
         class_weight_C=class_weights(label_N, len(model.classes)) if weighted else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -104,7 +104,7 @@ class OptimizerConfig(Section):
 
 
 class TrainConfig(Section):
-    """A training run.
+    """What a training learns: every key is part of the run's name (docs/decisions/0024).
 
     Attributes:
         seed: Of initial weights, plan, augmentation and dropout.
@@ -113,44 +113,78 @@ class TrainConfig(Section):
         precision: `fp32` or `bf16` (autocast; slower on CPUs).
         micro_batch_size: Clips of one forward pass on a worker; a larger share of the global batch is accumulated. A
             dialogue that has more goes alone.
-        eval_batch_size: Clips of one forward pass in evaluation; likewise.
-        checkpoint_steps: Steps between checkpoints inside an epoch; one is also made after every epoch.
-        workers: Training workers; 0 trains in the caller's own process, without Ray.
-        sharding: `none` (each worker holds all weights, gradients and optimiser state) or `full` (its share of them, by
-            FSDP2; a worker that is alone holds all of them). Where micro-batches are accumulated each worker still
-            holds a whole gradient within a step. Changes no result, and a run can go on with the other.
-        gradient_checkpointing: Keep no activations inside the layers of the acoustic encoder but compute them again in
-            the backward pass: less memory, a third more to compute. Changes no result. Not for `cnn14`.
-        compile: Compile the layers of the acoustic encoder for any number of clips and frames, the first steps being
-            slow: `inductor` (torch.compile's own; needs a C++ compiler) or `aot_eager` (traced but not compiled: to
-            look for faults without a compiler, no faster); null for neither. Changes results by rounding only.
-        gpu: Give each worker a GPU.
-        threads: Torch threads of a CPU worker.
-        shard_rows: Utterances per shard of the packed training set.
-        cache_dir: Where the shards of a remote lake are kept on local disk; null for a folder per user in the
-            system's temporary one.
         plan: Batches.
         augment: Random changes to clips.
         objective: Loss.
         optimizer: Optimiser and schedule.
     """
 
+    moved_keys: ClassVar[dict[str, str]] = {
+        name: f"launch.{name}"
+        for name in (
+            *("workers", "sharding", "gradient_checkpointing", "compile", "gpu", "threads"),
+            *("eval_batch_size", "checkpoint_steps", "shard_rows", "cache_dir"),
+        )
+    }
+
     seed: int
     epochs: PositiveInt
     patience: PositiveInt | None
     precision: Literal["fp32", "bf16"]
     micro_batch_size: PositiveInt
-    eval_batch_size: PositiveInt
-    checkpoint_steps: PositiveInt
-    workers: NonNegativeInt
-    sharding: Literal["none", "full"]
-    gradient_checkpointing: bool
-    compile: Literal["inductor", "aot_eager"] | None
-    gpu: bool
-    threads: PositiveInt
-    shard_rows: PositiveInt
-    cache_dir: str | None
     plan: PlanConfig
     augment: AugmentConfig
     objective: ObjectiveConfig
     optimizer: OptimizerConfig
+
+
+class LaunchConfig(Section):
+    """How a training is carried out. No key is part of the run's name: results change by rounding at most.
+
+    A run can stop under one launch and resume under another. What changes results by more belongs to `TrainConfig`
+    (docs/decisions/0024).
+
+    Attributes:
+        workers: Training workers; 0 trains in the caller's own process, without Ray.
+        gpu: Give each worker a GPU.
+        threads: Torch threads of a CPU worker.
+        cpus_per_worker: Cores that a training worker reserves; less than one leaves the data some of a small machine.
+        cpus_per_data_task: Cores that a task which collates batches reserves.
+        steps_per_task: Steps that one task collates.
+        tasks_ahead: Tasks whose steps are collated ahead of a worker: what its batches fill of the object store.
+        sharding: `none` (each worker holds all weights, gradients and optimiser state) or `full` (its share of them, by
+            FSDP2; a worker that is alone holds all of them). Where micro-batches are accumulated each worker still
+            holds a whole gradient within a step.
+        gradient_checkpointing: Keep no activations inside the layers of the acoustic encoder but compute them again in
+            the backward pass: less memory, a third more to compute. Not for `cnn14`.
+        compile: Compile the layers of the acoustic encoder for any number of clips and frames, the first steps being
+            slow: `inductor` (torch.compile's own; needs a C++ compiler) or `aot_eager` (traced but not compiled: to
+            look for faults without a compiler, no faster); null for neither.
+        eval_batch_size: Clips of one forward pass in evaluation. A dialogue that has more goes alone.
+        shard_rows: Utterances per shard of the packed training set.
+        cache_dir: Where the shards of a remote lake are kept on local disk; null for a folder per user in the
+            system's temporary one.
+        checkpoint_steps: Steps between checkpoints inside an epoch; one is also made after every epoch.
+        keep_checkpoints: Checkpoints to keep of a run.
+        max_failures: Worker deaths that a run survives by restarting from its last checkpoint.
+        stop_s: How long SIGTERM or Ctrl-C waits for Ray's workers to checkpoint; less than the scheduler waits before
+            it kills.
+    """
+
+    workers: NonNegativeInt
+    gpu: bool
+    threads: PositiveInt
+    cpus_per_worker: PositiveFloat
+    cpus_per_data_task: PositiveFloat
+    steps_per_task: PositiveInt
+    tasks_ahead: PositiveInt
+    sharding: Literal["none", "full"]
+    gradient_checkpointing: bool
+    compile: Literal["inductor", "aot_eager"] | None
+    eval_batch_size: PositiveInt
+    shard_rows: PositiveInt
+    cache_dir: str | None
+    checkpoint_steps: PositiveInt
+    keep_checkpoints: PositiveInt
+    max_failures: NonNegativeInt
+    stop_s: PositiveFloat

@@ -108,7 +108,7 @@ class DevEvaluation:
             self._training_set,
             mine,
             self._level,
-            batch_size=learner.config.eval_batch_size,
+            batch_size=learner.launch.eval_batch_size,
             device=learner.device,
         )
         # Without a loss of its own the dimensional head stays as it began: its CCC is noise, and must select nothing.
@@ -150,12 +150,11 @@ def fit(
             kind="mismatched_plan",
         )
     callbacks = callbacks or Callbacks()
-    config = learner.config
     fingerprint = plan_fingerprint(plan)
     epochs = plan["epoch"].to_pylist()
     state = _Progress() if resume is None else _restore(learner, resume, fingerprint)
     learner.note_scores([metrics["score"] for metrics in state.history])
-    stopped = _patience_over(state, config.patience) and _at_epoch_end(epochs, state.step)
+    stopped = _patience_over(state, learner.config.patience) and _at_epoch_end(epochs, state.step)
     if not epochs and state.best is None:
         _end_epoch(learner, 0, evaluate(learner), state, callbacks)
         callbacks.on_checkpoint(_checkpoint(learner, state, fingerprint))
@@ -169,7 +168,7 @@ def fit(
             if at_end:
                 stopped = _end_epoch(learner, share.epoch, evaluate(learner), state, callbacks)
             asked = _any_asked(learner, callbacks.should_stop())
-            if at_end or asked or state.step % config.checkpoint_steps == 0:
+            if at_end or asked or state.step % learner.launch.checkpoint_steps == 0:
                 callbacks.on_checkpoint(_checkpoint(learner, state, fingerprint))
                 state.pending = []
             if asked:

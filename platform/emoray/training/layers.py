@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from emoray.errors import ConfigError
 from emoray.models.cnn14_encoder import Cnn14Encoder
 from emoray.models.encoders import LogMelEncoder, SslEncoder
-from emoray.training.config import TrainConfig
+from emoray.training.config import LaunchConfig
 
 
 def encoder_layers(model: nn.Module) -> list[nn.Module]:
@@ -30,7 +30,7 @@ def encoder_layers(model: nn.Module) -> list[nn.Module]:
     return layers
 
 
-def prepare_layers(model: nn.Module, config: TrainConfig, device: torch.device) -> None:
+def prepare_layers(model: nn.Module, launch: LaunchConfig, device: torch.device) -> None:
     """Have the layers of a model's encoder recomputed and compiled as configured, in place.
 
     Only what a layer's `forward` does is wrapped: names of weights stay as they are, and hooks, which sharding and the
@@ -38,22 +38,22 @@ def prepare_layers(model: nn.Module, config: TrainConfig, device: torch.device) 
 
     Args:
         model: On its device, not sharded yet.
-        config: `gradient_checkpointing` and `compile`.
+        launch: `gradient_checkpointing` and `compile`.
         device: Where the model is.
 
     Raises:
         ConfigError: The encoder can't be recomputed, or the compiler doesn't work here.
     """
     layers = encoder_layers(model)
-    if config.compile is not None and layers:
-        compiled = _compiler(config.compile, device)
+    if launch.compile is not None and layers:
+        compiled = _compiler(launch.compile, device)
         for layer in layers:
             layer.forward = compiled(layer.forward)
-    if config.gradient_checkpointing:
+    if launch.gradient_checkpointing:
         if any(isinstance(part, Cnn14Encoder) for part in model.modules()):
             raise ConfigError(
                 "the second pass over a cnn14 encoder would move the running values of its batch normalisation again",
-                where="train.gradient_checkpointing",
+                where="launch.gradient_checkpointing",
                 remedy="Set it to false and train.micro_batch_size lower, or use another model.encoder.kind",
             )
         for layer in layers:
@@ -88,7 +88,7 @@ def _compiler(backend: str, device: torch.device) -> Callable[[Callable[..., Any
     except (RuntimeError, OSError) as error:
         raise ConfigError(
             f"torch.compile does not work here: {str(error).strip().splitlines()[0]}",
-            where="train.compile",
-            remedy="Install a C++ compiler (g++; CXX names another), or set train.compile=null",
+            where="launch.compile",
+            remedy="Install a C++ compiler (g++; CXX names another), or set launch.compile=null",
         ) from error
     return compiled

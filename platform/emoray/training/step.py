@@ -19,7 +19,7 @@ from emoray.models.batch import Batch
 from emoray.models.cnn14_encoder import MaskedBatchNorm
 from emoray.models.systems.late_fusion import separately_trained
 from emoray.schema import DIMENSIONS
-from emoray.training.config import TrainConfig
+from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.gathered import GlobalBatch, as_gathered, clip_shapes, from_matrix, inputs, sizes_of, to_matrix
 from emoray.training.layers import prepare_layers
 from emoray.training.loader import WorkerBatch
@@ -51,11 +51,12 @@ class Learner:
     gradient, the whole gives dL/dŷ, and each micro-batch is run again and takes its part backward (gradient caching,
     arXiv 2101.06983); a single micro-batch is not run twice. Gradients are summed over workers once, after the last
     micro-batch: not DDP, whose collectives expect as many micro-batches on every worker, where a small batch can leave
-    a worker without any. Sharded (`train.sharding: full`), where that can't be avoided, workers with fewer keep pace.
+    a worker without any. Sharded (`launch.sharding: full`), where that can't be avoided, workers with fewer keep pace.
 
     Args:
         model: The model; all workers begin with rank 0's weights.
         config: Seed, objective, optimiser and precision.
+        launch: Whether layers are recomputed, compiled, sharded.
         total_steps: Steps of the whole run, for the schedule.
         device: Where to train.
         class_weight_C: Class weights of the train split, for a categorical head.
@@ -64,6 +65,7 @@ class Learner:
     Attributes:
         model: The model, on its device.
         config: As given.
+        launch: As given.
         rank: This worker.
         world: How many workers there are.
     """
@@ -72,13 +74,14 @@ class Learner:
         self,
         model: nn.Module,
         config: TrainConfig,
+        launch: LaunchConfig,
         *,
         total_steps: int,
         device: torch.device | str = "cpu",
         class_weight_C: Tensor | None = None,
         regions: RegionTargets | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.launch = config, launch
         self.device = torch.device(device)
         self.model = model.to(self.device)
         self.total_steps = total_steps
@@ -91,8 +94,8 @@ class Learner:
         if self.world > 1:
             for tensor in [*self.model.parameters(), *self.model.buffers()]:
                 dist.broadcast(tensor.data, src=0)
-        prepare_layers(self.model, config, self.device)
-        if config.sharding == "full" and self.world > 1:
+        prepare_layers(self.model, launch, self.device)
+        if launch.sharding == "full" and self.world > 1:
             shard(self.model, self.device)
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self._base_lr = [group["lr"] for group in self.optimizer.param_groups]

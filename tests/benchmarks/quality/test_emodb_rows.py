@@ -13,7 +13,7 @@ def test_every_model_that_hears_alone_is_there_with_a_head_for_the_classes() -> 
     # Two need a pre-trained encoder, which is not to be had offline.
     assert set(MODELS) == SOUND_ALONE - {"challenge", "wav2vec2_dim"}
     for name in MODELS:
-        model, train = configured(name, 5)
+        model, train, _ = configured(name, 5)
         assert (model.name, len(model.classes), train.seed) == (name, 4, 5)
         objective = train.objective
         assert (objective.ccc, objective.category, objective.region) == (0.0, 1.0, 0.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.quality.rows import Job, configuration, train_missing
-from training_kit import model_config, pack_rows, planted_rows, train_config
+from training_kit import launch_config, model_config, pack_rows, planted_rows, train_config
 
 from emoray.lake.tables import LakeConfig
 
@@ -23,7 +23,7 @@ def job(folder: Path, row: str = "a row", seed: int = 0, **changes: object) -> J
     model = model_config(name="mean", **changes)
     _, set_hash = pack_rows(str(folder), splits(60), model)
     lake = LakeConfig(root=str(folder), storage_options={})
-    return Job(row, seed, lake, set_hash, None, model, train_config(seed=seed))
+    return Job(row, seed, lake, set_hash, None, model, train_config(seed=seed), launch_config())
 
 
 def test_a_rows_place_is_all_that_its_predictions_depend_on(tmp_path: Path) -> None:

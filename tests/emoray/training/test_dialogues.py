@@ -16,7 +16,9 @@ from training_kit import (
     AUDIO,
     NO_DROPOUT,
     TEXT_WIDTH,
+    SharedRun,
     gloo_worker,
+    launch_config,
     model_config,
     pack_rows,
     planted_rows,
@@ -148,7 +150,7 @@ def test_other_models_are_dealt_single_clips_as_ever(packed):
     plan = plan_run(training_set, ids, model_config(name="concat"), train)
     assert plan.equals(make_plan(ids, training_set.durations_s(ids), train.plan, epochs=1, seed=0, crop_s=12.0))
     assert "dialogue_clips" not in plan.column_names
-    learner = begin(training_set, ids, config_of(), train, total_steps=plan.num_rows)
+    learner = begin(training_set, ids, config_of(), train, launch_config(), total_steps=plan.num_rows)
     with pytest.raises(TrainingError, match="reads whole dialogues"):
         fit(learner, plan, LocalLoader(training_set, train), DevEvaluation(training_set, training_set.ids("dev")))
     alone = make_plan(ids, [1.0] * len(ids), train.plan, epochs=1, seed=0, dialogues=range(len(ids)))
@@ -306,7 +308,8 @@ def test_two_workers_end_alike_and_like_one(tmp_path):
     # Of one to five turns each: sharded, the second worker lags by several passes in some steps.
     rows = [row for row in spoken_rows(14, 5, seed=5) if row["turn"] // 2 <= int(row["dialogue_id"][1:]) * 3 % 5]
     lake, set_hash = pack_rows(str(tmp_path), rows, model)
-    runs = [(str(tmp_path), model, train), (str(tmp_path), model, train_config(**SHARED, sharding="full"), "sharded")]
+    runs = [SharedRun(str(tmp_path), model, train)]
+    runs.append(runs[0]._replace(name="sharded", launch=launch_config(sharding="full")))
     mp.spawn(gloo_worker, args=(2, str(tmp_path / "store"), runs), nprocs=2)
     first, second, sharded = (
         torch.load(tmp_path / name, weights_only=True) for name in ("end.0", "end.1", "sharded.0")
@@ -327,10 +330,12 @@ def test_two_workers_end_alike_and_like_one(tmp_path):
 def test_a_run_that_was_killed_inside_an_epoch_ends_like_one_that_was_not(packed):
     (lake, set_hash), _ = packed
     model = model_config(name="perspective", classes=CLASSES, dropout=0.2)
-    train = train_config(**SHARED, checkpoint_steps=1, augment={"modality_dropout": 0.3, "crop_s": 0.1})
-    learner, result = run_fit(
-        lake, set_hash, model, train, Callbacks(on_checkpoint=lambda one: one.push(lake, f"at-{one.step}"))
+    train = train_config(**SHARED, augment={"modality_dropout": 0.3, "crop_s": 0.1})
+    store, launch = (
+        Callbacks(on_checkpoint=lambda one: one.push(lake, f"at-{one.step}")),
+        launch_config(checkpoint_steps=1),
     )
+    learner, result = run_fit(lake, set_hash, model, train, store, launch=launch)
     resumed, second = run_fit(lake, set_hash, model, train, resume=Checkpoint.latest(lake, "at-2"))
     assert second == result
     for name, weight in learner.model.state_dict().items():

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
-from training_kit import NO_DROPOUT, model_config, pack_rows, planted_rows, run_fit, train_config
+from training_kit import NO_DROPOUT, launch_config, model_config, pack_rows, planted_rows, run_fit, train_config
 
 from emoray.errors import StoppedError, TrainingError
 from emoray.training.checkpoint import Checkpoint, checkpoint_steps, prune, trained_weights
@@ -13,10 +15,11 @@ from emoray.training.training_set import TrainingSet
 TRAIN = {
     "epochs": 3,
     "micro_batch_size": 8,
-    "checkpoint_steps": 2,
     "plan": {"batch_size": 16, "buckets": 2},
     "augment": {"crop_s": 0.3, "modality_dropout": 0.3, "time_masks": 1},
 }
+#: Checkpoints inside an epoch, too.
+fit_often = functools.partial(run_fit, launch=launch_config(checkpoint_steps=2))
 
 
 class KilledError(Exception):
@@ -47,7 +50,7 @@ def test_a_killed_and_resumed_run_ends_like_an_unbroken_one(packed, killed_at):
 
         return store
 
-    learner, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=keep(unbroken, whole_run)))
+    learner, result = fit_often(lake, set_hash, model, train, Callbacks(on_checkpoint=keep(unbroken, whole_run)))
 
     broken: list[dict[str, float]] = []
 
@@ -56,8 +59,8 @@ def test_a_killed_and_resumed_run_ends_like_an_unbroken_one(packed, killed_at):
             raise KilledError
 
     with pytest.raises(KilledError):
-        run_fit(lake, set_hash, model, train, Callbacks(on_step=kill, on_checkpoint=keep(broken, run)))
-    resumed, second = run_fit(
+        fit_often(lake, set_hash, model, train, Callbacks(on_step=kill, on_checkpoint=keep(broken, run)))
+    resumed, second = fit_often(
         lake,
         set_hash,
         model,
@@ -79,18 +82,20 @@ def test_a_killed_and_resumed_run_ends_like_an_unbroken_one(packed, killed_at):
 def test_a_run_that_is_asked_to_stop_checkpoints_and_goes_on_as_if_it_had_not(packed, asked_at):
     """Asked between two interval checkpoints, where an epoch ends, and again before the next interval."""
     lake, set_hash = packed
-    model, train = model_config(dropout=0.3), train_config(**{**TRAIN, "checkpoint_steps": 3})
+    model, train = model_config(dropout=0.3), train_config(**TRAIN)
+    often = launch_config(checkpoint_steps=3)
     whole: list[Checkpoint] = []
-    _, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=whole.append))
+    _, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=whole.append), launch=often)
     kept: list[Checkpoint] = []
     stop = Callbacks(
         on_checkpoint=kept.append, should_stop=lambda: len(seen) == asked_at, on_step=lambda *_: seen.append(0)
     )
     seen: list[int] = []
     with pytest.raises(StoppedError, match=f"after {asked_at} of {result.steps} steps"):
-        run_fit(lake, set_hash, model, train, stop)
+        run_fit(lake, set_hash, model, train, stop, launch=often)
     assert kept[-1].step == asked_at
-    _, second = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=kept.append), resume=kept[-1])
+    go_on = Callbacks(on_checkpoint=kept.append)
+    _, second = run_fit(lake, set_hash, model, train, go_on, resume=kept[-1], launch=often)
     assert second == result
     assert [one.step for one in kept] == sorted({one.step for one in whole} | {asked_at})
     assert [row for one in kept for row in one.pending] == [row for one in whole for row in one.pending]
@@ -101,8 +106,8 @@ def test_a_finished_run_resumes_to_its_end(packed):
     lake, set_hash = packed
     model, train = model_config(), train_config(**TRAIN)
     checkpoints: list[Checkpoint] = []
-    learner, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=checkpoints.append))
-    again, second = run_fit(lake, set_hash, model, train, resume=checkpoints[-1])
+    learner, result = fit_often(lake, set_hash, model, train, Callbacks(on_checkpoint=checkpoints.append))
+    again, second = fit_often(lake, set_hash, model, train, resume=checkpoints[-1])
     assert second == result
     assert all(torch.equal(w, again.model.state_dict()[n]) for n, w in learner.model.state_dict().items())
 
@@ -110,7 +115,7 @@ def test_a_finished_run_resumes_to_its_end(packed):
 def test_a_checkpoint_survives_the_folder_and_the_lake(packed, tmp_path):
     lake, set_hash = packed
     kept: list[Checkpoint] = []
-    run_fit(
+    fit_often(
         lake, set_hash, model_config(), train_config(**{**TRAIN, "epochs": 1}), Callbacks(on_checkpoint=kept.append)
     )
     kept[-1].to_folder(str(tmp_path))
@@ -129,7 +134,7 @@ def test_a_checkpoint_survives_the_folder_and_the_lake(packed, tmp_path):
 def test_a_half_written_checkpoint_is_none(packed, tmp_path):
     lake, set_hash = packed
     kept: list[Checkpoint] = []
-    run_fit(
+    fit_often(
         lake, set_hash, model_config(), train_config(**{**TRAIN, "epochs": 1}), Callbacks(on_checkpoint=kept.append)
     )
     early, late = kept[0], kept[-1]
@@ -149,7 +154,7 @@ def test_a_half_written_checkpoint_is_none(packed, tmp_path):
 
 def test_old_checkpoints_are_pruned(packed):
     lake, set_hash = packed
-    run_fit(
+    fit_often(
         lake, set_hash, model_config(), train_config(**TRAIN), Callbacks(on_checkpoint=lambda c: c.push(lake, "many"))
     )
     steps = checkpoint_steps(lake, "many")
@@ -161,18 +166,18 @@ def test_old_checkpoints_are_pruned(packed):
 def test_a_checkpoint_of_another_plan_or_model_is_refused(packed):
     lake, set_hash = packed
     kept: list[Checkpoint] = []
-    run_fit(lake, set_hash, model_config(), train_config(**TRAIN), Callbacks(on_checkpoint=kept.append))
+    fit_often(lake, set_hash, model_config(), train_config(**TRAIN), Callbacks(on_checkpoint=kept.append))
     with pytest.raises(TrainingError, match="another batch plan"):
-        run_fit(lake, set_hash, model_config(), train_config(**TRAIN, seed=1), resume=kept[0])
+        fit_often(lake, set_hash, model_config(), train_config(**TRAIN, seed=1), resume=kept[0])
     with pytest.raises(TrainingError, match="another model"):
-        run_fit(lake, set_hash, model_config(granularities=["gs"]), train_config(**TRAIN), resume=kept[0])
+        fit_often(lake, set_hash, model_config(granularities=["gs"]), train_config(**TRAIN), resume=kept[0])
 
 
 def test_training_stops_early_and_keeps_the_best_weights(packed):
     lake, set_hash = packed
     train = train_config(**{**TRAIN, "epochs": 30, "patience": 2}, optimizer={"lr": 0.05, "schedule": "constant"})
     best: list[dict[str, torch.Tensor]] = []
-    learner, result = run_fit(
+    learner, result = fit_often(
         lake, set_hash, model_config(), train, Callbacks(on_checkpoint=lambda c: best.append(c.best))
     )
     scores = [metrics["score"] for metrics in result.history]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_kit import model_config, random_batch, train_config
+from training_kit import launch_config, model_config, random_batch, train_config
 
 from emoray.errors import ConfigError
 from emoray.models.build import build
@@ -22,7 +22,7 @@ MODEL = model_config(dropout=0.2)
 def trained(model=MODEL, size: int = 4, **changes: Any) -> tuple[Learner, list[dict[str, float]]]:
     """Two steps over nine clips, in micro-batches of a size."""
     seed_torch(0)
-    learner = Learner(build(model), train_config(**changes), total_steps=5)
+    learner = Learner(build(model), train_config(), launch_config(**changes), total_steps=5)
     steps = []
     for step in range(2):
         batch = random_batch(9, 12, seed=step)
@@ -60,8 +60,8 @@ def test_recomputed_layers_keep_only_their_inputs():
 
 def test_cnn14_cannot_be_recomputed():
     cnn14 = model_config(name="cnn14", encoder={"kind": "cnn14"})
-    with pytest.raises(ConfigError, match=r"train\.gradient_checkpointing: .*batch normalisation.*micro_batch_size"):
-        Learner(build(cnn14), train_config(gradient_checkpointing=True), total_steps=1)
+    with pytest.raises(ConfigError, match=r"launch\.gradient_checkpointing: .*batch normalisation.*micro_batch_size"):
+        Learner(build(cnn14), train_config(), launch_config(gradient_checkpointing=True), total_steps=1)
 
 
 @pytest.mark.parametrize("spare", [False, True])
@@ -76,9 +76,9 @@ def test_traced_layers_train_alike(spare):
 def test_without_a_compiler_the_option_is_named():
     with (
         torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}),
-        pytest.raises(ConfigError, match=r"train\.compile: .*ompiler.*train\.compile=null"),
+        pytest.raises(ConfigError, match=r"launch\.compile: .*ompiler.*launch\.compile=null"),
     ):
-        Learner(build(MODEL), train_config(compile="inductor"), total_steps=1)
+        Learner(build(MODEL), train_config(), launch_config(compile="inductor"), total_steps=1)
 
 
 def test_a_model_without_an_encoder_has_no_layers_to_change():

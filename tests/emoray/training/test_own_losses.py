@@ -12,6 +12,7 @@ from training_kit import (
     CNN14_MELS,
     NO_DROPOUT,
     gloo_worker,
+    launch_config,
     model_config,
     pack_rows,
     planted_rows,
@@ -54,7 +55,7 @@ def learner(config, **changes) -> Learner:
     regions = None
     if config.name == "emosphere":
         regions = RegionTargets.fit(random_batch(40, 12, seed=8).target_B3, config.emosphere.regions)
-    return Learner(build(config), train_config(**changes), total_steps=10, regions=regions)
+    return Learner(build(config), train_config(**changes), launch_config(), total_steps=10, regions=regions)
 
 
 # --- the region loss of EmoSphere-SER
@@ -349,12 +350,13 @@ def test_bf16_trains_close_to_fp32(name):
 def test_running_statistics_survive_a_resume(tmp_path):
     model = config_of("multistage", encoder={"kind": "cnn14"})
     lake, set_hash = pack_rows(str(tmp_path), planted_rows(24, seed=5), model)
-    train = train_config(epochs=2, micro_batch_size=4, checkpoint_steps=1, plan={"batch_size": 8, "buckets": 1})
+    train = train_config(epochs=2, micro_batch_size=4, plan={"batch_size": 8, "buckets": 1})
 
     def store(checkpoint: Checkpoint) -> None:
         checkpoint.push(lake, f"at-{checkpoint.step}")
 
-    whole, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=store))
+    launch = launch_config(checkpoint_steps=1)
+    whole, result = run_fit(lake, set_hash, model, train, Callbacks(on_checkpoint=store), launch=launch)
     resumed, second = run_fit(lake, set_hash, model, train, resume=Checkpoint.latest(lake, "at-2"))
     assert second == result
     for key, weight in whole.model.state_dict().items():

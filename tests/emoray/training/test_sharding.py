@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from training_kit import NO_DROPOUT, gloo_worker, held, model_config, pack_rows, planted_rows, run_fit, train_config
+from training_kit import (
+    NO_DROPOUT,
+    SharedRun,
+    gloo_worker,
+    held,
+    launch_config,
+    model_config,
+    pack_rows,
+    planted_rows,
+    run_fit,
+    train_config,
+)
 
 from emoray.config import merge
 from emoray.lake.tables import Lake, LakeConfig
@@ -23,8 +34,6 @@ CLASSES = {"classes": ["low", "high"]}
 UNEVEN: dict[str, Any] = {
     "epochs": 2,
     "micro_batch_size": 2,
-    "eval_batch_size": 2,
-    "checkpoint_steps": 1,
     "plan": {"batch_size": 5, "buckets": 1},
     "augment": {"crop_s": 0.3, "modality_dropout": 0.3},
 }
@@ -48,7 +57,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "diverging": ("logmel", {}, {**UNEVEN, "optimizer": {"lr": 1e30}}),
 }
 ALONE = ("msf_ser", "idle", "ssl")
-FULL = {"sharding": "full"}
+LAUNCH: dict[str, Any] = {"eval_batch_size": 2, "checkpoint_steps": 1}
+FULL = {**LAUNCH, "sharding": "full"}
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +86,13 @@ def runs(tmp_path_factory) -> dict[str, tuple]:
         made[name] = (folders[clips], config, train)
         # What saves memory must not change a number either.
         spared = {**FULL, "gradient_checkpointing": name == "ssl"}
-        todo.append((folders[clips], config, train_config(**train), f"{name}-none"))
-        todo.append((folders[clips], config, train_config(**train, **spared), f"{name}-full"))
+        for way, launch in (("none", LAUNCH), ("full", spared)):
+            run = SharedRun(folders[clips], config, train_config(**train), f"{name}-{way}")
+            todo.append(run._replace(launch=launch_config(**launch)))
     for began, ends in (("full", "none"), ("none", "full")):
         folder, config, train = made["msf_ser"]
-        changed = train_config(**train, sharding=ends)
-        todo.append((folder, config, changed, f"resumed-{ends}", f"msf_ser-{began}-2"))
+        run = SharedRun(folder, config, train_config(**train), f"resumed-{ends}", f"msf_ser-{began}-2")
+        todo.append(run._replace(launch=launch_config(**{**LAUNCH, "sharding": ends})))
     mp.spawn(gloo_worker, args=(2, str(tmp_path_factory.mktemp("store") / "store"), todo), nprocs=2)
     return made
 
@@ -96,7 +107,9 @@ def alone(runs, case: str, resume: str | None = None, **changes: Any) -> tuple[A
     lake, steps = Lake(LakeConfig(root=folder, storage_options={})), []
     callbacks = Callbacks(on_step=lambda _step, metrics: steps.append(metrics))
     start = Checkpoint.latest(lake, resume) if resume else None
-    learner, result = run_fit(lake, "set", model, train_config(**train, **changes), callbacks, start)
+    learner, result = run_fit(
+        lake, "set", model, train_config(**train), callbacks, start, launch_config(**{**LAUNCH, **changes})
+    )
     return learner, result, steps
 
 

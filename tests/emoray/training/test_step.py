@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from training_kit import (
     NO_DROPOUT,
     gloo_worker,
+    launch_config,
     model_config,
     pack_rows,
     planted_rows,
@@ -33,7 +34,7 @@ ALL_TERMS = {"category": 0.5, "load_balance": 0.1}
 
 def learner(config, **changes) -> Learner:
     seed_torch(0)
-    return Learner(build(config), train_config(**changes), total_steps=10)
+    return Learner(build(config), train_config(**changes), launch_config(), total_steps=10)
 
 
 def share(batch: Batch, size: int, step: int = 0) -> WorkerBatch:

@@ -117,10 +117,10 @@ def test_a_gpu_that_is_not_there_is_missed_only_where_one_is_asked_for(load):
     import torch
 
     if torch.cuda.is_available():
-        assert machine.check_gpu(load("train.gpu=true")).status == "ok"
+        assert machine.check_gpu(load("launch.gpu=true")).status == "ok"
     else:
         assert machine.check_gpu(load()).status != "fail"
-        assert machine.check_gpu(load("train.gpu=true")).status != "ok"
+        assert machine.check_gpu(load("launch.gpu=true")).status != "ok"
 
 
 def test_the_parts_that_speech_needs_work_here(load):

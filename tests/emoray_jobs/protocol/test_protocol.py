@@ -248,7 +248,7 @@ def test_trials_on_ray_end_like_those_in_one_process_also_when_one_dies(tmp_path
     alone = protocol_kit.iemocap(tmp_path / "alone")
     expected = protocol.run(alone)
     monkeypatch.setattr(tune, "_work", protocol_kit.work_and_die_once)
-    config = protocol_kit.iemocap(tmp_path / "together", "train.workers=1")
+    config = protocol_kit.iemocap(tmp_path / "together", "launch.workers=1")
     result = protocol.run(config)
     assert not result.failed
     assert Lake(config.lake).exists("died")
@@ -280,7 +280,7 @@ def test_the_two_commands_of_the_readme(tmp_path, capsys, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     Path("iemocap.yaml").write_text(shown)
-    small = {"TRAIN__WORKERS": 0, "TRAIN__EPOCHS": 1, "MODEL__ENCODER__LOGMEL__WIDTH": 16, "EVALUATE__RESAMPLES": 50}
+    small = {"LAUNCH__WORKERS": 0, "TRAIN__EPOCHS": 1, "MODEL__ENCODER__LOGMEL__WIDTH": 16, "EVALUATE__RESAMPLES": 50}
     for name, value in small.items():
         monkeypatch.setenv(f"EMORAY_{name}", str(value))
     commands = [shlex.split(line) for line in lines.splitlines()]

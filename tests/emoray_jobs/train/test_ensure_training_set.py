@@ -21,14 +21,14 @@ def pack(settings, lake):
 
 
 def test_filtered_utterances_are_not_packed(tmp_path):
-    everything = config(tmp_path, "train.workers=0")
+    everything = config(tmp_path, "launch.workers=0")
     lake = Lake(everything.lake)
     write_corpus(lake)
     ids = sorted(lake.utterances(everything.corpus.name)["utterance_id"].to_pylist())
     whole = pack(everything, lake)
     assert sorted(whole.frame["utterance_id"]) == ids
 
-    filtered = config(tmp_path, "train.workers=0", "annotate.filters.duration_s={min: 2.0}")
+    filtered = config(tmp_path, "launch.workers=0", "annotate.filters.duration_s={min: 2.0}")
     measured = [{"utterance_id": name, "value": {"duration_s": 1.0 + 2.0 * (n % 2)}} for n, name in enumerate(ids)]
     decode = pipeline.fingerprints(filtered.annotate, None)["decode"]
     lake.append_stage("decode", decode, pa.Table.from_pylist(measured, stage_schema(Decode.value_type)))

@@ -23,7 +23,7 @@ MODEL = (
     "model.classes=[good, bad]",
     "train.objective.category=1",
     "train.plan.batch_size=3",
-    "train.workers=2",
+    "launch.workers=2",
     "train.epochs=2",
 )
 
@@ -53,7 +53,7 @@ def test_a_model_of_dialogues_is_trained_judged_and_scores_single_clips(tmp_path
     assert result.steps == 4  # six dialogues of train, three a batch, two epochs
     points = jobs_kit.logged(tracking.client, result.run_id)
     assert ("loss_modalities", 3) in points
-    alone = train.run(jobs_kit.config(config.lake.root, *MODEL, "train.workers=0"), fresh=True)
+    alone = train.run(jobs_kit.config(config.lake.root, *MODEL, "launch.workers=0"), fresh=True)
     assert result.dev == pytest.approx(alone.dev, abs=1e-4)
 
     (report,) = evaluate.run(config, model=result.version).reports

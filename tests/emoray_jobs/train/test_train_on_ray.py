@@ -26,7 +26,7 @@ def corpus(tmp_path):
 def test_two_workers_of_whom_one_dies_end_like_one_process(corpus, ray_session, monkeypatch):
     alone = corpus("alone")
     expected = train.run(alone)
-    config = corpus("together", "train.workers=2")
+    config = corpus("together", "launch.workers=2")
     monkeypatch.setattr(launch, "train_on_worker", jobs_kit.train_and_die_once)
     result = train.run(config)
     assert Lake(config.lake).exists("died")
@@ -39,7 +39,7 @@ def test_two_workers_of_whom_one_dies_end_like_one_process(corpus, ray_session, 
 
 
 def test_a_diverging_run_is_not_restarted(corpus, ray_session):
-    config = corpus("diverging", "train.workers=2", "train.optimizer.lr=1e30")
+    config = corpus("diverging", "launch.workers=2", "train.optimizer.lr=1e30")
     with pytest.raises(TrainingError, match="not finite for s0") as error:
         train.run(config)
     assert error.value.kind == "non_finite_loss"
