@@ -1,6 +1,6 @@
 """Split conformal intervals around predicted dimensions.
 
-Half width = the ⌈(n + 1)·level⌉-th smallest |prediction − label| on dev (Vovk 2005; Lei et al. 2018). Under
+Half width = the ⌈(n + 1)·level⌉-th smallest absolute error on dev (Vovk 2005; Lei et al. 2018). Under
 exchangeability of dev and test clips the interval prediction ± half width covers the label with at least the nominal
 probability. Dev and test voices differ, so exchangeability is only approximate: reports print the coverage that was
 measured on test.
@@ -27,7 +27,7 @@ def half_width(error: np.ndarray, level: float) -> float:
     """Half width that covers a fresh clip with probability `level`.
 
     Args:
-        error: |prediction − label| of the calibration clips (NaN = unlabelled), any shape.
+        error: Absolute errors of the calibration clips (NaN = unlabelled), any shape.
         level: Nominal coverage, in (0, 1).
 
     Returns:

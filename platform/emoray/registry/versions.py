@@ -85,7 +85,7 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """As MLflow addresses it: `models:/name/7`."""
+        """`models:/name/7`, as MLflow addresses it."""
         return f"models:/{self.name}/{self.version}"
 
 
