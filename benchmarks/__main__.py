@@ -1,4 +1,4 @@
-"""`make bench`: what performance.md asks for, each a ratio of things timed in turn in this run.
+"""`make bench`: what docs/performance.md asks for, each a ratio of things timed in turn in this run.
 
     python -m benchmarks [P1 … P6] [--peers] [--check] [--pairs 5] [--clips 600] [--out FOLDER]
 

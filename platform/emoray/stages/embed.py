@@ -1,4 +1,4 @@
-"""embed_transcript and embed_semantics: from texts to the vectors LES, GS and ES (models.md, section 1)."""
+"""embed_transcript and embed_semantics: from texts to the vectors LES, GS and ES (docs/models.md)."""
 
 from __future__ import annotations
 

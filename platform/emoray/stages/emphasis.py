@@ -1,8 +1,8 @@
 """emphasis: which words the speaker stresses (the words behind LES), by measured prosody.
 
-models.md, section 1: per word, F0 maximum and range (semitones over the utterance's median), energy (dB over the
-utterance's mean), duration over the expected one, and the pause before; each z-scored within the utterance; their
-weighted sum is the prominence. Words above mean + 1 sd are emphasised, at most 30 % of the words, and the most
+Per word (docs/models.md): F0 maximum and range (semitones over the utterance's median), energy (dB over the utterance's
+mean), duration over the expected one, and the pause before; each z-scored within the utterance; their weighted sum is
+the prominence. Words above mean + 1 sd are emphasised, at most 30 % of the words, and the most
 prominent word if there is none.
 """
 

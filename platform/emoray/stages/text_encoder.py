@@ -78,7 +78,7 @@ def text_encoder(model: str, device: str, max_tokens: int) -> TextEncoder:
 
 
 def masked_mean(states_LE: np.ndarray) -> np.ndarray:
-    """Mean of all of a text's token states, float32 (E,): the attention-masked mean pooling of models.md, section 0."""
+    """Mean of all of a text's token states, float32 (E,): the attention-masked mean pooling of docs/models.md."""
     return states_LE.mean(axis=0, dtype=np.float32)
 
 

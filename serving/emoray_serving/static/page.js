@@ -142,7 +142,8 @@ function show(reply, url) {
   $("empty").style.display = "none";
   $("result").style.display = "block";
   $("dimensions").replaceChildren(...DIMENSIONS.map((name) => dimension(name, reply[name], reply.scale)));
-  $("ends").replaceChildren(text("span", fixed(reply.scale.min, 0)), text("span", fixed(reply.scale.max, 0)));
+  const ends = reply.scale || { min: 0, max: 1 }; // a version without a scale of its own answers in [0, 1]
+  $("ends").replaceChildren(text("span", fixed(ends.min, 0)), text("span", fixed(ends.max, 0)));
   const interval = reply.valence.interval;
   $("interval").textContent = interval
     ? `For ${fixed(interval.level * 100, 0)} of 100 clips like those of the model's development set, the listeners' mean rating lies within the band.`
@@ -169,9 +170,11 @@ function dimension(name, value, scale) {
   mark.style.left = percent(value.value);
   track.append(mark);
   const figure = text("div", "", "figure");
-  figure.append(text("b", fixed(value.value_corpus)));
-  if (value.interval) figure.append(text("small", `${fixed(value.interval.lower_corpus)} – ${fixed(value.interval.upper_corpus)}`));
-  row.title = `${name} ${fixed(value.value, 3)} in [0, 1], ${fixed(value.value_corpus)} on ${scale.min}..${scale.max}`;
+  figure.append(text("b", fixed(value.value_corpus ?? value.value)));
+  const interval = value.interval;
+  if (interval) figure.append(text("small", `${fixed(interval.lower_corpus ?? interval.lower)} – ${fixed(interval.upper_corpus ?? interval.upper)}`));
+  row.title = `${name} ${fixed(value.value, 3)} in [0, 1]`;
+  if (scale) row.title += `, ${fixed(value.value_corpus)} on ${scale.min}..${scale.max}`;
   row.append(text("b", name), track, figure);
   return row;
 }
@@ -226,7 +229,7 @@ function reasons({ gates, experts }) {
   $("why").style.display = gates || experts ? "grid" : "none";
   const rows = gates && Object.entries(gates).map(([name, share]) => [PARTS[name] || name, [share]]);
   $("gates").replaceChildren(gates ? shares([], rows) : text("p", "The served model has no gates.", "note"));
-  const numbers = experts ? experts.valence.map((_, i) => `expert ${i + 1}`) : [];
+  const numbers = experts ? experts.valence.map((_, i) => `${i + 1}`) : [];
   $("experts").replaceChildren(experts ? shares(numbers, Object.entries(experts)) : text("p", "The served model has no experts.", "note"));
 }
 

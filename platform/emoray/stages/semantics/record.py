@@ -1,4 +1,4 @@
-"""The record that every semantics writer gives (ES of models.md, section 1), and the text that is embedded of it."""
+"""The record that every semantics writer gives (ES of docs/models.md), and the text that is embedded of it."""
 
 from __future__ import annotations
 

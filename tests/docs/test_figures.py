@@ -1,0 +1,75 @@
+"""The figures on the pages are those of benchmarks/results; the map names the rooms that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import yaml
+from docs_kit import DOCS, ROOT
+
+#: Files that the code makes.
+MADE = {"model_card.md"}
+RESULTS = ROOT / "benchmarks" / "results"
+MEASURED = {
+    one["name"]: (one["median"], path.name)
+    for path in sorted(RESULTS.glob("P*.json"))
+    for one in json.loads(path.read_text())
+}
+PERFORMANCE = (DOCS / "performance.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_last_figure_of_each_metric_is_on_the_page(name):
+    median, file = MEASURED[name]
+    row = re.search(rf"^\| `{name}` \| (\S+) \|.*\| `(\S+)` \|$", PERFORMANCE, re.M)
+    assert row, f"docs/performance.md has no row for {name}"
+    digits = len(row[1].partition(".")[2])
+    assert row[1] == f"{median:.{digits}f}", f"docs/performance.md: {name} is {median:.{digits}f} now ({file})"
+    assert row[2] == file
+
+
+def test_a_missed_goal_is_said():
+    goals = yaml.safe_load((ROOT / "benchmarks" / "floors.yaml").read_text())["goals"]
+    for name, (median, _) in MEASURED.items():
+        goal = goals.get(name, {})
+        missed = not goal.get("at_least", 0.0) <= median <= goal.get("at_most", float("inf"))
+        (row,) = re.findall(rf"^\| `{name}` .*$", PERFORMANCE, re.M)
+        assert ("missed**" in row) == missed, row
+
+
+def test_emodb_figures_are_those_of_the_results():
+    figures = json.loads((RESULTS / "emodb.json").read_text())
+    shown = re.findall(r"^\| [^|]+ \| (\.\d\d) \[(\.\d\d), (\.\d\d)\] \|$", PERFORMANCE, re.M)
+    there = {tuple(f"{one[key]:.2f}"[1:] for key in ("estimate", "low", "high")) for one in figures.values()}
+    assert len(shown) == 4
+    assert set(shown) <= there
+
+
+def test_the_map_names_every_room():
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    for package in ("platform/emoray", "jobs/emoray_jobs"):
+        rooms = [path for path in (ROOT / package).iterdir() if path.is_dir() and (path / "__init__.py").exists()]
+        assert len(rooms) > 8
+        assert [room.name for room in rooms if f"`{room.name}/`" not in text] == []
+
+
+def test_what_docstrings_cite_exists():
+    """A page that a docstring, a comment or a message names lies in the repository."""
+    wrong, count = [], 0
+    for folder in ("platform", "jobs", "serving", "benchmarks", "infra"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix not in {".py", ".yaml", ".j2", ".md"} or "results" in path.parts:
+                continue
+            for cited in re.findall(
+                r"(?<![\w/.{}-])((?:[\w-]+/)*[\w-]+\.md)(?![\w.])", path.read_text(encoding="utf-8")
+            ):
+                count += 1
+                if cited not in MADE and not any((base / cited).exists() for base in (ROOT, path.parent, RESULTS)):
+                    wrong.append(f"{path.relative_to(ROOT)}: {cited}")
+            for number in re.findall(r"docs/decisions/(\d{4})", path.read_text(encoding="utf-8")):
+                count += 1
+                wrong += [] if list((DOCS / "decisions").glob(f"{number}-*.md")) else [f"{path}: decision {number}"]
+    assert count > 8
+    assert not wrong, "\n".join(wrong)
