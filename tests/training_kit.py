@@ -21,7 +21,7 @@ from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import LocalLoader
 from emoray.training.pack import pack_shard, seal, write_shard
-from emoray.training.sharding import whole
+from emoray.training.sharding import full_tensor
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
@@ -196,7 +196,7 @@ def _share_run(run: SharedRun, rank: int) -> dict[str, Any]:
         return {"error": str(error)}
     states = [value for slots in learner.optimizer.state.values() for value in slots.values()]
     return {
-        "weights": {name: whole(tensor) for name, tensor in learner.model.state_dict().items()},
+        "weights": {name: full_tensor(tensor) for name, tensor in learner.model.state_dict().items()},
         "steps": steps,
         "history": result.history,
         "held": held(learner.model.parameters()),

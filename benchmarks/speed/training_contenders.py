@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from emoray.config import load
 from emoray.lake.tables import Lake
 from emoray.training.begin import begin, plan_run
-from emoray.training.loader import WorkerBatch, make_share
+from emoray.training.loader import WorkerBatch, make_worker_batch
 from emoray.training.objectives import ccc_loss
 from emoray.training.optimizer import build_optimizer, lr_factor
 from emoray.training.predict import predict
@@ -110,7 +110,9 @@ def in_memory(given: dict[str, Any]) -> None:
     """A bare PyTorch loop over the same batches, all collated before the clock starts. Results: losses."""
     material = Material(given)
     train, total = material.config.train, material.plan.num_rows
-    batches = [make_share(material.training_set, row, train, 0, 1).batches[0] for row in material.plan.to_pylist()]
+    batches = [
+        make_worker_batch(material.training_set, row, train, 0, 1).batches[0] for row in material.plan.to_pylist()
+    ]
     now: dict[str, Any] = {}
 
     def reset() -> None:

@@ -17,7 +17,7 @@ from emoray.errors import TransientError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.frontend import Frontend
-from emoray.training.loader import WorkerBatch, make_share
+from emoray.training.loader import WorkerBatch, make_worker_batch
 from emoray.training.pack import pack_shard, seal, training_rows, write_shard
 from emoray.training.training_set import TrainingSet
 from emoray_jobs.progress import Advance
@@ -158,7 +158,7 @@ def _collate(assignment: RunSpec, rows: pa.Table, rank: int, world: int) -> list
     training_set = _open(
         assignment.lake.model_dump_json(), assignment.training_set, assignment.launch.cache_dir, classes
     )
-    shares = (make_share(training_set, row, config, rank, world) for row in rows.to_pylist())
+    shares = (make_worker_batch(training_set, row, config, rank, world) for row in rows.to_pylist())
     return [_to_payload(share) for share in shares]
 
 

@@ -1,1 +1,1 @@
-"""Training: objectives, batch plan, packed training sets, the step, checkpoints and the loop around them."""
+"""Training: objectives, batch plan, packed training sets, the step, checkpoints and the training loop."""

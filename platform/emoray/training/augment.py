@@ -10,19 +10,15 @@ from emoray.training.config import AugmentConfig
 def change(
     features_TF: np.ndarray, present_K: np.ndarray, config: AugmentConfig, frame_hz: float, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Crop a clip, take text vectors away and mask its log-mels (SpecAugment, arXiv 1904.08779, without warping).
+    """Crop a clip, drop text vectors and mask its log-mels (SpecAugment, arXiv 1904.08779, without warping).
 
-    Args:
-        features_TF: Features of the whole clip; not written to.
-        present_K: Which text vectors are there.
-        config: What to change; masks are for log-mels, a waveform (F = 1) gets none.
-        frame_hz: Frames per second.
-        random: The clip's own generator.
+    `features_TF` are not changed. Masks are for log-mels; a waveform (F = 1) gets none. `random` is the clip's own
+    generator.
 
     Returns:
         Features of the crop, and which text vectors are left.
     """
-    # Every number is drawn whatever the options are, so that one option's value does not move the others' draws.
+    # All numbers are always drawn, so that one option does not change the draws of the others.
     position, dropped_K = random.random(), random.random(present_K.shape) < config.modality_dropout
     frames = len(features_TF)
     if config.crop_s is not None:
@@ -34,7 +30,7 @@ def change(
     if width > 1 and (config.time_masks or config.mel_masks):
         features_TF = features_TF.copy()
         for _ in range(config.time_masks):
-            # At most a fifth of the clip: a short one must keep its words.
+            # At most a fifth of the clip, so that a short one keeps its words.
             size = int(random.uniform(0, min(config.time_mask_s * frame_hz, frames / 5)))
             start = int(random.uniform(0, frames - size))
             features_TF[start : start + size] = 0

@@ -1,4 +1,4 @@
-"""The batch plan: which utterances each step sees, fixed before training and independent of the number of workers."""
+"""The batch plan: the utterances of each step, fixed before training and independent of the number of workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAN = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),
     ]
 )
-#: Of batches of whole dialogues: also how many clips each dialogue has, in the order of the clips.
+#: For batches of whole dialogues: also how many clips each dialogue has, in the order of the clips.
 DIALOGUE_PLAN = PLAN.append(pa.field("dialogue_clips", pa.list_(pa.int32()), nullable=False))
 
 Sized = TypeVar("Sized", bound=Sequence[Any] | np.ndarray)
@@ -40,22 +40,22 @@ def make_plan(
     """Plan the global batches of a run.
 
     Each epoch shuffles the utterances within buckets of similar length, cuts each bucket into batches of nearly equal
-    size and shuffles the batches. Every utterance comes once per epoch; no batch is a small remainder, since CCC over a
-    few clips says little.
+    size and shuffles the batches. Every utterance occurs once per epoch; no batch is a small remainder, since CCC over
+    a few clips is meaningless.
 
     Args:
         utterance_ids: Clips to train on; their order does not matter.
         durations_s: Their durations.
-        config: Caps and buckets.
+        config: Limits and buckets.
         epochs: How many epochs to plan.
         seed: Seed of the shuffles.
-        crop_s: Longest stretch that training hears of a clip.
-        dialogues: Number of each clip's dialogue, for models that read dialogues: the plan then deals whole dialogues
-            as it else deals clips, and the caps and buckets are about dialogues and their durations.
+        crop_s: Longest part of a clip in training.
+        dialogues: Number of each clip's dialogue, for models that read dialogues: batches, limits and buckets are then
+            of whole dialogues instead of clips.
 
     Returns:
-        A table with schema `PLAN`, or `DIALOGUE_PLAN`; steps count through all epochs from 0; `seconds` leaves padding
-        out.
+        A table with schema `PLAN`, or `DIALOGUE_PLAN`; steps count through all epochs from 0; `seconds` excludes
+        padding.
 
     Raises:
         TrainingError: There is nothing to train on.
@@ -69,7 +69,7 @@ def make_plan(
     seconds = np.asarray(durations_s, dtype=np.float64)[order]
     if crop_s is not None:
         seconds = np.minimum(seconds, crop_s)
-    members = None if dialogues is None else together(np.asarray(dialogues)[order])
+    members = None if dialogues is None else group_positions(np.asarray(dialogues)[order])
     if members is not None:
         seconds = np.array([seconds[clips].sum() for clips in members])
     by_length = np.argsort(seconds, kind="stable")
@@ -96,8 +96,8 @@ def _cut(bucket: np.ndarray, seconds: np.ndarray, config: PlanConfig) -> list[np
     return np.array_split(bucket, -(-len(bucket) // most))
 
 
-def together(numbers_N: np.ndarray) -> list[np.ndarray]:
-    """Positions of equal numbers: each group ascending, groups by their first. Which number it is has no influence."""
+def group_positions(numbers_N: np.ndarray) -> list[np.ndarray]:
+    """Positions of equal numbers: each group ascending, groups by their first position, whatever the numbers."""
     if not len(numbers_N):
         return []
     order = np.argsort(numbers_N, kind="stable")
@@ -106,7 +106,7 @@ def together(numbers_N: np.ndarray) -> list[np.ndarray]:
 
 
 def plan_units(row: Mapping[str, Any]) -> list[list[str]]:
-    """What no forward pass may part of a row of a plan: the clips of each dialogue, or each clip by itself."""
+    """The units of a row of a plan that a forward pass must not split: the clips of each dialogue, or single clips."""
     ids, sizes = row["utterance_ids"], row.get("dialogue_clips")
     if sizes is None:
         return [[name] for name in ids]
@@ -114,24 +114,24 @@ def plan_units(row: Mapping[str, Any]) -> list[list[str]]:
     return [ids[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def passes(units: Iterable[Sized], clips: int) -> Iterator[list[Sized]]:
-    """Neighbouring units together, up to so many clips of one forward pass; a larger unit goes alone."""
-    waiting: list[Sized] = []
+def group_up_to(units: Iterable[Sized], clips: int) -> Iterator[list[Sized]]:
+    """Groups of neighbouring units with up to so many clips; a larger unit is alone."""
+    group: list[Sized] = []
     for unit in units:
-        if waiting and sum(map(len, waiting)) + len(unit) > clips:
-            yield waiting
-            waiting = []
-        waiting.append(unit)
-    if waiting:
-        yield waiting
+        if group and sum(map(len, group)) + len(unit) > clips:
+            yield group
+            group = []
+        group.append(unit)
+    if group:
+        yield group
 
 
 def worker_slice(units: Sequence[Unit], rank: int, world: int) -> tuple[int, list[Unit]]:
-    """A worker's contiguous share of the units (clips or dialogues) of a global batch.
+    """A worker's contiguous part of the units (clips or dialogues) of a global batch.
 
     Returns:
-        The share's position among them and the units; empty where there are more workers than units.
+        Index of the part's first unit, and its units; none if there are more workers than units.
     """
-    share, extra = divmod(len(units), world)
-    start = rank * share + min(rank, extra)
-    return start, list(units[start : start + share + (rank < extra)])
+    size, extra = divmod(len(units), world)
+    start = rank * size + min(rank, extra)
+    return start, list(units[start : start + size + (rank < extra)])

@@ -1,6 +1,6 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped, written whole or not at all.
+"""Checkpoints: everything that a run needs to resume as if it had never stopped, written whole or not at all.
 
-Frozen weights are left out: they come from the encoder's own checkpoint. No generator's state is kept: all
+Frozen weights are left out: they come from the encoder's own checkpoint. States of generators are not needed: all
 random numbers are derived from seed and step (`emoray.training.seeds`).
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,11 @@ from torch import Tensor, nn
 
 from emoray.errors import LakeError, TrainingError
 from emoray.lake.tables import Lake
-from emoray.training.sharding import shard_like, whole
+from emoray.training.sharding import full_tensor, shard_like
 
 WEIGHTS, BEST, OPTIMIZER, STATE = "model.safetensors", "best.safetensors", "optimizer.pt", "state.json"
+#: Fields that `state.json` stores as they are.
+STATE_FIELDS = ("step", "best_epoch", "stale_epochs", "history", "pending", "plan")
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,17 @@ class Checkpoint:
     """A run between two steps.
 
     Attributes:
-        step: The step that comes next.
+        step: The next step.
         weights: Trained weights and buffers.
-        optimizer: State of the optimiser, of the workers together.
+        optimizer: State of the optimiser, of all workers together.
         best: Weights of the best epoch so far; None before the first.
         best_epoch: That epoch; −1 before the first.
         best_score: Its dev score; −inf before the first.
         stale_epochs: Epochs since then.
         history: Dev metrics of every finished epoch.
-        pending: Metrics of the steps and epochs since the checkpoint before, as {"step": …, name: value}: log them once
-            this one is stored, and no step is logged twice.
-        plan: Fingerprint of the batch plan that the step counts in.
+        pending: Metrics of the steps and epochs since the previous checkpoint, as {"step": …, name: value}: if they are
+            logged once this one is stored, no step is logged twice.
+        plan: Fingerprint of the batch plan of the steps.
     """
 
     step: int
@@ -54,32 +55,8 @@ class Checkpoint:
     pending: list[dict[str, float]]
     plan: str
 
-    def to_folder(self, folder: str) -> None:
-        """Write the files; `state.json` last, so that a folder that has it is whole."""
-        os.makedirs(folder, exist_ok=True)
-        for name, data in self._files().items():
-            with open(os.path.join(folder, name), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-
-    @classmethod
-    def from_folder(cls, folder: str) -> Checkpoint:
-        """Read a checkpoint.
-
-        Raises:
-            TrainingError: The folder holds none, or a part of one.
-        """
-        files: dict[str, bytes] = {}
-        for name in (STATE, WEIGHTS, OPTIMIZER, BEST):
-            path = os.path.join(folder, name)
-            if os.path.exists(path):
-                with open(path, "rb") as file:
-                    files[name] = file.read()
-        return cls._from_files(files, folder)
-
     def push(self, lake: Lake, run: str) -> str:
-        """Store as `checkpoints/<run>/<step>/` in the lake, whole or not at all.
+        """Store as `checkpoints/<run>/<step>/` in the lake, `state.json` last: only a folder with it is complete.
 
         Returns:
             The address of the checkpoint.
@@ -90,7 +67,11 @@ class Checkpoint:
 
     @classmethod
     def latest(cls, lake: Lake, run: str) -> Checkpoint | None:
-        """The last whole checkpoint of a run, or None."""
+        """The last complete checkpoint of a run, or None.
+
+        Raises:
+            TrainingError: One of its files is damaged.
+        """
         steps = checkpoint_steps(lake, run)
         if not steps:
             return None
@@ -110,43 +91,30 @@ class Checkpoint:
         files = {WEIGHTS: safetensors.torch.save(_plain(self.weights)), OPTIMIZER: buffer.getvalue()}
         if self.best is not None:
             files[BEST] = safetensors.torch.save(_plain(self.best))
-        state = {
-            "step": self.step,
-            "best_epoch": self.best_epoch,
-            "best_score": self.best_score if self.best is not None else None,
-            "stale_epochs": self.stale_epochs,
-            "history": self.history,
-            "pending": self.pending,
-            "plan": self.plan,
-            "bytes": {name: len(data) for name, data in files.items()},
-        }
+        state = {name: getattr(self, name) for name in STATE_FIELDS}
+        state["best_score"] = self.best_score if self.best is not None else None
+        state["bytes"] = {name: len(data) for name, data in files.items()}
         files[STATE] = json.dumps(state).encode()
         return files
 
     @classmethod
     def _from_files(cls, files: dict[str, bytes], where: str) -> Checkpoint:
-        state: dict[str, Any] = json.loads(files[STATE]) if STATE in files else {"bytes": {STATE: -1}}
+        state: dict[str, Any] = json.loads(files[STATE])
         for name, size in state["bytes"].items():
             if len(files.get(name, b"")) != size:
-                raise TrainingError(
-                    f"not a whole checkpoint: {name} is missing or cut short", where=where, kind="bad_checkpoint"
-                )
+                what = f"not a whole checkpoint: {name} is missing or truncated"
+                raise TrainingError(what, where=where, kind="bad_checkpoint")
         return cls(
-            step=state["step"],
+            **{name: state[name] for name in STATE_FIELDS},
             weights=safetensors.torch.load(files[WEIGHTS]),
             optimizer=torch.load(io.BytesIO(files[OPTIMIZER]), map_location="cpu", weights_only=True),
             best=safetensors.torch.load(files[BEST]) if BEST in state["bytes"] else None,
-            best_epoch=state["best_epoch"],
             best_score=float("-inf") if state["best_score"] is None else state["best_score"],
-            stale_epochs=state["stale_epochs"],
-            history=state["history"],
-            pending=state["pending"],
-            plan=state["plan"],
         )
 
 
 def checkpoint_steps(lake: Lake, run: str) -> list[int]:
-    """Steps of a run's whole checkpoints, in order."""
+    """Steps of a run's complete checkpoints, in order."""
     lake.fs.invalidate_cache()
     try:
         folders = lake.fs.ls(lake.path("checkpoints", run), detail=False)
@@ -157,7 +125,7 @@ def checkpoint_steps(lake: Lake, run: str) -> list[int]:
 
 
 def prune(lake: Lake, run: str, keep: int) -> None:
-    """Remove all but the last `keep` checkpoints of a run; each loses its `state.json` first: none is half there."""
+    """Remove all but the last `keep` checkpoints of a run; first `state.json`, so that none is incomplete."""
     for step in checkpoint_steps(lake, run)[:-keep]:
         lake.fs.rm_file(lake.path("checkpoints", run, _name(step), STATE))
         lake.fs.rm(lake.path("checkpoints", run, _name(step)), recursive=True)
@@ -172,11 +140,11 @@ def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Whole copies, on the CPU, of the weights that training changes, and of all buffers.
+    """Full copies, on the CPU, of the weights that training changes, and of all buffers.
 
-    Of a sharded model every worker has to ask for them.
+    For a sharded model every worker must call this.
     """
-    return {name: whole(tensor).to("cpu", copy=True) for name, tensor in _trained(model).items()}
+    return {name: full_tensor(tensor).to("cpu", copy=True) for name, tensor in _trained(model).items()}
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
@@ -185,10 +153,10 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_trained_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put trained weights back; into a sharded model each worker its share.
+    """Load trained weights; of a sharded model each worker loads its shard.
 
     Raises:
-        TrainingError: They belong to another model.
+        TrainingError: They are of another model.
     """
     kept = _trained(model)
     expected = {name: tensor.shape for name, tensor in kept.items()}
@@ -197,7 +165,7 @@ def load_trained_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
         different = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
         raise TrainingError(
             f"the checkpoint is of another model: {', '.join(different[:3])} differ ({len(different)} in all)",
-            remedy="Resume with the configuration that the run began with, or start a new run",
+            remedy="Resume with the configuration that the run started with, or start a new run",
             kind="mismatched_checkpoint",
         )
     model.load_state_dict({name: shard_like(tensor, kept[name]) for name, tensor in weights.items()}, strict=False)

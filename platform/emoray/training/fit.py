@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import pyarrow as pa
 import torch
@@ -14,7 +14,7 @@ from emoray.models.build import OVER_DIALOGUES
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, plan_fingerprint, trained_weights
 from emoray.training.loader import Loader
 from emoray.training.predict import gather_predictions, inseparable_groups, predict, summarise
-from emoray.training.sharding import load_whole_state, whole_state
+from emoray.training.sharding import full_state, load_full_state
 from emoray.training.step import Learner
 from emoray.training.training_set import TrainingSet
 
@@ -213,18 +213,9 @@ def _at_epoch_end(epochs: list[int], step: int) -> bool:
 
 
 def _checkpoint(learner: Learner, state: _Progress, fingerprint: str) -> Checkpoint:
-    return Checkpoint(
-        step=state.step,
-        weights=trained_weights(learner.model),
-        optimizer=whole_state(learner.optimizer),
-        best=state.best,
-        best_epoch=state.best_epoch,
-        best_score=state.best_score,
-        stale_epochs=state.stale_epochs,
-        history=list(state.history),
-        pending=list(state.pending),
-        plan=fingerprint,
-    )
+    progress = {**vars(state), "history": list(state.history), "pending": list(state.pending)}
+    weights, optimizer = trained_weights(learner.model), full_state(learner.optimizer)
+    return Checkpoint(**progress, weights=weights, optimizer=optimizer, plan=fingerprint)
 
 
 def _restore(learner: Learner, checkpoint: Checkpoint, fingerprint: str) -> _Progress:
@@ -236,13 +227,6 @@ def _restore(learner: Learner, checkpoint: Checkpoint, fingerprint: str) -> _Pro
             kind="mismatched_checkpoint",
         )
     load_trained_weights(learner.model, checkpoint.weights)
-    load_whole_state(learner.optimizer, checkpoint.optimizer)
-    return _Progress(
-        step=checkpoint.step,
-        best=checkpoint.best,
-        best_epoch=checkpoint.best_epoch,
-        best_score=checkpoint.best_score,
-        stale_epochs=checkpoint.stale_epochs,
-        history=list(checkpoint.history),
-        pending=[],
-    )
+    load_full_state(learner.optimizer, checkpoint.optimizer)
+    progress = {one.name: getattr(checkpoint, one.name) for one in fields(_Progress)}
+    return _Progress(**{**progress, "history": list(checkpoint.history), "pending": []})

@@ -1,7 +1,7 @@
 """Objectives over a whole global batch.
 
-CCC is not a mean over workers or micro-batches: the Learner gathers what all of them predict and takes the gradient of
-the whole. Shapes: N clips, C classes, E experts, R regions, 3 = (valence, arousal, dominance).
+CCC is not a mean over workers or micro-batches: the Learner gathers all predictions and takes the gradient of the whole
+batch. Shapes: N clips, C classes, E experts, R regions, 3 = (valence, arousal, dominance).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from emoray.models.config import Regions
 from emoray.models.regions import region_count, region_of
 from emoray.schema import DIMENSIONS
 from emoray.training.config import ObjectiveConfig
-from emoray.training.gathered import GlobalBatch
+from emoray.training.global_batch import GlobalBatch
 
 #: Keeps CCC of two constants at 0 instead of 0 / 0; far below the variance of any label.
 EPSILON = 1e-8
@@ -26,8 +26,8 @@ EPSILON = 1e-8
 def ccc(prediction_N: Tensor, target_N: Tensor) -> Tensor:
     """Concordance correlation coefficient (Lin, 1989) with population variances.
 
-    CCC = 2 cov(p, y) / (var p + var y + (mean p − mean y)²). torchmetrics divides the covariance and variances by n − 1
-    and so differs.
+    CCC = 2 cov(p, y) / (var p + var y + (mean p − mean y)²). torchmetrics differs: it divides the covariance and
+    variances by n − 1.
 
     Returns:
         A scalar; 0 for fewer than two clips, or two constants that agree.
@@ -44,7 +44,7 @@ def ccc(prediction_N: Tensor, target_N: Tensor) -> Tensor:
 def ccc_loss(prediction_N3: Tensor, target_N3: Tensor) -> Tensor:
     """Σ_d (1 − CCC_d) over the labelled clips of each dimension (NaN = unlabelled).
 
-    A dimension with fewer than two labelled clips has no CCC and adds nothing.
+    A dimension with fewer than two labelled clips has no CCC and does not count.
     """
     loss = prediction_N3.new_zeros((), dtype=torch.float32)
     for d in range(len(DIMENSIONS)):
@@ -57,12 +57,8 @@ def ccc_loss(prediction_N3: Tensor, target_N3: Tensor) -> Tensor:
 def category_loss(logits_NC: Tensor, label_N: Tensor, class_weight_C: Tensor, *, as_released: bool = False) -> Tensor:
     """Class-weighted cross-entropy over the labelled clips (−1 = unlabelled); 0 if there are none.
 
-    Args:
-        logits_NC: Logits.
-        label_N: Class indices.
-        class_weight_C: Weight of each class; the mean is over the clips' weights.
-        as_released: As the perspective loss (arXiv 2304.03899) was released [code]: the sum of
-            −w_y log softmax(softmax(l))_y, the softmax being taken twice.
+    The mean is over the clips' weights. `as_released` is the perspective loss (arXiv 2304.03899) as released [code]:
+    the sum of −w_y log softmax(softmax(l))_y, with the softmax applied twice.
     """
     labelled = label_N >= 0
     if not bool(labelled.any()):
@@ -82,10 +78,8 @@ def class_weights(label_N: Tensor, classes: int) -> Tensor:
 def load_balance(router_N3E: Tensor, sent_N3E: Tensor) -> Tensor:
     """Load balance of Switch Transformers (arXiv 2101.03961): E Σ_i f_i P_i, mean over the dimensions.
 
-    Args:
-        router_N3E: The router's softmax; P_i is its mean.
-        sent_N3E: The weights that were used; a clip counts for each expert that it was sent to (dense routing sends it
-            to the largest weight's).
+    P_i is the mean of the router's softmax. f_i is the share of clips sent to the expert, those with a weight in
+    `sent_N3E` (with dense routing, those with the largest).
     """
     experts = router_N3E.shape[-1]
     used = (sent_N3E > 0).float()
@@ -98,17 +92,17 @@ def load_balance(router_N3E: Tensor, sent_N3E: Tensor) -> Tensor:
 def region_share(epoch: int, config: ObjectiveConfig) -> float:
     """λ(e) of EmoSphere-SER (arXiv 2505.19693) [code]: 1 − .99 e / E in the first E epochs, then the floor.
 
-    The release falls from 1 towards .01 over five epochs and then leaves the region loss out: a floor of 0.
+    In the release it falls from 1 towards .01 over five epochs, and then there is no region loss: a floor of 0.
     """
     return 1 - 0.99 * epoch / config.region_epochs if epoch < config.region_epochs else config.region_floor
 
 
 @dataclass(frozen=True)
 class RegionTargets:
-    """What the region loss compares with.
+    """Targets of the region loss.
 
     Attributes:
-        regions: How the label space is cut.
+        regions: How the label space is divided.
         weight_R: Class weights of the train split, N / (R · n_r); 0 for a region without a clip [code].
     """
 
@@ -117,12 +111,12 @@ class RegionTargets:
 
     @classmethod
     def fit(cls, target_N3: Tensor, regions: Regions) -> RegionTargets:
-        """Take the weights from the labels of the train split, NaN where unlabelled."""
+        """Compute the weights from the labels of the train split, NaN where unlabelled."""
         return cls(regions, class_weights(region_of(target_N3, regions), region_count(regions)))
 
 
 class Objective:
-    """The loss of a batch as a whole; of branches with losses of their own, the sum over them.
+    """The loss of a batch as a whole; with separately trained branches, the sum over them.
 
     Perspective loss (arXiv 2304.03899): CE(l_f) + δ Σ_m CE(l_m) of the fused logits and of each modality's.
 
@@ -139,7 +133,7 @@ class Objective:
         self._class_weight_C = class_weight_C
         self._regions = regions
 
-    def __call__(self, gathered: GlobalBatch, epoch: int = 0) -> dict[str, Tensor]:
+    def __call__(self, batch: GlobalBatch, epoch: int = 0) -> dict[str, Tensor]:
         """The terms of the loss in an epoch, and their weighted sum as `loss`.
 
         Raises:
@@ -147,27 +141,28 @@ class Objective:
         """
         config = self.config
         terms: dict[str, Tensor] = {}
-        judged = gathered.judged
-        terms["loss_ccc"] = torch.stack([ccc_loss(prediction, gathered.target_N3) for prediction, _ in judged]).sum()
+        terms["loss_ccc"] = torch.stack(
+            [ccc_loss(prediction, batch.target_N3) for prediction, _ in batch.trained]
+        ).sum()
         loss = config.ccc * terms["loss_ccc"]
-        logits = [logits_NC for _, logits_NC in judged if logits_NC is not None]
+        logits = [logits_NC for _, logits_NC in batch.trained if logits_NC is not None]
         if config.category and logits:
             weight_C = self._class_weight_C
             weight_C = logits[0].new_ones(logits[0].shape[1]) if weight_C is None else weight_C.to(logits[0].device)
-            terms["loss_category"] = self._category_loss(logits, gathered.label_N, weight_C)
+            terms["loss_category"] = self._category_loss(logits, batch.label_N, weight_C)
             loss = loss + config.category * terms["loss_category"]
-            if config.modalities and gathered.modality_logits_NMC is not None:
-                own = gathered.modality_logits_NMC.unbind(1)
-                terms["loss_modalities"] = self._category_loss(own, gathered.label_N, weight_C)
+            if config.modalities and batch.modality_logits_NMC is not None:
+                own = batch.modality_logits_NMC.unbind(1)
+                terms["loss_modalities"] = self._category_loss(own, batch.label_N, weight_C)
                 loss = loss + config.category * config.modalities * terms["loss_modalities"]
-        if config.load_balance and gathered.router_N3E is not None and gathered.experts_N3E is not None:
-            # Clips without a label stand in for missing work of a worker: they must not count.
-            counted = ~gathered.target_N3.isnan().all(1) | (gathered.label_N >= 0)
-            terms["load_balance"] = load_balance(gathered.router_N3E[counted], gathered.experts_N3E[counted])
+        if config.load_balance and batch.router_N3E is not None and batch.experts_N3E is not None:
+            # Clips without a label only replace missing work of a worker: they must not count.
+            counted = ~batch.target_N3.isnan().all(1) | (batch.label_N >= 0)
+            terms["load_balance"] = load_balance(batch.router_N3E[counted], batch.experts_N3E[counted])
             loss = loss + config.load_balance * terms["load_balance"]
         share = config.region * region_share(epoch, config)
-        if share and gathered.regions_NR is not None:
-            terms["loss_region"] = self._region_loss(gathered.regions_NR, gathered.target_N3)
+        if share and batch.regions_NR is not None:
+            terms["loss_region"] = self._region_loss(batch.regions_NR, batch.target_N3)
             loss = loss + share * terms["loss_region"]
         terms["loss"] = loss
         return terms
@@ -179,8 +174,9 @@ class Objective:
     def _region_loss(self, regions_NR: Tensor, target_N3: Tensor) -> Tensor:
         if self._regions is None:
             raise TrainingError(
-                "the model has a region head, and its learner was given no region targets",
+                "the model has a region head, but its learner has no region targets",
                 remedy="Fit them to the train split (RegionTargets.fit), or set train.objective.region=0",
+                kind="missing_regions",
             )
         label_N = region_of(target_N3, self._regions.regions)
         return category_loss(regions_NR, label_N, self._regions.weight_R.to(regions_NR.device))

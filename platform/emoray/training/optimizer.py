@@ -15,7 +15,7 @@ from emoray.training.sharding import is_sharded
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimiser, with the encoder's own learning rate for pre-trained weights, and no decay on vectors."""
+    """The optimiser, with the encoder's learning rate for pre-trained weights, and no decay on vectors."""
     pretrained = {id(parameter) for module in model.modules() for parameter in pretrained_parameters(module)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -31,7 +31,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     ]
     options = options or [{"params": []}]  # a model without weights
     if config.kind == "sgd":
-        sharded = is_sharded(model)  # torch has no fused SGD for shares
+        sharded = is_sharded(model)  # torch has no fused SGD for shards
         return torch.optim.SGD(options, lr=config.lr, momentum=config.momentum, fused=not sharded)
     kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
     return kind(options, lr=config.lr, betas=config.betas, fused=True)
@@ -50,7 +50,7 @@ def lr_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:
 def plateau_factor(scores: Sequence[float], config: OptimizerConfig) -> float:
     """Factor on the learning rates after epochs with these dev scores, by torch's `ReduceLROnPlateau`.
 
-    Worked out from all scores each time, so that a resumed run needs no more than its history.
+    Computed from all scores each time, so that a resumed run needs only its history.
     """
     unit = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     scheduler = ReduceLROnPlateau(unit, "max", factor=config.plateau_factor, patience=config.plateau_patience)

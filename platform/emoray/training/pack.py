@@ -1,6 +1,6 @@
 """Packing: from utterances and their text vectors to the shards of a training set.
 
-Audio is decoded once, here; each epoch then reads at the speed of the page cache. Features are float16, uncompressed.
+Audio is decoded once, here; epochs then read at the speed of the page cache. Features are float16, uncompressed.
 Shapes: T frames, F features.
 """
 
@@ -24,13 +24,13 @@ from emoray.schema import DIMENSIONS, GRANULARITIES
 
 log = logging.getLogger(__name__)
 
-#: Raised when packed shards of the same inputs would hold something else.
+#: To be raised when packed shards of the same inputs would differ.
 PACK_VERSION = 1
 
-#: Where an utterance stands in its dialogue.
+#: An utterance's position in its dialogue.
 DIALOGUE = ("dialogue_id", "turn")
 
-#: Columns of the utterances table that a training set keeps.
+#: Columns of the utterances table in a training set.
 KEPT = ("split", "fold", "speaker_id", "gender", "scale_min", "scale_max", *DIMENSIONS, "emotion", *DIALOGUE)
 
 SHARD = pa.schema(
@@ -56,14 +56,10 @@ SHARD = pa.schema(
 def training_rows(
     lake: Lake, corpus: str, fingerprints: Mapping[str, str], ids: Sequence[str] | None = None, *, vectors: bool = True
 ) -> pl.DataFrame:
-    """Utterances joined with their text vectors.
+    """Utterances (only `ids`, if given) joined with their text vectors.
 
-    Args:
-        lake: Where the tables are.
-        corpus: Which corpus.
-        fingerprints: Of `embed_transcript` and `embed_semantics` (others are ignored; a missing one means no text).
-        ids: Only these utterances; all by default.
-        vectors: Give the vectors; else only whether each is there (bool), which is what the hash needs.
+    `fingerprints` are those of `embed_transcript` and `embed_semantics` (others are ignored; a missing one means no
+    text). Without `vectors`, only whether each is present (bool), which is what the hash needs.
 
     Returns:
         One row per utterance, sorted by id: address of the audio, labels, and `les`, `gs`, `es`.
@@ -94,14 +90,10 @@ def training_rows(
 def training_set_hash(
     keys: pl.DataFrame, fingerprints: Mapping[str, str], frontend: Frontend, audio: AudioConfig, text_width: int
 ) -> str:
-    """Hash of all that a training set is made from; a corpus without dialogues has the one it had before they came.
+    """Hash of all inputs of a training set.
 
-    Args:
-        keys: `training_rows(…, vectors=False)`.
-        fingerprints: Fingerprints of the stages that it is joined from.
-        frontend: The features' front-end.
-        audio: What counts as usable audio.
-        text_width: Width of the text vectors.
+    `keys` are `training_rows(…, vectors=False)`, `fingerprints` those of the joined stages. A corpus without
+    dialogues keeps the hash that it had before dialogues existed.
     """
     digest = hashlib.blake2b(digest_size=8)
     inputs = {
@@ -125,21 +117,14 @@ def pack_shard(
     text_width: int,
     storage_options: dict[str, Any] | None = None,
 ) -> pa.Table:
-    """Decode rows and make their features.
+    """Decode rows of `training_rows` (as dicts) and compute their features, as a table with schema `SHARD`.
 
-    Args:
-        rows: Of `training_rows` (as dicts); samples under `waveform`, if there, are used instead of decoding.
-        frontend: The features' front-end.
-        audio: What counts as usable audio.
-        text_width: Width of the text vectors.
-        storage_options: For audio in object stores.
-
-    Returns:
-        A table with schema `SHARD`. Rows whose audio cannot be decoded are left out (rows in − rows out) and logged.
+    Samples under `waveform`, if present, are used instead of decoding. Rows whose audio cannot be decoded are left out
+    (rows in − rows out) and logged.
 
     Raises:
         TrainingError: A text vector has another width.
-        TransientError: The storage fails; worth another try of the whole shard.
+        TransientError: The storage failed; worth another try of the whole shard.
     """
     packed: list[dict[str, Any]] = []
     for row in rows:
@@ -171,13 +156,14 @@ def _vector_bytes(vector: Sequence[float] | None, text_width: int, where: str) -
         raise TrainingError(
             f"text vector of width {array.size}, the model expects {text_width}",
             where=where,
-            remedy=f"Set model.text_width={array.size} or choose the text encoder that fits",
+            remedy=f"Set model.text_width={array.size}, or choose the matching text encoder",
+            kind="bad_width",
         )
     return array.tobytes()
 
 
 def write_shard(lake: Lake, set_hash: str, number: int, table: pa.Table) -> str:
-    """Write a shard whole, as an uncompressed Arrow IPC file of one record batch.
+    """Write a shard as an uncompressed Arrow IPC file of one record batch.
 
     Returns:
         Its file name, for `seal`.
@@ -193,15 +179,9 @@ def write_shard(lake: Lake, set_hash: str, number: int, table: pa.Table) -> str:
 def seal(
     lake: Lake, set_hash: str, shards: Sequence[str], *, frontend: Frontend, text_width: int, counts: dict[str, int]
 ) -> None:
-    """Finish a training set: only with this index can it be opened.
+    """Finish a training set with its index, without which it cannot be opened.
 
-    Args:
-        lake: Where the shards are.
-        set_hash: The training set.
-        shards: File names in order.
-        frontend: The features' front-end.
-        text_width: Width of the text vectors.
-        counts: `rows` (packed) and `left_out` (undecodable).
+    `shards` are file names in order; `counts` are `rows` (packed) and `left_out` (undecodable).
     """
     index = {
         "shards": list(shards),
@@ -232,19 +212,9 @@ def pack(
     storage_options: dict[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> str:
-    """Pack a corpus in this process; nothing to do where the same set is there already.
+    """Pack a corpus, or only some ids of it, in this process, unless the same set exists already.
 
-    Args:
-        lake: Where the tables are and the set goes.
-        corpus: Which corpus.
-        fingerprints: Of the stages that it is joined with.
-        frontend: The features' front-end.
-        audio: What counts as usable audio.
-        text_width: Width of the text vectors.
-        shard_rows: Utterances per shard.
-        only: Ids of a part of the corpus; all by default.
-        storage_options: For audio in object stores.
-        progress: Called with utterances done and in all.
+    `fingerprints` are those of the joined stages; `progress` is called with utterances done and in all.
 
     Returns:
         The training set's hash.

@@ -1,4 +1,4 @@
-"""Predictions of a model over a packed training set, as evaluation wants them."""
+"""Predictions of a model over a packed training set, in the format of the evaluation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from torch import nn
 
 from emoray.models.build import OVER_DIALOGUES
 from emoray.schema import DIMENSIONS
-from emoray.training.batch_plan import passes, together
+from emoray.training.batch_plan import group_positions, group_up_to
 from emoray.training.objectives import ccc
 from emoray.training.sharding import max_passes
 from emoray.training.training_set import TrainingSet
 
 
 def inseparable_groups(model: nn.Module, training_set: TrainingSet, ids: Sequence[str]) -> list[np.ndarray]:
-    """Positions of the clips that a model has to hear together: those of a dialogue, or each clip by itself."""
-    apart = isinstance(model, OVER_DIALOGUES)
-    return together(training_set.dialogues(ids) if apart else np.arange(len(ids)))
+    """Positions of the clips that a model needs together: those of a dialogue, or single clips."""
+    return group_positions(training_set.dialogues(ids) if isinstance(model, OVER_DIALOGUES) else np.arange(len(ids)))
 
 
 def predict(
@@ -33,21 +32,21 @@ def predict(
     batch_size: int,
     device: torch.device | str = "cpu",
 ) -> pl.DataFrame:
-    """Score clips in evaluation mode, fp32, whole clips; for a model of dialogues all turns of one that are given.
+    """Score whole clips in evaluation mode, fp32; a model of dialogues gets all given turns of each.
 
     Args:
         model: The model; its training mode is restored. If it is sharded, every worker calls this, with any clips or
             none.
-        training_set: Where the clips are.
+        training_set: The training set.
         ids: Which clips.
-        level: `audio`, `transcript` or `full`: the text vectors that the model may see.
-        batch_size: Clips of one forward pass; a longer dialogue goes alone.
-        device: Where the model is.
+        level: `audio`, `transcript` or `full`: the text vectors that the model may use.
+        batch_size: Clips of one forward pass; a longer dialogue is alone.
+        device: The model's device.
 
     Returns:
         One row per clip in the order of `ids`: utterance_id, speaker_id, dialogue_id, turn, gender, split, fold,
         duration_s, scale_min, scale_max, level, {valence,arousal,dominance}_true and _pred in [0, 1], emotion_true,
-        emotion_pred (null without a categorical head), emotion_probabilities, gates and experts (lists; null where the
+        emotion_pred (null without a categorical head), emotion_probabilities, gates and experts (lists; null if the
         model has none).
     """
     was_training = model.training
@@ -56,7 +55,7 @@ def predict(
     columns: dict[str, list[object]] = {name: [None] * len(ids) for name in _MODEL_COLUMNS}
     with torch.inference_mode():
         units = sorted(inseparable_groups(model, training_set, ids), key=lambda clips: float(lengths_s[clips].max()))
-        parts = list(passes(units, batch_size))
+        parts = list(group_up_to(units, batch_size))
         most, _ = max_passes(model, len(parts), device)
         for part in parts:
             places = np.concatenate(part)
@@ -97,7 +96,7 @@ _MODEL_COLUMNS: dict[str, pl.DataType] = {
 
 
 def gather_predictions(frame: pl.DataFrame) -> pl.DataFrame:
-    """Put the workers' parts of a prediction frame together, on every worker, in rank order."""
+    """Join the workers' parts of a prediction frame, on every worker, in rank order."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return frame
     parts: list[bytes] = [b""] * dist.get_world_size()
@@ -106,14 +105,10 @@ def gather_predictions(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def summarise(frame: pl.DataFrame, classes: Sequence[str] = (), *, by_classes: bool = False) -> dict[str, float]:
-    """CCC per dimension and mean, UAR where classes are predicted, and the `score` that selects a model.
+    """CCC per dimension and mean, UAR if classes are predicted, and the `score` that selects a model.
 
-    The score is the mean CCC; UAR in a corpus without dimensional labels, or where classes are all that is trained.
-
-    Args:
-        frame: Of `predict`.
-        classes: Classes that the model knows; clips of others do not count in UAR.
-        by_classes: Let UAR be the score, where there is one, also beside dimensional labels.
+    The score is the mean CCC; UAR in a corpus without dimensional labels, or with `by_classes`, if only classes are
+    trained. Clips of other classes than the model's do not count in UAR.
     """
     metrics: dict[str, float] = {}
     for name in DIMENSIONS:

@@ -1,7 +1,7 @@
-"""Random numbers that depend on what they are for, not on who draws them or when.
+"""Random numbers that depend on their purpose, not on the process or time of the draw.
 
 A clip's crop, its masks and its dropped text vectors are drawn from (seed, step, utterance), dropout from (seed, step,
-position in the global batch). So a resumed run repeats an unbroken one without storing a generator's state.
+position in the global batch). So a resumed run equals an uninterrupted one without a stored state of generators.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 
 
 def derive(*parts: int | str) -> int:
-    """A 63-bit seed from what the numbers are for; the same on every machine."""
+    """A 63-bit seed from the purpose of the numbers; the same on every machine."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(*parts: int | str) -> np.random.Generator:
-    """A numpy generator of its own for one purpose."""
+    """A numpy generator for one purpose."""
     return np.random.Generator(np.random.Philox(derive(*parts)))
 
 

@@ -1,8 +1,9 @@
-"""Full sharding (FSDP2): each worker holds its share of every weight, of its gradient and of its optimiser state.
+"""Full sharding (FSDP2): each worker stores its shard of every weight, of its gradient and of its optimiser state.
 
-Sharded workers run every forward and backward pass together, since each one gathers weights from all. Whoever has fewer
-micro-batches than another keeps pace with passes that count for nothing (`max_passes`). Files hold whole tensors
-(`whole_state`), so that any number of workers, sharded or not, can go on from them.
+Sharded workers run every forward and backward pass at the same time, since each pass gathers weights from all. Workers
+with fewer micro-batches run additional passes that do not count (`max_passes`). Files have full tensors (`full_state`),
+so that any number of workers, sharded or not, can resume from them. `torch.distributed.checkpoint.state_dict` is not
+used: it names the optimiser's states by parameter, which older files do not, and gathers full tensors on rank 0 only.
 """
 
 from __future__ import annotations
@@ -24,59 +25,52 @@ if TYPE_CHECKING:
 
 
 def shard(model: nn.Module, device: torch.device) -> None:
-    """Spread a model's weights over the workers, in place; they all hold the same whole ones before.
+    """Shard a model's weights over the workers, in place; before, all workers have the same.
 
-    The layers of an encoder are gathered one at a time, everything else together. Weights are gathered as they are
-    kept, in float32: what is computed in bf16 is autocast's choice, as with replicas, so that both train alike.
-
-    Args:
-        model: On its device.
-        device: Where the collectives run: NCCL's on a GPU, gloo's on a CPU.
+    The layers of an encoder are gathered one at a time, everything else together. Weights are gathered in float32:
+    autocast decides what is computed in bf16, as with replicas, so that both train alike. `device` is where the
+    collectives run: on a GPU with NCCL, on a CPU with gloo.
     """
-    # Imported here: takes over a second, and replicas need none of it.
+    # Imported here: it takes over a second, and replicas do not need it.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    # WavLM's layers give views, of which nothing is changed in place; FSDP warns of it in each pass.
+    # WavLM's layers return views, which nothing changes in place; FSDP warns of them in each pass.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for module in [*encoder_layers(model), model]:
-        # Also the root gives its weights back after each pass: outside of passes all that is visible are shares.
+        # The root's weights are resharded after each pass, too: outside of passes there are only shards.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     assert isinstance(model, FSDPModule)
     for part in model.modules():
         if isinstance(part, FSDPModule):
-            # The loss is one of the whole batch: gradients add up. FSDP would take their mean.
+            # The loss is of the whole batch: gradients are summed. FSDP would take their mean.
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)  # gloo has no other reduction with a factor
-    # A weight that some worker's clips leave unused counts as zero there, else collectives would not match.
+    # A weight that some worker's clips do not use counts as zero there; otherwise collectives would not match.
     model.set_reduce_scatter_unused_params(True)
 
 
 def is_sharded(model: nn.Module) -> TypeGuard[FSDPModule]:
-    """Whether `shard` has had the model."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # nothing is sharded where nobody imported it
+    """Whether `shard` sharded the model."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # not imported: nothing is sharded
     return fsdp is not None and isinstance(model, fsdp.FSDPModule)
 
 
 def is_sharded_tensor(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether a tensor is a worker's share of one."""
+    """Whether a tensor is a worker's shard."""
     tensors = sys.modules.get("torch.distributed.tensor")
     return tensors is not None and isinstance(tensor, tensors.DTensor)
 
 
 def backward(model: nn.Module, values: Sequence[Tensor], slopes: Sequence[Tensor | None], *, last: bool) -> None:
-    """Take a micro-batch backward.
+    """Backward pass of a micro-batch, from a model's outputs and the loss's gradient in each (None: independent of it).
 
-    Args:
-        model: The model; sharded, its gradients are summed over the workers after the last micro-batch only.
-        values: Outputs of the model.
-        slopes: Gradient of the loss in each; None where the loss does not depend on it.
-        last: Whether it is the step's last on this worker.
+    Gradients of a sharded model are summed over the workers only after the `last` micro-batch of a step.
     """
     if is_sharded(model):
         model.set_requires_gradient_sync(last)
-        # Every output takes part, so that all workers pass the layers in the same order whatever their clips are.
+        # Every output takes part, so that all workers pass the layers in the same order, whatever their clips.
         slopes = [
             torch.zeros_like(value) if slope is None else slope for value, slope in zip(values, slopes, strict=True)
         ]
@@ -87,16 +81,11 @@ def backward(model: nn.Module, values: Sequence[Tensor], slopes: Sequence[Tensor
 
 
 def max_passes(model: nn.Module, mine: int, device: torch.device | str) -> tuple[int, bool]:
-    """How many passes of a sharded model its workers make together; every worker asks.
-
-    Args:
-        model: The model.
-        mine: How many passes this worker has use for.
-        device: Where the model is.
+    """How many passes of a sharded model its workers run; every worker must call it with the number that it needs.
 
     Returns:
-        The most that any worker has use for, and whether some worker has use for none. For a model that is not sharded,
-        whose workers need not keep pace: `mine`, and False.
+        The most that any worker needs, and whether some worker needs none. For a model that is not sharded: `mine`,
+        False.
     """
     if not is_sharded(model):
         return mine, False
@@ -106,14 +95,14 @@ def max_passes(model: nn.Module, mine: int, device: torch.device | str) -> tuple
     return most, bool(without)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor's value over all workers, without gradient; of a shard every worker has to ask for it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A tensor's full value, without gradient; for a shard every worker must call it."""
     tensor = tensor.detach()
     return tensor.full_tensor() if is_sharded_tensor(tensor) else tensor
 
 
 def shard_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor as another is kept: this worker's share of it where that is sharded."""
+    """A full tensor as another one is stored: this worker's shard of it if that is sharded."""
     value = value.to(like.device)
     if not is_sharded_tensor(like):
         return value
@@ -122,21 +111,21 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's state dict with whole tensors, as it would be with replicas; every worker has to ask for it."""
+def full_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's state dict with full tensors, as with replicas; every worker must call it."""
     state = optimizer.state_dict()
-    return {**state, "state": _mapped(state["state"], lambda _number, value: whole(value).cpu())}
+    return {**state, "state": _mapped(state["state"], lambda _number, value: full_tensor(value).cpu())}
 
 
-def load_whole_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put back what `whole_state` gave, with these workers' shares of it."""
+def load_full_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state dict of `full_state`, with these workers' shards of it."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    def share(number: int, value: Tensor) -> Tensor:
-        # What has no shape of its parameter's, the count of steps, is no tensor that could be shared.
+    def shard_of(number: int, value: Tensor) -> Tensor:
+        # The count of steps, which does not have its parameter's shape, is not sharded.
         return shard_like(value, parameters[number]) if value.shape == parameters[number].shape else value
 
-    optimizer.load_state_dict({**state, "state": _mapped(state["state"], share)})
+    optimizer.load_state_dict({**state, "state": _mapped(state["state"], shard_of)})
 
 
 def _mapped(state: dict[int, dict[str, Any]], change: Callable[[int, Tensor], Tensor]) -> dict[int, dict[str, Any]]:

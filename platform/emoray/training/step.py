@@ -20,13 +20,21 @@ from emoray.models.cnn14_encoder import MaskedBatchNorm
 from emoray.models.systems.late_fusion import separately_trained
 from emoray.schema import DIMENSIONS
 from emoray.training.config import LaunchConfig, TrainConfig
-from emoray.training.gathered import GlobalBatch, as_gathered, clip_shapes, from_matrix, inputs, sizes_of, to_matrix
+from emoray.training.global_batch import (
+    GlobalBatch,
+    clip_shapes,
+    from_matrix,
+    from_output,
+    loss_inputs,
+    sizes_of,
+    to_matrix,
+)
 from emoray.training.layers import prepare_layers
 from emoray.training.loader import WorkerBatch
 from emoray.training.objectives import Objective, RegionTargets, ccc
 from emoray.training.optimizer import build_optimizer, lr_factor, plateau_factor
 from emoray.training.seeds import seed_torch
-from emoray.training.sharding import backward, is_sharded, max_passes, shard, whole
+from emoray.training.sharding import backward, full_tensor, is_sharded, max_passes, shard
 
 #: Gradients are summed over workers in pieces of this many numbers: few messages, and no second copy of a large model.
 REDUCE_NUMBERS = 16_777_216
@@ -123,7 +131,7 @@ class Learner:
         terms, gathered = (self._local_backward if local else self._global_backward)(self._work(share), share)
         self._sum_gradients()
         most = self.config.optimizer.clip_norm or math.inf
-        norms = [whole(clip_grad_norm_(part.parameters(), most)) for part in separately_trained(self.model)]
+        norms = [full_tensor(clip_grad_norm_(part.parameters(), most)) for part in separately_trained(self.model)]
         norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         if not bool(torch.isfinite(norm)):
             raise self._stop("the gradient is not finite", share, torch.ones(share.clips, dtype=torch.bool))
@@ -141,11 +149,11 @@ class Learner:
         with torch.set_grad_enabled(single):
             parts = [self._forward(one, share.step) for one in work]
         gathered = self._gather([part for part, one in zip(parts, work, strict=True) if one.counts])
-        leaves = [tensor.requires_grad_() for tensor in inputs(gathered)]
+        leaves = [tensor.requires_grad_() for tensor in loss_inputs(gathered)]
         terms = self._checked_terms(gathered, share)
         slopes = _slopes(terms["loss"], leaves)
         for number, (one, first) in enumerate(zip(work, parts, strict=True), 1):
-            values = inputs(first if single else self._forward(one, share.step))
+            values = loss_inputs(first if single else self._forward(one, share.step))
             mine = [None if slope is None else slope[one.start : one.start + len(one.batch)] for slope in slopes]
             backward(self.model, values, mine if one.counts else [None] * len(values), last=number == len(work))
         return {name: value.detach() for name, value in terms.items()}, gathered
@@ -155,11 +163,11 @@ class Learner:
         counted = []
         for number, one in enumerate(work, 1):
             part = self._forward(one, share.step)
-            values = inputs(part)
+            values = loss_inputs(part)
             slopes: Sequence[Tensor | None] = [None] * len(values)
             if one.counts:
                 alone = from_matrix(to_matrix(part), clip_shapes(*sizes_of(part)))
-                leaves = [tensor.requires_grad_() for tensor in inputs(alone)]
+                leaves = [tensor.requires_grad_() for tensor in loss_inputs(alone)]
                 loss = self._objective(alone, share.epoch)["loss"] * (len(one.batch) / share.clips)
                 slopes = _slopes(loss, leaves)
                 counted.append(alone)
@@ -190,7 +198,7 @@ class Learner:
             output = self.model(one.batch)
         for statistic, value in zip(self._statistics, before, strict=False):
             statistic.copy_(value)
-        return as_gathered(output, one.batch)
+        return from_output(output, one.batch)
 
     def _gather(self, parts: list[GlobalBatch]) -> GlobalBatch:
         """The global batch on every worker, without gradient, in the order of the plan."""
@@ -216,7 +224,7 @@ class Learner:
 
     def _checked_terms(self, gathered: GlobalBatch, share: WorkerBatch) -> dict[str, Tensor]:
         bad_N = torch.zeros(share.clips, dtype=torch.bool)
-        for tensor in inputs(gathered):
+        for tensor in loss_inputs(gathered):
             bad_N |= ~tensor.detach().isfinite().flatten(1).all(1).cpu()
         if bool(bad_N.any()):
             raise self._stop("the model's output is not finite", share, bad_N)

@@ -1,6 +1,6 @@
 """Packed training sets: features, text vectors and labels in memory-mapped Arrow shards, `training_sets/<hash>/`.
 
-Made by `emoray.training.pack`. Shapes: B batch, T frames, F features, K granularities, E text width, 3 = (valence,
+Written by `emoray.training.pack`. Shapes: B batch, T frames, F features, K granularities, E text width, 3 = (valence,
 arousal, dominance).
 """
 
@@ -39,7 +39,7 @@ class TrainingSet:
         frame_hz: Frames per second of the features.
         text_width: Width E of the text vectors.
         left_out: How many utterances could not be decoded.
-        classes: Names behind the class indices of its batches.
+        classes: Names of the class indices of its batches.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TrainingSet:
         table = pa.concat_tables(tables)
         frame = pl.from_arrow(table.drop_columns(["features", *GRANULARITIES]))
         assert isinstance(frame, pl.DataFrame)
-        if "dialogue_id" not in frame.columns:  # packed before training knew dialogues
+        if "dialogue_id" not in frame.columns:  # packed before there were dialogues
             frame = frame.with_columns(
                 pl.lit(None, pl.String).alias("dialogue_id"), pl.lit(None, pl.Int32).alias("turn")
             )
@@ -69,16 +69,13 @@ class TrainingSet:
 
     @classmethod
     def open(cls, lake: Lake, set_hash: str, cache_dir: str | None = None, classes: Sequence[str] = ()) -> TrainingSet:
-        """Open a sealed training set.
+        """Open a sealed training set, with class names in the order of the model's logits.
 
-        Args:
-            lake: Where it is.
-            set_hash: Its hash.
-            cache_dir: Where the shards of a remote lake are kept on local disk (fetched once).
-            classes: Class names, in the order of the model's logits.
+        Shards of a remote lake are copied to `cache_dir` once; by default a folder per user in the system's temporary
+        one.
 
         Raises:
-            LakeError: It is not there or not finished.
+            LakeError: It does not exist or is not finished.
         """
         index = lake.read_json("training_sets", set_hash, "index.json")
         folder = lake.path("training_sets", set_hash)
@@ -94,7 +91,7 @@ class TrainingSet:
         return self.frame.height
 
     def of_fold(self, fold: folds.Fold) -> TrainingSet:
-        """The same clips with the splits of a fold; features and vectors are shared.
+        """The same clips with the splits of a fold; features and vectors are not copied.
 
         Raises:
             SchemaError: A speaker of its train part occurs in another.
@@ -106,12 +103,7 @@ class TrainingSet:
         return other
 
     def ids(self, split: str, *, labelled: bool = True) -> list[str]:
-        """Ids of a split, in id order.
-
-        Args:
-            split: Name of the split.
-            labelled: Only clips with a dimension or a class that training can use.
-        """
+        """Ids of a split, in id order; by default only clips with a dimension or a class that training can use."""
         frame = self.frame.with_columns(_label=pl.Series(self._label_N >= 0)).filter(pl.col("split") == split)
         if labelled:
             frame = frame.filter(
@@ -133,19 +125,13 @@ class TrainingSet:
         return torch.from_numpy(self._target_N3[[self._row[name] for name in ids]])
 
     def dialogues(self, ids: Sequence[str]) -> np.ndarray:
-        """Number (N,) of each clip's dialogue; a clip without one is a dialogue by itself."""
+        """Number (N,) of each clip's dialogue; a clip without one is its own dialogue."""
         return self._dialogue_N[[self._row[name] for name in ids]]
 
     def collate(
         self, ids: Sequence[str], augment: AugmentConfig | None = None, seed: Sequence[int | str] = ()
     ) -> Batch:
-        """Make a batch.
-
-        Args:
-            ids: Which clips, in the order of the batch.
-            augment: Random changes of training; None gives the whole clips.
-            seed: What the changes are drawn from, besides each clip's id: (seed, step).
-        """
+        """A batch of clips in this order: whole, or with random changes by `seed` (seed, step) and the clip's id."""
         clips: list[np.ndarray] = []
         present_BK = np.zeros((len(ids), len(GRANULARITIES)), dtype=bool)
         text_BKE = np.zeros((len(ids), len(GRANULARITIES), self.text_width), dtype=np.float32)
@@ -177,7 +163,7 @@ class TrainingSet:
 
 
 def _dialogues(frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Each clip's dialogue, as a number, and its place in it: by turn, then by id where turns are missing or equal."""
+    """Number of each clip's dialogue, and its order in it: by turn, then by id if turns are missing or equal."""
     found: dict[str, int] = {}
     numbers = [
         row if name is None else found.setdefault(name, row) for row, name in enumerate(frame["dialogue_id"].to_list())
@@ -190,7 +176,7 @@ def _dialogues(frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fetch(lake: Lake, set_hash: str, shards: Sequence[str], cache_dir: str | None) -> str:
-    """Copy shards to local disk, each once per machine: whole files by rename, so that workers may race."""
+    """Copy shards to local disk, each once per machine; workers may do it at the same time."""
     root = cache_dir or os.path.join(tempfile.gettempdir(), f"emoray-{getpass.getuser()}")
     folder = os.path.join(root, "training_sets", set_hash)
     os.makedirs(folder, exist_ok=True)

@@ -4,9 +4,10 @@ import functools
 
 import pytest
 import torch
+from error_kit import of_kind
 from training_kit import NO_DROPOUT, launch_config, model_config, pack_rows, planted_rows, run_fit, train_config
 
-from emoray.errors import StoppedError, TrainingError
+from emoray.errors import LakeError, StoppedError, TrainingError
 from emoray.training.checkpoint import Checkpoint, checkpoint_steps, prune, trained_weights
 from emoray.training.fit import Callbacks
 from emoray.training.predict import predict, summarise
@@ -91,7 +92,7 @@ def test_a_run_that_is_asked_to_stop_checkpoints_and_goes_on_as_if_it_had_not(pa
         on_checkpoint=kept.append, should_stop=lambda: len(seen) == asked_at, on_step=lambda *_: seen.append(0)
     )
     seen: list[int] = []
-    with pytest.raises(StoppedError, match=f"after {asked_at} of {result.steps} steps"):
+    with pytest.raises(StoppedError, match=f"{asked_at} of {result.steps}", check=of_kind("stopped")):
         run_fit(lake, set_hash, model, train, stop, launch=often)
     assert kept[-1].step == asked_at
     go_on = Callbacks(on_checkpoint=kept.append)
@@ -112,26 +113,21 @@ def test_a_finished_run_resumes_to_its_end(packed):
     assert all(torch.equal(w, again.model.state_dict()[n]) for n, w in learner.model.state_dict().items())
 
 
-def test_a_checkpoint_survives_the_folder_and_the_lake(packed, tmp_path):
+def test_a_checkpoint_survives_the_lake(packed):
     lake, set_hash = packed
     kept: list[Checkpoint] = []
     fit_often(
         lake, set_hash, model_config(), train_config(**{**TRAIN, "epochs": 1}), Callbacks(on_checkpoint=kept.append)
     )
-    kept[-1].to_folder(str(tmp_path))
     kept[-1].push(lake, "stored")
-    for read in (Checkpoint.from_folder(str(tmp_path)), Checkpoint.latest(lake, "stored")):
-        assert (read.step, read.pending, read.history, read.best_score) == (
-            kept[-1].step,
-            kept[-1].pending,
-            kept[-1].history,
-            kept[-1].best_score,
-        )
-        assert all(torch.equal(weight, read.weights[name]) for name, weight in kept[-1].weights.items())
-        assert all(torch.equal(weight, read.best[name]) for name, weight in kept[-1].best.items())
+    read = Checkpoint.latest(lake, "stored")
+    for name in ("step", "pending", "history", "plan", "best_score", "best_epoch", "stale_epochs"):
+        assert getattr(read, name) == getattr(kept[-1], name)
+    assert all(torch.equal(weight, read.weights[name]) for name, weight in kept[-1].weights.items())
+    assert all(torch.equal(weight, read.best[name]) for name, weight in kept[-1].best.items())
 
 
-def test_a_half_written_checkpoint_is_none(packed, tmp_path):
+def test_a_half_written_checkpoint_is_none_and_a_damaged_one_is_named(packed):
     lake, set_hash = packed
     kept: list[Checkpoint] = []
     fit_often(
@@ -144,12 +140,13 @@ def test_a_half_written_checkpoint_is_none(packed, tmp_path):
     assert checkpoint_steps(lake, "half") == [early.step]
     assert Checkpoint.latest(lake, "half").step == early.step
     assert Checkpoint.latest(lake, "never") is None
-    late.to_folder(str(tmp_path))
-    (tmp_path / "optimizer.pt").write_bytes((tmp_path / "optimizer.pt").read_bytes()[:-5])
-    with pytest.raises(TrainingError, match=r"not a whole checkpoint: optimizer\.pt"):
-        Checkpoint.from_folder(str(tmp_path))
-    with pytest.raises(TrainingError, match="not a whole checkpoint"):
-        Checkpoint.from_folder(str(tmp_path / "empty"))
+    where = ("checkpoints", "half", f"{early.step:09d}")
+    lake.write_bytes(lake.read_bytes(*where, "optimizer.pt")[:-5], *where, "optimizer.pt")
+    with pytest.raises(TrainingError, match=r"optimizer\.pt", check=of_kind("bad_checkpoint")):
+        Checkpoint.latest(lake, "half")
+    lake.fs.rm_file(lake.path(*where, "model.safetensors"))
+    with pytest.raises(LakeError, match=r"model\.safetensors", check=of_kind("missing_file")):
+        Checkpoint.latest(lake, "half")
 
 
 def test_old_checkpoints_are_pruned(packed):
@@ -167,9 +164,9 @@ def test_a_checkpoint_of_another_plan_or_model_is_refused(packed):
     lake, set_hash = packed
     kept: list[Checkpoint] = []
     fit_often(lake, set_hash, model_config(), train_config(**TRAIN), Callbacks(on_checkpoint=kept.append))
-    with pytest.raises(TrainingError, match="another batch plan"):
+    with pytest.raises(TrainingError, check=of_kind("mismatched_checkpoint"), match="step"):
         fit_often(lake, set_hash, model_config(), train_config(**TRAIN, seed=1), resume=kept[0])
-    with pytest.raises(TrainingError, match="another model"):
+    with pytest.raises(TrainingError, check=of_kind("mismatched_checkpoint"), match="differ"):
         fit_often(lake, set_hash, model_config(granularities=["gs"]), train_config(**TRAIN), resume=kept[0])
 
 

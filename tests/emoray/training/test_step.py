@@ -195,7 +195,7 @@ def test_a_clip_that_breaks_the_loss_is_named_and_no_weight_changes():
     for size in (6, 2):
         trained = learner(model_config())
         before = {name: weight.clone() for name, weight in trained.model.state_dict().items()}
-        with pytest.raises(TrainingError, match=r"step 3: .*not finite for clip-4\.") as error:
+        with pytest.raises(TrainingError, match=r"step 3: .*clip-4\.") as error:
             trained.step(share(batch, size, step=3))
         assert error.value.kind == "non_finite_loss"
         assert_same_weights(before, trained.model.state_dict(), 0)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 import torch
+from error_kit import of_kind
 from moto.server import ThreadedMotoServer
 from training_kit import AUDIO, TEXT_WIDTH, model_config, pack_rows, planted_rows, train_config
 
@@ -131,13 +132,13 @@ def test_a_part_of_a_corpus_is_a_set_of_its_own(lake):
 def test_an_unfinished_set_cannot_be_opened(lake):
     set_hash = pack_toy(lake)
     lake.fs.rm_file(lake.path("training_sets", set_hash, "index.json"))
-    with pytest.raises(LakeError, match="no such file"):
+    with pytest.raises(LakeError, match="index", check=of_kind("missing_file")):
         TrainingSet.open(lake, set_hash)
 
 
 def test_a_text_vector_of_another_width_is_named():
     row = planted_rows(1, seed=0)[0] | {"es": np.zeros(5)}
-    with pytest.raises(TrainingError, match=r"u0000, es.*width 5, the model expects 12"):
+    with pytest.raises(TrainingError, match=r"u0000, es.*\b5\b.*\b12\b", check=of_kind("bad_width")):
         pack_shard([row], frontend(model_config().encoder), AUDIO, TEXT_WIDTH)
 
 
@@ -208,5 +209,5 @@ def test_a_folds_splits_replace_those_of_the_set_and_share_its_features(tmp_path
     # A speaker of two parts: in no fold that would train on him and test him.
     rows[0]["speaker_id"] = "s2"
     store, set_hash = pack_rows(str(tmp_path / "shared"), rows, model_config())
-    with pytest.raises(SchemaError, match="'s2' is in train and in test"):
+    with pytest.raises(SchemaError, match="'s2'", check=of_kind("speaker_in_two_splits")):
         TrainingSet.open(store, set_hash).of_fold(Fold(2, test=2, dev=3, train=(0, 1)))

@@ -1,13 +1,14 @@
-"""A batch as the objective sees it: what the model says of all clips, and their labels.
+"""A batch as input of the objective: the model's outputs for all clips, and their labels.
 
-Shapes: N clips, L columns, C classes, E experts, R regions, M branches or modalities, 3 = (valence,
-arousal, dominance).
+Shapes: N clips, L columns, C classes, E experts, R regions, M branches or modalities, 3 = (valence, arousal,
+dominance).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,19 +18,11 @@ from emoray.models.batch import Batch, Output
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """What the objective sees of a batch: predictions and labels of all its clips.
+    """Outputs (see `emoray.models.batch.Output`) and labels of all clips of a batch.
 
     Attributes:
-        prediction_N3: Predictions.
         target_N3: Labels, NaN where unlabelled.
         label_N: Class indices, −1 where unlabelled.
-        logits_NC: Class logits, or None.
-        router_N3E: The routers' softmax, or None.
-        experts_N3E: Expert weights that were used, or None.
-        regions_NR: Region logits, or None.
-        branches_NM3: Predictions of branches with losses of their own, or None.
-        branch_logits_NMC: Their class logits, or None.
-        modality_logits_NMC: Class logits of each modality, with losses beside that of `logits_NC`, or None.
     """
 
     prediction_N3: Tensor
@@ -44,8 +37,8 @@ class GlobalBatch:
     modality_logits_NMC: Tensor | None = None
 
     @property
-    def judged(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Predictions and class logits that have a loss: each branch's where there are branches, else the model's."""
+    def trained(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Predictions and class logits with a loss: each branch's if there are branches, else the model's."""
         if self.branches_NM3 is None:
             return [(self.prediction_N3, self.logits_NC)]
         predictions = self.branches_NM3.unbind(1)
@@ -54,42 +47,25 @@ class GlobalBatch:
         return list(zip(predictions, self.branch_logits_NMC.unbind(1), strict=True))
 
 
-def inputs(gathered: GlobalBatch) -> list[Tensor]:
+#: The fields that are outputs of a model, named there with B for N.
+OUTPUTS = tuple(one.name for one in fields(GlobalBatch) if one.name not in ("target_N3", "label_N"))
+
+
+def loss_inputs(batch: GlobalBatch) -> list[Tensor]:
     """The tensors that the loss has a gradient in."""
-    outputs = (
-        gathered.prediction_N3,
-        gathered.logits_NC,
-        gathered.router_N3E,
-        gathered.regions_NR,
-        gathered.branches_NM3,
-        gathered.branch_logits_NMC,
-        gathered.modality_logits_NMC,
-    )
-    return [tensor for tensor in outputs if tensor is not None]
+    tensors = (getattr(batch, name) for name in OUTPUTS if name != "experts_N3E")
+    return [tensor for tensor in tensors if tensor is not None]
 
 
-def as_gathered(output: Output, batch: Batch) -> GlobalBatch:
-    """A micro-batch, in float32 whatever the model computes in."""
-
-    def single(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.float()
-
-    return GlobalBatch(
-        prediction_N3=output.prediction_B3.float(),
-        target_N3=batch.target_B3,
-        label_N=batch.label_B,
-        logits_NC=single(output.logits_BC),
-        router_N3E=single(output.router_B3E),
-        experts_N3E=single(output.experts_B3E),
-        regions_NR=single(output.regions_BR),
-        branches_NM3=single(output.branches_BM3),
-        branch_logits_NMC=single(output.branch_logits_BMC),
-        modality_logits_NMC=single(output.modality_logits_BMC),
-    )
+def from_output(output: Output, batch: Batch) -> GlobalBatch:
+    """A micro-batch, in float32 whatever the model's precision."""
+    tensors = {name: getattr(output, name.replace("_N", "_B")) for name in OUTPUTS}
+    single: dict[str, Any] = {name: None if tensor is None else tensor.float() for name, tensor in tensors.items()}
+    return GlobalBatch(target_N3=batch.target_B3, label_N=batch.label_B, **single)
 
 
 def sizes_of(part: GlobalBatch | None) -> list[int]:
-    """Classes C, experts E, regions R, branches M and modalities M; 0 where the model has none, or nothing is known."""
+    """Classes C, experts E, regions R, branches M and modalities M; 0 if the model has none, or nothing is known."""
     if part is None:
         return [0] * 5
     last = (part.logits_NC, part.router_N3E, part.regions_NR)
@@ -119,19 +95,14 @@ def clip_shapes(
 
 
 def to_matrix(part: GlobalBatch) -> Tensor:
-    """One row (L) per clip with all that is there, without gradient: what workers send each other."""
+    """One row (L) per clip with all tensors, without gradient: the message between workers."""
     clips = len(part.prediction_N3)
     columns = [value for name in clip_shapes() if (value := getattr(part, name)) is not None]
     return torch.cat([column.detach().reshape(clips, -1).float() for column in columns], dim=1)
 
 
 def from_matrix(matrix_NL: Tensor, shapes: dict[str, tuple[int, ...]]) -> GlobalBatch:
-    """The batch behind the rows of `to_matrix`.
-
-    Args:
-        matrix_NL: The rows.
-        shapes: Of `clip_shapes`; a tensor without numbers is None.
-    """
+    """The batch of the rows of `to_matrix`, by `clip_shapes`; a tensor without numbers is None."""
     parts = matrix_NL.split([math.prod(shape) for shape in shapes.values()], dim=1)
     tensors = {
         name: part.clone().unflatten(1, shape)
