@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 from benchmarks.quality.annotate import annotate, stage_values
-from benchmarks.quality.page import Result, write_page
+from benchmarks.quality.page import Scored, write_quality
 from benchmarks.quality.rows import Job, Reporter, configuration, parser, train_missing
 
 from emoray.config import merge, validate
@@ -101,15 +101,13 @@ def main(arguments: list[str] | None = None) -> int:
         if seed == 0 or row != MEAN
     ]
     train_missing(jobs, options.processes, report)
-    results = [Result(row, [job.predictions() for job in jobs if job.row == row]) for row in rows]
+    scored = [Scored.of(row, [job for job in jobs if job.row == row], None if row == FULL else FULL) for row in rows]
     settings = {"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json"), "set": set_hash}
-    page = write_page(
+    page = write_quality(
         Path(options.out),
-        results,
-        full=FULL,
+        scored,
         ceiling=ceiling(lake, corpus.name),
         wer=word_error_rate(lake, corpus.name, heard_prints["transcribe"]),
-        seeds=options.seeds,
         seconds=time.monotonic() - report.began,
         settings=settings,
     )

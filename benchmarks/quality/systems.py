@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.annotate import annotate
+from benchmarks.quality.page import Scored, write_systems
 from benchmarks.quality.rows import Job, Reporter, Sections, configuration, parser, train_missing
-from benchmarks.quality.systems_page import Scored, write_page
 
 from emoray.config import merge
 from emoray.corpora import CorpusConfig, build, ceiling
@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         system: [Scored.of(row.name, [job for job in jobs if job.row == row.name], row.under) for row in rows]
         for system, rows in systems.items()
     }
-    page = write_page(
+    page = write_systems(
         Path(options.out),
         scored,
         classes=CLASSES,

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from emoray_jobs.evaluate import stored
-
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -131,7 +129,7 @@ def _show(console: Console, judged: list[EvaluateResult]) -> None:
 
     for report in judged[0].reports:
         console.print(evaluate.table(judged, report.split))
-        for note in stored.notes(report):
+        for note in evaluate.notes(report):
             console.print(note)
 
 

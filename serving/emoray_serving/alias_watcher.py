@@ -1,4 +1,4 @@
-"""Watching an alias: a new version is loaded beside the old one, takes over when it is warm, stays out if it cannot."""
+"""Watching an alias: a new version is loaded while the old one serves, and replaces it once it is warmed up."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ class AliasWatcher(Generic[T]):
     """Holds the version that an alias names.
 
     All methods run on one event loop; `lookup` and `load` run in threads. `current` is swapped by one assignment, so
-    that a request sees the old version or the new one, never a mixture; what began with the old one finishes with it.
+    that a request sees the old version or the new one, never a mixture. A request that began with the old version
+    finishes with it.
 
     Args:
-        lookup: Version that the alias names now, None if it names none.
+        lookup: Returns the version that the alias names, None if it names none.
         load: Loads and warms up a version; raises if it cannot.
-        poll_s: Pause between looks.
+        poll_s: Pause between two checks.
         keep_previous_s: How long the replaced version stays in memory.
         retry_max_s: Longest pause between attempts at a version that does not load (they double from `poll_s`).
         clock: Monotonic seconds.
@@ -62,22 +63,22 @@ class AliasWatcher(Generic[T]):
         self.failure: LoadFailure | None = None
 
     def get(self, version: str | None) -> Loaded[T] | None:
-        """The asked version if it is still in memory, else the current one."""
+        """The requested version if it is still in memory, else the current one."""
         if version is not None and self.previous is not None and self.previous.version == version:
             return self.previous
         return self.current
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Check the alias until cancelled."""
         while True:
             await self.check()
             await asyncio.sleep(self._poll_s)
 
     async def check(self) -> bool:
-        """Look once; load and swap if the alias names another version.
+        """Check the alias once; load and swap if it names another version.
 
         Returns:
-            Whether another version took over.
+            Whether the version changed.
         """
         if self.previous is not None and self._clock() >= self._drop_previous_at:
             self.previous = None
@@ -100,7 +101,7 @@ class AliasWatcher(Generic[T]):
         self._drop_previous_at = self._clock() + self._keep_previous_s
         self.current = Loaded(version, value)
         self.failure = None
-        logger.info("version %s took over from %s", version, self.previous.version if self.previous else "none")
+        logger.info("version %s replaced %s", version, self.previous.version if self.previous else "none")
         return True
 
     def _failed(self, version: str | None, message: str) -> None:
@@ -108,5 +109,5 @@ class AliasWatcher(Generic[T]):
         attempts = self.failure.attempts + 1 if same and self.failure is not None else 1
         self.failure = LoadFailure(version=version, message=message, attempts=attempts)
         self._retry_at = self._clock() + min(self._poll_s * 2**attempts, self._retry_max_s)
-        staying = f"staying with version {self.current.version}" if self.current else "no version to serve"
-        logger.warning("version %s: %s (attempt %d); %s", version, message, attempts, staying)
+        kept = f"version {self.current.version} stays" if self.current else "there is no version to serve"
+        logger.warning("version %s: %s (attempt %d); %s", version, message, attempts, kept)

@@ -1,4 +1,4 @@
-"""The HTTP interface: routes, error bodies, counters. It knows no Ray: what scores stands behind `ScoringService`."""
+"""The HTTP interface: routes, error bodies, counters. It does not know Ray: `ScoringService` does the scoring."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class ScoringService(Protocol):
-    """What the routes need from the application behind them."""
+    """What the routes need from the application."""
 
     async def score(self, request: ParsedRequest, request_id: str) -> ScoreReply:
         """Score one clip; raises EmorayError."""
         ...
 
     async def status(self) -> ModelStatus:
-        """The served version, as far as this process knows."""
+        """The version that this process knows to be served."""
         ...
 
 
 class Counters:
     """Prometheus metrics of one gateway replica.
 
-    They are this replica's own: behind several replicas each scrape reaches one of them. For sums over replicas scrape
-    Ray's metrics port, where Serve exports its request counters, or scrape each replica.
+    They count this replica's requests only: with several replicas, each scrape reaches one of them. For sums over
+    replicas, scrape Ray's metrics port, where Serve exports its request counters, or scrape each replica.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Counters:
             self.latency_s.labels(part).observe(milliseconds / 1000)
 
     def render(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
@@ -82,8 +82,8 @@ def create_app(service: ScoringService, limits: LimitsConfig, lifespan: Lifespan
     """The FastAPI application.
 
     Args:
-        service: What scores.
-        limits: What a request may ask for.
+        service: Scores the requests.
+        limits: Limits on a request.
         lifespan: Context that the application runs in.
     """
     app = FastAPI(
@@ -148,29 +148,29 @@ def create_app(service: ScoringService, limits: LimitsConfig, lifespan: Lifespan
 
 
 def request_id_of(request: Request) -> str:
-    """The caller's X-Request-Id (Serve's proxy has put one there if the caller did not)."""
+    """The caller's X-Request-Id (Serve's proxy sets one if the caller did not)."""
     if not hasattr(request.state, "request_id"):
         request.state.request_id = request.headers.get("x-request-id", "")[:128] or uuid.uuid4().hex
     return str(request.state.request_id)
 
 
 def no_champion(status: ModelStatus) -> ApiError:
-    """The error while there is nothing to score with."""
+    """The error while no version is loaded."""
     failure = status.failure
     if failure is not None and failure.version is None:
         return ApiError(
-            "no_champion", failure.message, remedy="Bring the tracking store back; it is asked again and again"
+            "no_champion", failure.message, remedy="Restore the tracking store; the service keeps trying to reach it"
         )
     if failure is not None:
         return ApiError(
             "no_champion",
             f"version {failure.version} of {status.name!r} does not load: {failure.message}",
-            remedy=f"Promote one that does, or mend it; the alias {status.alias!r} is watched",
+            remedy=f"Fix it, or promote a version that loads; the service watches the alias {status.alias!r}",
         )
     return ApiError(
         "no_champion",
         f"no version of {status.name!r} has the alias {status.alias!r} yet",
-        remedy="Train and promote one (emoray train, emoray promote); it is taken up without a restart",
+        remedy="Train and promote one (emoray train, emoray promote); the service loads it without a restart",
     )
 
 

@@ -36,10 +36,10 @@ def application(config: AppConfig) -> Application:
 
 
 def serve_schema(config: AppConfig) -> dict[str, Any]:
-    """The application as a Serve config: what `serve deploy` reads, and KubeRay as `serveConfigV2`.
+    """The application as a Serve config: `serve deploy` reads it, and KubeRay as `serveConfigV2`.
 
-    `args` holds what differs from the preset `laptop`; `deployments` the scaling, where ordinary Serve tooling looks
-    for it (what stands there wins over `args`).
+    `args` holds the differences from the preset `laptop`. `deployments` holds the scaling, where Serve's tools look for
+    it; it overrides `args`.
     """
     http = config.serve.http
     preset = settings.load(AppConfig, environ={}).model_dump(mode="json")
@@ -64,7 +64,7 @@ def serve_schema(config: AppConfig) -> dict[str, Any]:
 
 
 def difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be laid over one tree to get another with the same keys."""
+    """What has to be merged into one tree to get another tree with the same keys."""
     changed: dict[str, Any] = {}
     for key, value in other.items():
         if key in base and base[key] == value:

@@ -1,4 +1,4 @@
-"""What is known about a clip's meaning by the time it is scored, and why the rest is not."""
+"""The semantics of a clip that are ready when it is scored, and the reasons for what is missing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emoray.scoring.score import RequestedSemantics
-from emoray_serving.messages import GIVEN, Annotated
+from emoray_serving.messages import Annotated
 
-#: What a caller calls the product of each stage.
+#: Sources of the words, as the reply names them.
+GIVEN, RECOGNISED = "given", "recognised"
+#: Stage → name of its product in the reply.
 PRODUCT = {"prosody": "prosody", "transcribe": "transcript", "emphasis": "emphasis", "semantics": "description"}
 
 
@@ -17,15 +19,15 @@ PRODUCT = {"prosody": "prosody", "transcribe": "transcript", "emphasis": "emphas
 class ClipSemantics:
     """Collected while a request waits.
 
-    What is shown and what is used differ: recognised words are shown, but a version that was fitted with given ones
-    does not get to see them.
+    Some values are shown in the reply but not used by the scorer: recognised words, where the version was fitted with
+    given transcripts.
 
     Attributes:
-        source: Where the words come from: `given` or `recognised`.
+        source: Source of the words: `GIVEN` or `RECOGNISED`.
         shown: Value by stage name, for the reply.
         values: Value by stage name, for the scorer.
         fingerprints: Fingerprint of each value for the scorer.
-        absent: Reason by product, in the words of the reply.
+        absent: Reason by product, as the reply states it.
     """
 
     source: str = GIVEN
@@ -35,11 +37,11 @@ class ClipSemantics:
     absent: dict[str, str] = field(default_factory=dict)
 
     def add(self, annotated: Annotated, *, display_only: Iterable[str] = ()) -> None:
-        """Take in what a deployment found out.
+        """Add the result of a deployment.
 
         Args:
-            annotated: Its result.
-            display_only: Stages whose values the scorer shall not get.
+            annotated: The result.
+            display_only: Stages whose values are shown in the reply but not passed to the scorer.
         """
         hidden = set(display_only)
         self.shown |= annotated.values
@@ -51,11 +53,11 @@ class ClipSemantics:
             self.mark_missing(PRODUCT[stage], message)
 
     def mark_missing(self, product: str, reason: str) -> None:
-        """Note why something is absent (the first reason stays)."""
+        """Record why a product is absent; the first reason is kept."""
         self.absent.setdefault(product, reason)
 
-    def usable(self, requested: RequestedSemantics) -> RequestedSemantics:
-        """The most that the scorer can make of what is there: it shall not make up itself what did not come in time."""
+    def usable_level(self, requested: RequestedSemantics) -> RequestedSemantics:
+        """The highest level up to the requested one whose values are ready; the scorer does not compute late ones."""
         if requested == "full" and "semantics" in self.values:
             return "full"
         return "transcript" if requested != "none" and "transcribe" in self.values else "none"

@@ -22,11 +22,11 @@ class HttpConfig(Section):
     """Where the proxies listen.
 
     Attributes:
-        host: Address to bind; loopback unless something in front of it decides who may call.
+        host: Address to bind; loopback unless a gateway in front of it controls access.
         port: TCP port.
         proxy_location: `HeadOnly` or `EveryNode`: on which nodes of a cluster a proxy runs.
-        request_timeout_s: The proxy gives up on a request after this long.
-        keep_alive_timeout_s: How long an idle connection stays open.
+        request_timeout_s: Time after which the proxy gives up on a request.
+        keep_alive_timeout_s: Time that an idle connection stays open.
     """
 
     host: str
@@ -37,13 +37,13 @@ class HttpConfig(Section):
 
 
 class LimitsConfig(Section):
-    """What a request may ask for.
+    """Limits on a request.
 
     Attributes:
         max_body_bytes: Larger bodies (and objects behind `uri`) are refused with `payload_too_large`.
         uri_buckets: Buckets that `uri=s3://bucket/key` may name; empty = none.
-        max_budget_ms: Largest `budget_ms`; also the wait for semantics when a request names no budget.
-        scoring_reserve_ms: Part of the budget kept for the score itself: semantics are waited for only until it begins.
+        max_budget_ms: Largest `budget_ms`, and the budget of a request that sets none.
+        scoring_reserve_ms: Part of the budget that is kept for the scoring; the wait for semantics ends when it begins.
     """
 
     max_body_bytes: Count
@@ -53,19 +53,19 @@ class LimitsConfig(Section):
 
 
 class ReplicasConfig(Section):
-    """How a deployment grows and shrinks, and what one replica holds.
+    """Scaling of a deployment, and the load of one replica.
 
     Attributes:
-        min_replicas: Never fewer.
-        max_replicas: Never more.
-        target_ongoing_requests: Requests per replica that autoscaling steers towards.
-        max_ongoing_requests: Requests that a replica takes at once; more wait at the caller.
+        min_replicas: Smallest number of replicas.
+        max_replicas: Largest number of replicas.
+        target_ongoing_requests: Requests per replica that autoscaling aims at.
+        max_ongoing_requests: Requests that a replica handles at once; more wait at the caller.
         max_queued_requests: Requests that may wait at one caller; more get `overloaded` (-1 = no limit).
-        upscale_delay_s: A need must last this long before a replica is added …
-        downscale_delay_s: … and this long before one is taken away.
-        drain_timeout_s: How long a replica that goes away may finish what it has begun.
-        num_cpus: Ray's bookkeeping of CPUs per replica.
-        num_gpus: The same for GPUs.
+        upscale_delay_s: Time that a demand must last before a replica is added.
+        downscale_delay_s: Time that a replica must be superfluous before it is removed.
+        drain_timeout_s: Time that a replica has to finish its requests before it stops.
+        num_cpus: Cores that Ray reserves per replica.
+        num_gpus: GPUs that Ray reserves per replica.
     """
 
     min_replicas: Count
@@ -86,12 +86,12 @@ class ReplicasConfig(Section):
         if self.target_ongoing_requests > self.max_ongoing_requests:
             raise ValueError(
                 f"target_ongoing_requests {self.target_ongoing_requests:g} exceeds max_ongoing_requests"
-                f" {self.max_ongoing_requests}: a replica could never be full enough to need another"
+                f" {self.max_ongoing_requests}: autoscaling could never reach its target"
             )
         return self
 
     def options(self) -> dict[str, Any]:
-        """The same as keyword arguments of a Ray Serve deployment."""
+        """The section as keyword arguments of a Ray Serve deployment."""
         return {
             "autoscaling_config": {
                 "min_replicas": self.min_replicas,
@@ -112,7 +112,7 @@ class BatchConfig(Section):
 
     Attributes:
         max_size: Most requests in one batch.
-        wait_s: How long the first request of a batch waits for company.
+        wait_s: Time that the first request of a batch waits for others.
     """
 
     max_size: Count
@@ -120,10 +120,10 @@ class BatchConfig(Section):
 
 
 class GatewayConfig(Section):
-    """The HTTP side: reads bodies, decodes audio, gathers the parts of a reply.
+    """The gateway: reads bodies, decodes audio, collects the parts of a reply.
 
     Attributes:
-        refresh_s: How often a replica asks the scorer which version it serves.
+        refresh_s: Interval at which a replica asks the scorer which version it serves.
         decode_threads: Clips decoded at the same time in one replica.
         replicas: Scaling.
     """
@@ -161,9 +161,9 @@ class ScorerConfig(ModelDeploymentConfig):
 
     Attributes:
         alias: Alias of the registered model that is served and watched.
-        poll_s: How often the alias is looked up.
-        keep_previous_s: How long the previous version stays loaded after a swap, for requests whose semantics were made
-            with its stages; at least gateway.refresh_s.
+        poll_s: Interval at which the alias is looked up.
+        keep_previous_s: Time that the previous version stays loaded after a swap, for requests whose semantics were
+            computed with its stages; at least gateway.refresh_s.
         retry_max_s: Longest pause between attempts at a version that does not load.
     """
 
@@ -190,12 +190,12 @@ class ServeConfig(Section):
     Attributes:
         app_name: Name of the application on the cluster.
         route_prefix: Path that it is mounted at.
-        ready_timeout_s: How long `emoray serve` waits for all deployments to run.
+        ready_timeout_s: Time that `emoray serve` waits for all deployments to run.
         http: Addresses.
-        limits: What a request may ask for.
-        gateway: HTTP side.
-        scorer: The model version.
-        transcriber: Words.
+        limits: Limits on a request.
+        gateway: The HTTP deployment.
+        scorer: The deployment that holds the model version.
+        transcriber: Given and recognised transcripts.
         describer: Emphasis and extended semantics.
     """
 
@@ -214,15 +214,22 @@ class ServeConfig(Section):
         if self.scorer.keep_previous_s < self.gateway.refresh_s:
             raise ValueError(
                 f"scorer.keep_previous_s {self.scorer.keep_previous_s:g} is less than gateway.refresh_s"
-                f" {self.gateway.refresh_s:g}: a gateway would still prepare semantics for a version that is gone"
+                f" {self.gateway.refresh_s:g}: a gateway would prepare semantics for an unloaded version"
             )
         if self.limits.scoring_reserve_ms >= self.limits.max_budget_ms:
-            raise ValueError("limits.scoring_reserve_ms leaves nothing of limits.max_budget_ms")
+            raise ValueError("limits.scoring_reserve_ms must be less than limits.max_budget_ms")
         return self
 
 
 class AppConfig(Section):
-    """The part of the configuration that the application reads; sections of other jobs are passed over."""
+    """The part of the configuration that the application reads; sections of other jobs are ignored.
+
+    Attributes:
+        lake: Tables and artefacts.
+        tracking: The model registry.
+        annotate: Audio options.
+        serve: The application.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -238,7 +245,7 @@ def load_app_config(args: dict[str, Any]) -> AppConfig:
     Args:
         args: As in a Serve config file or on the line of `serve run`: `preset` names a preset (default `laptop`); any
             other key is a section (`serve: {http: {port: 9000}}`) or a dotted override (`serve.http.port: 9000`). The
-            environment's `EMORAY_SECTION__KEY` lies between the preset and these, as for every job.
+            environment's `EMORAY_SECTION__KEY` overrides the preset, and these override it, as for every job.
 
     Raises:
         ConfigError: Names the exact key.

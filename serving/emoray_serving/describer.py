@@ -6,41 +6,43 @@ from ray import serve
 
 from emoray.stages.pipeline import text_stages
 from emoray_serving.config import AppConfig
-from emoray_serving.messages import OWN, Annotated, StageJob
+from emoray_serving.messages import AS_FITTED, Annotated, StageJob
 from emoray_serving.stage_runner import StageRunner, StageSet, chained_fingerprints
 from emoray_serving.versions import Versions
 from emoray_serving.warmup import limit_threads, set_batching, warm_up_row
 
 STAGES = ("emphasis", "semantics")
-DEAF = "version {version} was fitted with semantics by a model that hears the clip; this service has none that does"
+NO_AUDIO_MODEL = (
+    "version {version} was fitted with semantics by a model that reads the audio; this service has no such model"
+)
 
 
 class Describer:
-    """Finds the emphasised words and writes the description, against the norms that the model version carries.
+    """Finds the emphasised words and writes the description, with the norms that the model version carries.
 
     Args:
         config: Configuration of the application.
     """
 
     def __init__(self, config: AppConfig) -> None:
-        own = config.serve.describer
-        limit_threads(own.threads)
+        options = config.serve.describer
+        limit_threads(options.threads)
         self._versions = Versions(config)
         self._runner = StageRunner(self._build)
-        set_batching(self.annotate, own.batch)
+        set_batching(self.annotate, options.batch)
 
     async def prepare(self, version: str) -> None:
-        """Have a version's stages ready."""
-        await self._runner.prepare(version, OWN, warm_up_row())
+        """Load a version's stages."""
+        await self._runner.prepare(version, AS_FITTED, warm_up_row())
 
     @serve.batch
     async def annotate(self, jobs: list[StageJob]) -> list[Annotated]:
-        """Values of `emphasis` and `semantics` for each job's row (with what the transcriber found)."""
+        """Values of `emphasis` and `semantics` for each job's row (which holds the transcriber's values)."""
         return await self._runner.run(jobs)
 
     def _build(self, version: str, _variant: str) -> StageSet:
         fitted = self._versions.fitted(version)
         stages = [stage for stage in text_stages(fitted.annotate, fitted.norms) if stage.name in STAGES]
         prints = chained_fingerprints(stages, fitted.fingerprints, fitted.norms.hash)
-        absent = {} if len(stages) == len(STAGES) else {"semantics": DEAF.format(version=version)}
+        absent = {} if len(stages) == len(STAGES) else {"semantics": NO_AUDIO_MODEL.format(version=version)}
         return StageSet(stages, prints, fitted.annotate.guard, absent)

@@ -25,7 +25,7 @@ STATUS = {
 }
 
 
-SEE_LOG = "The service's log holds the details under this request id"
+SEE_LOG = "See the service's log under this request id"
 
 
 class ApiError(EmorayError):
@@ -35,7 +35,7 @@ class ApiError(EmorayError):
         code: One of `STATUS`.
         what: What was wrong.
         remedy: What the caller can do.
-        detail: A finer name, for example the kind of an undecodable clip.
+        detail: A more specific name, for example the kind of an undecodable clip.
     """
 
     def __init__(self, code: str, what: str, *, remedy: str | None = None, detail: str | None = None) -> None:

@@ -47,13 +47,13 @@ REPLY_EXAMPLE: dict[str, Any] = {
 }
 
 _MEANINGS = {
-    400: "A parameter does not fit, or the clip is too short or too long",
+    400: "A parameter is invalid, or the clip is too short or too long",
     403: "The bucket is not on the service's list",
     404: "No object at `uri`",
     413: "The body or object is too large",
     415: "Not an audio type that can be read",
     422: "The audio cannot be decoded or used (`kind` says why)",
-    503: "No model version yet, or too many requests wait",
+    503: "No model version yet, or too many waiting requests",
 }
 
 ERROR_EXAMPLES: dict[int | str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""The gateway deployment: takes HTTP requests, gathers semantics until the deadline, has the clip scored, answers."""
+"""The gateway deployment: reads HTTP requests, collects semantics until the deadline, calls the scorer, replies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @serve.ingress()
 class Gateway:
-    """One replica of the HTTP side; it holds no state that matters beyond a request.
+    """One replica of the gateway; it keeps no state between requests.
 
     Args:
         config: Configuration of the application.
@@ -50,16 +50,16 @@ class Gateway:
     ) -> None:
         self._config = config
         self._scorer = scorer
-        self._gatherer = SemanticsClient(transcriber, describer, config.serve.transcriber.recogniser)
+        self._semantics = SemanticsClient(transcriber, describer, config.serve.transcriber.recogniser)
         self._threads = ThreadPoolExecutor(config.serve.gateway.decode_threads, thread_name_prefix="decode")
         self._status: ModelStatus | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """The FastAPI application; Serve calls this once the constructor is through."""
+        """The FastAPI application; Serve calls this after the constructor."""
         return create_app(self, self._config.serve.limits, lifespan=self._lifespan)
 
     async def status(self) -> ModelStatus:
-        """The served version as last heard from the scorer; asks it while there is none."""
+        """The served version as the scorer last reported it; asks the scorer while there is none."""
         if self._status is None or self._status.version is None:
             await self._refresh()
         assert self._status is not None
@@ -80,7 +80,7 @@ class Gateway:
             raise no_champion(status)
         with timed(timing_ms, "decode"):
             waveform = await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, request)
-        evidence = ClipSemantics()
+        semantics = ClipSemantics()
         if parameters.semantics != "none":
             clip = Clip(
                 request_id=request_id,
@@ -92,15 +92,15 @@ class Gateway:
                 fitted=status.stage_fingerprints,
                 deadline=started + self._wait_s(parameters.budget_ms),
             )
-            evidence = await self._gatherer.gather(clip, timing_ms)
-        usable = evidence.usable(parameters.semantics)
+            semantics = await self._semantics.collect(clip, timing_ms)
+        usable = semantics.usable_level(parameters.semantics)
         job = ScoreJob(
             version=None if usable == "none" else status.version,
             samples=waveform.samples,
             semantics=usable,
             speaker_id=parameters.speaker_id,
-            values={} if usable == "none" else evidence.values,
-            fingerprints=evidence.fingerprints,
+            values={} if usable == "none" else semantics.values,
+            fingerprints=semantics.fingerprints,
             time_course=parameters.time_course,
         )
         with timed(timing_ms, "score"), _service_errors():
@@ -109,7 +109,7 @@ class Gateway:
             raise scored.error
         if scored.score is None or scored.model is None:  # a replica that could not load what another one serves
             raise no_champion(await self._scorer.status.remote())
-        return build_reply(request_id, parameters, waveform, evidence, scored.model, scored.score, timing_ms)
+        return build_reply(request_id, parameters, waveform, semantics, scored.model, scored.score, timing_ms)
 
     def _wait_s(self, budget_ms: float | None) -> float:
         limits = self._config.serve.limits
@@ -118,7 +118,7 @@ class Gateway:
     def _decode(self, request: ParsedRequest) -> Waveform:
         config, audio = self._config, request.audio
         if audio is None:
-            assert request.parameters.uri is not None  # intake lets no request through that has neither
+            assert request.parameters.uri is not None  # read_request refuses a request that has neither
             audio = fetch_audio(request.parameters.uri, config.serve.limits, config.lake.storage_options)
         return decode(audio, config.annotate.audio)
 
@@ -132,27 +132,27 @@ class Gateway:
         while True:
             try:
                 await self._refresh()
-            except Exception as error:  # the next look may reach it; requests meanwhile say what they meet
+            except Exception as error:  # the next attempt may succeed; requests report what they get until then
                 logger.warning("cannot ask the scorer for its version: %s", error)
             await asyncio.sleep(self._config.serve.gateway.refresh_s)
 
     async def _refresh(self) -> None:
-        """Ask the scorer which version it serves; adopt a new one once its stages are up beside the old ones."""
+        """Ask the scorer which version it serves; switch to a new one after its stages are loaded."""
         with _service_errors():
             status: ModelStatus = await self._scorer.status.remote()
         known = self._status.version if self._status else None
         if status.version is not None and status.version != known:
-            await self._gatherer.prepare(status.version)
+            await self._semantics.prepare(status.version)
         self._status = status
 
 
 @contextmanager
 def _service_errors() -> Iterator[None]:
-    """Turn what Serve raises when a deployment cannot take a request into errors of the API."""
+    """Translate what Serve raises when a deployment cannot take a request into errors of the API."""
     try:
         yield
     except BackPressureError as error:
-        remedy = "Try again in a moment, or have the operator allow more replicas"
+        remedy = "Try again in a moment, or ask the operator to allow more replicas"
         raise ApiError("overloaded", error.message, remedy=remedy) from error
     except (DeploymentUnavailableError, RayActorError) as error:
         raise ApiError(

@@ -1,4 +1,4 @@
-"""What the deployments send each other. Light to import: the gateway needs neither torch nor MLflow."""
+"""Messages between the deployments. Light to import: the gateway needs neither torch nor MLflow."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from emoray.scoring.score import RequestedSemantics, Score
 from emoray.stages.base import Row
 from emoray_serving.schemas import ModelInfo
 
-#: Variants of a version's stages: as it was fitted; for a transcript that is given; for one that must be recognised.
-OWN = "own"
-GIVEN = "given"
-RECOGNISED = "recognised"
+#: Variants of a version's stages: as it was fitted; aligning a given transcript; recognising a missing one.
+AS_FITTED, ALIGN, RECOGNISE = "as_fitted", "align", "recognise"
 
 
 @dataclass(frozen=True)
 class StageJob:
-    """One request's row, to be annotated as `version` wants it.
+    """One request's row, to be annotated by a version's stages.
 
     Attributes:
         version: Version of the registered model.
-        variant: Which of the version's stage sets (the transcriber has one for given and one for missing transcripts).
+        variant: Which of the version's stage sets: `AS_FITTED`, `ALIGN` or `RECOGNISE`.
         wanted: Names of the stages to run.
         row: The utterance with its waveform and the stages' values so far.
     """
@@ -36,18 +34,18 @@ class StageJob:
     row: Row
 
     def failed(self, reason: str) -> Annotated:
-        """The result of a job that was not done."""
+        """The result of a job that was not done, with the reason."""
         return Annotated(errors=dict.fromkeys(self.wanted, reason))
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """What became of a row.
+    """The result of a stage job.
 
     Attributes:
-        values: Value by stage name, where there is one.
-        fingerprints: Fingerprint of each of these.
-        errors: Message by stage name, where there is none.
+        values: Value by stage name.
+        fingerprints: Fingerprint of each value.
+        errors: Message by name of the stages without a value.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -60,7 +58,7 @@ class ScoreJob:
     """One clip to score.
 
     Attributes:
-        version: Version whose stages made the values; the current one scores if it is gone, or if this is None.
+        version: Version whose stages computed the values. If it is not loaded, or None, the current one scores.
         samples: float32 (S,), mono, 16 kHz.
         semantics: How much of the values may be used.
         speaker_id: Speaker, if known.
@@ -80,7 +78,7 @@ class ScoreJob:
 
 @dataclass(frozen=True)
 class Scored:
-    """What became of a job: a score and the version it is by, or an error."""
+    """The result of a score job: a score and its version, or an error."""
 
     model: ModelInfo | None = None
     score: Score | None = None

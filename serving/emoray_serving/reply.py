@@ -1,4 +1,4 @@
-"""From a score and what was known of the clip to the reply."""
+"""Building the reply from the score and the semantics of the clip."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from emoray_serving.schemas import (
     Word,
 )
 
-#: Text vectors that each level asks for.
-_WANTED: dict[RequestedSemantics, tuple[str, ...]] = {"none": (), "transcript": ("les", "gs"), "full": GRANULARITIES}
-#: What each text vector is made of, in the order in which a missing part explains its absence.
+#: Text vectors that each level uses.
+_VECTORS: dict[RequestedSemantics, tuple[str, ...]] = {"none": (), "transcript": ("les", "gs"), "full": GRANULARITIES}
+#: Products that each text vector is made of; the first that is missing explains its absence.
 _MADE_OF = {"les": ("transcript", "emphasis"), "gs": ("transcript",), "es": ("description",)}
 
 
@@ -33,22 +33,12 @@ def build_reply(
     request_id: str,
     parameters: ScoreParameters,
     waveform: Waveform,
-    evidence: ClipSemantics,
+    semantics: ClipSemantics,
     model: ModelInfo,
     score: Score,
     timing_ms: dict[str, float],
 ) -> ScoreReply:
-    """Put a reply together.
-
-    Args:
-        request_id: The request.
-        parameters: What it asked for.
-        waveform: The decoded clip.
-        evidence: What the transcriber and the describer found.
-        model: The version that scored.
-        score: Its score.
-        timing_ms: Time of each part.
-    """
+    """The reply to one request."""
     return ScoreReply(
         request_id=request_id,
         model=model,
@@ -60,8 +50,8 @@ def build_reply(
         dominance=_dimension(score.dominance, score.interval_level),
         emotion=score.emotion,
         time_course=_time_course(score) if parameters.time_course else None,
-        transcript=_transcript(parameters, evidence, score),
-        semantics=_semantics(parameters, evidence, score),
+        transcript=_transcript(parameters, semantics, score),
+        semantics=_semantics(parameters, semantics, score),
         explanation=Explanation(gates=score.gates, experts=score.experts),
         timing_ms=timing_ms,
     )
@@ -91,18 +81,18 @@ def _time_course(score: Score) -> list[Window]:
     ]
 
 
-def _transcript(parameters: ScoreParameters, evidence: ClipSemantics, score: Score) -> Transcript | None:
-    transcribed = evidence.shown.get("transcribe")
+def _transcript(parameters: ScoreParameters, semantics: ClipSemantics, score: Score) -> Transcript | None:
+    transcribed = semantics.shown.get("transcribe")
     if transcribed is None:
         if not parameters.transcript:
             return None
         return Transcript(text=parameters.transcript, source="given", times=None, words=[])
-    emphasis = evidence.shown.get("emphasis")
-    # A describer that was late leaves the emphasis to the scorer, which needs it for its vectors.
+    emphasis = semantics.shown.get("emphasis")
+    # If the describer was late, the scorer has computed the emphasis, which it needs for its vectors.
     words = emphasis["words"] if emphasis else score.words or transcribed["words"]
     return Transcript(
         text=transcribed["text"],
-        source=evidence.source,
+        source=semantics.source,
         times=transcribed["times"],
         words=[_word(word) for word in words],
     )
@@ -118,13 +108,13 @@ def _word(word: dict[str, Any]) -> Word:
     )
 
 
-def _semantics(parameters: ScoreParameters, evidence: ClipSemantics, score: Score) -> SemanticsUsed:
+def _semantics(parameters: ScoreParameters, semantics: ClipSemantics, score: Score) -> SemanticsUsed:
     absent = []
-    for name in _WANTED[parameters.semantics]:
+    for name in _VECTORS[parameters.semantics]:
         if name in score.absent:
-            known = [evidence.absent[part] for part in _MADE_OF[name] if part in evidence.absent]
+            known = [semantics.absent[part] for part in _MADE_OF[name] if part in semantics.absent]
             absent.append(Absent(part=name, reason=known[0] if known else score.absent[name]))
-    description = evidence.shown.get("semantics")
+    description = semantics.shown.get("semantics")
     return SemanticsUsed(
         requested=parameters.semantics,
         used=REQUESTED_OF[score.level],

@@ -18,7 +18,7 @@ from emoray_serving.config import LimitsConfig
 from emoray_serving.errors import ApiError
 from emoray_serving.schemas import ScoreParameters
 
-#: Containers that libsndfile reads. What a client calls them matters less than what they are: decoding decides.
+#: Containers that libsndfile reads. The decoder decides by the content, whatever type the client names.
 AUDIO_TYPES = frozenset(
     {
         "application/octet-stream",
@@ -42,19 +42,19 @@ _MEDIA_REMEDY = "Send it as the body with Content-Type audio/wav or audio/flac, 
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request as read: the audio's bytes (None if it lies behind `parameters.uri`) and its parameters."""
+    """A request: the audio's bytes (None if `parameters.uri` names them) and its parameters."""
 
     audio: bytes | None
     parameters: ScoreParameters
 
 
 async def read_request(request: Request, query: ScoreParameters, limits: LimitsConfig) -> ParsedRequest:
-    """Read the whole request, refusing what is too large before it is taken in.
+    """Read the whole request; a body over the limit is refused before it is read to the end.
 
     Args:
         request: The request, its body not yet read.
-        query: Parameters of the query; fields of a multipart form win over them.
-        limits: What a request may ask for.
+        query: Parameters of the query; fields of a multipart form override them.
+        limits: Limits on a request.
 
     Raises:
         ApiError: payload_too_large, unsupported_media_type, bad_parameter, undecodable_audio (an empty body).
@@ -82,13 +82,13 @@ async def read_request(request: Request, query: ScoreParameters, limits: LimitsC
         raise ApiError(
             "bad_parameter",
             f"budget_ms {parameters.budget_ms:g} exceeds {limits.max_budget_ms:g}",
-            remedy="Ask for less",
+            remedy="Set a smaller budget",
         )
     return ParsedRequest(audio, parameters)
 
 
 def bad_parameter(errors: Sequence[Any]) -> ApiError:
-    """The error for parameters that do not fit, from pydantic's or FastAPI's list of errors."""
+    """The error for invalid parameters, from pydantic's or FastAPI's list of errors."""
     first = errors[0]
     name = str(first["loc"][-1])
     if first["type"] == "extra_forbidden":
@@ -109,13 +109,15 @@ def fetch_audio(uri: str, limits: LimitsConfig, storage_options: dict[str, Any])
     parts = urlsplit(uri)
     if parts.scheme != "s3" or not parts.netloc or not parts.path.strip("/"):
         raise ApiError(
-            "bad_parameter", f"uri {uri!r} is not of the form s3://bucket/key", remedy="Other addresses are not read"
+            "bad_parameter",
+            f"uri {uri!r} is not of the form s3://bucket/key",
+            remedy="No other address is read",
         )
     if parts.netloc not in limits.uri_buckets:
         raise ApiError(
             "uri_not_allowed",
             f"bucket {parts.netloc!r} is not on this service's list",
-            remedy="Send the audio itself, or have the operator add the bucket to serve.limits.uri_buckets",
+            remedy="Send the audio in the request, or ask the operator to add the bucket to serve.limits.uri_buckets",
         )
     options = dict(storage_options)
     if os.environ.get("AWS_ENDPOINT_URL"):

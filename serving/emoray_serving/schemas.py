@@ -1,4 +1,4 @@
-"""What the online API takes and answers: the models behind its OpenAPI document.
+"""Requests and replies of the online API: the models behind its OpenAPI document.
 
 Dimension order is valence, arousal, dominance. Times are milliseconds from the start of the sent audio.
 """
@@ -19,21 +19,21 @@ class Model(BaseModel):
 
 
 class ScoreParameters(Model):
-    """Everything about a request but its audio; given in the query or as fields of a multipart form."""
+    """The parameters of a request, in the query or as fields of a multipart form."""
 
     semantics: RequestedSemantics = Field(
         "full",
-        description="How much meaning to use: none (audio alone), transcript (words), full (words and description).",
+        description="Which semantics to use: none (audio alone), transcript (words), full (words and description).",
     )
     transcript: Annotated[str, Field(max_length=10_000)] | None = Field(
         None,
         description="What is said, if you know it; it is aligned to the audio. Without it the words are recognised.",
     )
     speaker_id: Annotated[str, Field(max_length=256)] | None = Field(
-        None, description="A speaker the model version knows; clips are then judged against this speaker's own habits."
+        None, description="A speaker that the model version knows; prosody is then compared with this speaker's norms."
     )
     budget_ms: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="The reply waits for semantics only as long as this allows; late parts count as absent."
+        None, description="Longest time to wait for the semantics and the score; late parts count as absent."
     )
     time_course: bool = Field(True, description="Also score a sliding window of 4 s every 1 s.")
     uri: Annotated[str, Field(max_length=2048)] | None = Field(
@@ -60,7 +60,7 @@ class Dimension(Model):
 
 
 class Word(Model):
-    """A word of the transcript; prominence is a z-score sum, `emphasised` says whether it stands out."""
+    """A word of the transcript; prominence is a sum of z-scores, `emphasised` tells whether it stands out."""
 
     word: str
     start_ms: float | None
@@ -70,7 +70,7 @@ class Word(Model):
 
 
 class Transcript(Model):
-    """The words: `source` is given or recognised, `times` where their times come from."""
+    """The words: `source` is given or recognised, `times` is the source of the word times."""
 
     text: str
     source: str
@@ -79,7 +79,7 @@ class Transcript(Model):
 
 
 class Absent(Model):
-    """A part of the semantics that was asked for and not used, and why.
+    """A part of the semantics that was requested and not used, with the reason.
 
     `part` is les (the emphasised words), gs (the whole transcript) or es (the description).
     """
@@ -89,7 +89,7 @@ class Absent(Model):
 
 
 class SemanticsUsed(Model):
-    """Which meaning reached the model. `used` is what the figures rest on."""
+    """The semantics of the score: the requested level and the level that was used."""
 
     requested: RequestedSemantics
     used: RequestedSemantics
@@ -100,7 +100,7 @@ class SemanticsUsed(Model):
 
 
 class Window(Model):
-    """The model's view of one window of the clip, each dimension in [0, 1]."""
+    """The score of one window of the clip, each dimension in [0, 1]."""
 
     start_ms: float
     end_ms: float
@@ -110,7 +110,7 @@ class Window(Model):
 
 
 class Explanation(Model):
-    """How the model weighed its parts; null where the served model has no such part.
+    """The model's internal weights; null where the served model has no such part.
 
     `gates`: share of each text vector (les, gs, es) in the fused semantics. `experts`: weight of each, per dimension.
     """
@@ -128,14 +128,14 @@ class ModelInfo(Model):
 
 
 class Scale(Model):
-    """Ends of the corpus scale that `value_corpus` is on."""
+    """Ends of the corpus scale, the units of `value_corpus`."""
 
     min: float
     max: float
 
 
 class ScoreReply(Model):
-    """The answer to POST /v1/score."""
+    """The reply to POST /v1/score."""
 
     request_id: str
     model: ModelInfo
@@ -154,7 +154,7 @@ class ScoreReply(Model):
 
 
 class LoadFailure(Model):
-    """A version that the alias names and that could not be loaded; the service stays with the one it has."""
+    """A version that the alias names and that could not be loaded; the service keeps the one that it has."""
 
     version: str | None
     message: str
@@ -162,13 +162,13 @@ class LoadFailure(Model):
 
 
 class ModelStatus(Model):
-    """The answer to GET /v1/model."""
+    """The reply to GET /v1/model."""
 
     name: str
     alias: str
     version: str | None
     scale: Scale | None
-    level: float | None = Field(description="Coverage that the intervals were calibrated for.")
+    level: float | None = Field(description="Nominal coverage of the intervals.")
     classes: list[str]
     stage_fingerprints: dict[str, str]
     recogniser: str
@@ -176,7 +176,7 @@ class ModelStatus(Model):
 
 
 class ErrorDetail(Model):
-    """What went wrong: a stable code, a sentence, and what to do."""
+    """The error: a stable code, a message, and a remedy."""
 
     code: str
     message: str

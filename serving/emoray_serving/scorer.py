@@ -30,41 +30,41 @@ class ScorerReplica:
     """
 
     async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
-        own = config.serve.scorer
-        limit_threads(own.threads)
+        options = config.serve.scorer
+        limit_threads(options.threads)
         self._config = config
         self._versions = Versions(config)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="score")
         self._watch: AliasWatcher[Scorer] = AliasWatcher(
             self._versions.lookup,
             self._load,
-            poll_s=own.poll_s,
-            keep_previous_s=own.keep_previous_s,
-            retry_max_s=own.retry_max_s,
+            poll_s=options.poll_s,
+            keep_previous_s=options.keep_previous_s,
+            retry_max_s=options.retry_max_s,
         )
-        set_batching(self.score, own.batch)
-        await self._watch.check()  # a replica takes no request before it has looked once
+        set_batching(self.score, options.batch)
+        await self._watch.check()  # a replica takes no request before the first check
         self._watching = asyncio.create_task(self._watch.run())
 
     async def status(self) -> ModelStatus:
-        """The served version, and what keeps another one out."""
-        own, current = self._config.serve, self._watch.current
+        """The served version, and why another one could not be loaded."""
+        options, current = self._config.serve, self._watch.current
         bundle = current.value.bundle if current else None
         return ModelStatus(
             name=self._config.tracking.model_name,
-            alias=own.scorer.alias,
+            alias=options.scorer.alias,
             version=current.version if current else None,
             scale=Scale(min=bundle.scale[0], max=bundle.scale[1]) if bundle and bundle.scale else None,
             level=bundle.conformal_level if bundle else None,
             classes=list(bundle.config.classes) if bundle else [],
             stage_fingerprints=dict(bundle.fingerprints) if bundle else {},
-            recogniser=own.transcriber.recogniser,
+            recogniser=options.transcriber.recogniser,
             failure=self._watch.failure,
         )
 
     @serve.batch
     async def score(self, jobs: list[ScoreJob]) -> list[Scored]:
-        """Score clips together; what goes wrong with one is that one's error."""
+        """Score clips in a batch; a clip that fails gets its own error."""
         by_version: dict[str | None, list[int]] = {}
         chosen = [self._watch.get(job.version) for job in jobs]
         for index, loaded in enumerate(chosen):
@@ -81,9 +81,9 @@ class ScorerReplica:
         return results
 
     def check_health(self) -> None:
-        """Serve calls this: a replica whose watch has died would serve an old version for ever."""
+        """Called by Serve: a replica whose watcher has ended would keep serving an old version."""
         if self._watching.done():
-            raise RuntimeError("the watch of the alias has ended")
+            raise RuntimeError("the watcher of the alias has ended")
 
     def _load(self, version: str) -> Scorer:
         scorer = self._versions.load(version)
@@ -101,7 +101,7 @@ class ScorerReplica:
         try:
             scores = loaded.value.score([_request(job) for job in jobs])
         except Exception as error:
-            if len(jobs) > 1:  # find the one that is to blame; the others shall have their scores
+            if len(jobs) > 1:  # score one by one: only the clip that fails gets the error
                 return [one for job in jobs for one in self._score_with(loaded, [job])]
             if not isinstance(error, EmorayError):
                 logger.exception("scoring failed")

@@ -1,4 +1,4 @@
-"""Gathering semantics before the deadline: words from the transcriber, emphasis and description from the describer."""
+"""Collecting semantics before the deadline: words from the transcriber, emphasis and description from the describer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ray.serve.handle import DeploymentHandle
 
 from emoray.scoring.score import RequestedSemantics
 from emoray.stages.base import Row
-from emoray_serving.clip_semantics import ClipSemantics
+from emoray_serving.clip_semantics import GIVEN, RECOGNISED, ClipSemantics
 from emoray_serving.config import Recogniser
-from emoray_serving.messages import GIVEN, OWN, RECOGNISED, Annotated, StageJob
+from emoray_serving.messages import ALIGN, AS_FITTED, RECOGNISE, Annotated, StageJob
 from emoray_serving.timing import timed
 
 logger = logging.getLogger(__name__)
@@ -27,17 +27,17 @@ LATE = "the budget ran out before it was ready"
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip whose meaning is asked for.
+    """A clip whose semantics are requested.
 
     Attributes:
         request_id: The request.
         samples: float32 (S,), mono, 16 kHz.
-        transcript: What is said, if it was given.
+        transcript: The given transcript, if there is one.
         speaker_id: Speaker, if known.
-        semantics: How much is wanted: `transcript` or `full`.
+        semantics: Requested level: `transcript` or `full`.
         version: Version that will score.
-        fitted: Fingerprint by stage of what it was fitted with.
-        deadline: When to stop waiting, on the clock of `time.perf_counter`.
+        fitted: Fingerprint of each stage that the version was fitted with.
+        deadline: End of the wait, on the clock of `time.perf_counter`.
     """
 
     request_id: str
@@ -51,17 +51,17 @@ class Clip:
 
     @property
     def row(self) -> Row:
-        """The clip as the stages read it, without its samples."""
+        """The clip's row for the stages, without its samples."""
         return {"utterance_id": self.request_id, "transcript": self.transcript, "speaker_id": self.speaker_id}
 
 
 class SemanticsClient:
-    """Asks the two deployments.
+    """Calls the transcriber and the describer.
 
     Args:
         transcriber: Handle of the transcriber.
         describer: Handle of the describer.
-        recogniser: What the transcriber recognises missing transcripts with.
+        recogniser: The transcriber's recogniser for missing transcripts.
     """
 
     def __init__(self, transcriber: DeploymentHandle, describer: DeploymentHandle, recogniser: Recogniser) -> None:
@@ -70,10 +70,10 @@ class SemanticsClient:
         self._recogniser = recogniser
 
     async def prepare(self, version: str) -> None:
-        """Have a version's stages brought up beside the old ones.
+        """Have both deployments load a version's stages.
 
-        A deployment that cannot is no reason to refuse the version: its part will be absent, with the reason, and the
-        sound can be scored all the same.
+        If one of them cannot, the version is served all the same: that part of the semantics is absent, with the
+        reason, and the audio is scored.
         """
         for handle in (self._transcriber, self._describer):
             try:
@@ -81,50 +81,53 @@ class SemanticsClient:
             except Exception:
                 logger.exception("%s cannot prepare version %s", handle.deployment_name, version)
 
-    async def gather(self, clip: Clip, timing_ms: dict[str, float]) -> ClipSemantics:
-        """Collect what is ready by the deadline; what is not is noted with its reason."""
+    async def collect(self, clip: Clip, timing_ms: dict[str, float]) -> ClipSemantics:
+        """Collect what is ready by the deadline; the rest is marked as missing, with the reason."""
         with timed(timing_ms, "transcribe"):
-            evidence = await self._words(clip)
-        if "prosody" in evidence.values:
+            semantics = await self._words(clip)
+        if "prosody" in semantics.values:
             with timed(timing_ms, "describe"):
-                await self._description(clip, evidence)
+                await self._description(clip, semantics)
         else:
-            evidence.mark_missing("description", evidence.absent["prosody"])
-        return evidence
+            semantics.mark_missing("description", semantics.absent["prosody"])
+        return semantics
 
     async def _words(self, clip: Clip) -> ClipSemantics:
-        evidence = ClipSemantics(source=GIVEN if clip.transcript else RECOGNISED)
+        semantics = ClipSemantics(source=GIVEN if clip.transcript else RECOGNISED)
         wanted: tuple[str, ...] = ("prosody", "transcribe")
-        if evidence.source == RECOGNISED and self._recogniser == "none":
-            evidence.mark_missing("transcript", "none was given, and this service has no recogniser")
+        if semantics.source == RECOGNISED and self._recogniser == "none":
+            semantics.mark_missing("transcript", "none was given, and this service has no recogniser")
             wanted = ("prosody",)
+        variant = ALIGN if semantics.source == GIVEN else RECOGNISE
         row = {**clip.row, "waveform": clip.samples}
-        found = await self._ask(self._transcriber, clip, StageJob(clip.version, evidence.source, wanted, row))
+        found = await self._call(self._transcriber, clip, StageJob(clip.version, variant, wanted, row))
         fits = found.fingerprints.get("transcribe") == clip.fitted.get("transcribe")
         if "transcribe" in found.values and not fits:
-            how = "given" if evidence.source == GIVEN else f"recognised by {self._recogniser}"
+            how = "given" if semantics.source == GIVEN else f"recognised by {self._recogniser}"
             what = f"the words were {how}, but version {clip.version} was fitted with another kind of transcript"
-            evidence.mark_missing("transcript", what)
-        evidence.add(found, display_only=() if fits else ("transcribe",))
-        return evidence
+            semantics.mark_missing("transcript", what)
+        semantics.add(found, display_only=() if fits else ("transcribe",))
+        return semantics
 
-    async def _description(self, clip: Clip, evidence: ClipSemantics) -> None:
-        """Emphasis and description, each from no more than the version may see."""
-        usable = {**clip.row, **evidence.values}
+    async def _description(self, clip: Clip, semantics: ClipSemantics) -> None:
+        """Emphasis and description, from the values that the version may use."""
+        usable = {**clip.row, **semantics.values}
         jobs: list[tuple[tuple[str, ...], Row, bool]] = []
-        if "transcribe" in evidence.values:
+        if "transcribe" in semantics.values:
             jobs.append((("emphasis", "semantics") if clip.semantics == "full" else ("emphasis",), usable, False))
         else:
-            if "transcribe" in evidence.shown:
-                jobs.append((("emphasis",), {**clip.row, **evidence.shown}, True))
-            if clip.semantics == "full":  # a description can rest on the delivery alone
+            if "transcribe" in semantics.shown:
+                jobs.append((("emphasis",), {**clip.row, **semantics.shown}, True))
+            if clip.semantics == "full":  # a description can be made from the delivery alone
                 jobs.append((("semantics",), usable, False))
-        asked = (self._ask(self._describer, clip, StageJob(clip.version, OWN, wanted, row)) for wanted, row, _ in jobs)
-        for (wanted, _, display_only), found in zip(jobs, await asyncio.gather(*asked), strict=True):
-            evidence.add(found, display_only=wanted if display_only else ())
+        calls = [
+            self._call(self._describer, clip, StageJob(clip.version, AS_FITTED, wanted, row)) for wanted, row, _ in jobs
+        ]
+        for (wanted, _, display_only), found in zip(jobs, await asyncio.gather(*calls), strict=True):
+            semantics.add(found, display_only=wanted if display_only else ())
 
-    async def _ask(self, handle: DeploymentHandle, clip: Clip, job: StageJob) -> Annotated:
-        """One answer. Whatever keeps it from coming is the reason for what is then absent, never the request's end."""
+    async def _call(self, handle: DeploymentHandle, clip: Clip, job: StageJob) -> Annotated:
+        """Run one job. If it fails or is late, the result says why; the request goes on without it."""
         remaining_s = clip.deadline - time.perf_counter()
         if remaining_s <= 0:
             return job.failed(LATE)
@@ -140,5 +143,5 @@ class SemanticsClient:
 
 
 async def _result(response: Any) -> Any:
-    # `wait_for` wants a coroutine; a DeploymentResponse is only awaitable.
+    # `wait_for` needs a coroutine; a DeploymentResponse is only awaitable.
     return await response

@@ -1,4 +1,4 @@
-"""Running annotation stages for requests: in batches, with each model version's stages, by the offline row wrapper."""
+"""Running annotation stages for requests: in batches, with each model version's stages, as the offline jobs do."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from emoray.stages.fingerprint import fingerprint
 from emoray.stages.guard import BATCH_LEVEL_ERRORS, GuardConfig, run_isolating_rows
 from emoray_serving.messages import Annotated, StageJob
 
-#: Sets of stages kept in memory: those of the served version, of the one before, and one more for a swap in progress.
+#: Versions whose stages are kept in memory: the served one, the previous one, and one for a swap in progress.
 KEPT_VERSIONS = 3
-#: Stands for a fingerprint that cannot be computed here.
+#: In place of a fingerprint that cannot be computed here.
 UNKNOWN = "unknown"
 
 
@@ -42,12 +42,12 @@ def chained_fingerprints(stages: Sequence[Stage], known: Mapping[str, str], norm
 
     Args:
         stages: In order.
-        known: Fingerprints of the stages that they build on and that are not among them.
+        known: Fingerprints of earlier stages that they read.
         norms_hash: Hash of the norms in use.
     """
     found = dict(known)
     for stage in stages:
-        # The waveform is what decode made.
+        # The waveform is the value of decode.
         names = {"decode" if name == WAVEFORM else name for name in (*stage.requires, *stage.uses)}
         inputs = {name: found[name] for name in sorted(names)}
         if stage.needs_norms:
@@ -55,7 +55,7 @@ def chained_fingerprints(stages: Sequence[Stage], known: Mapping[str, str], norm
         try:
             found[stage.name] = fingerprint(stage, inputs)
         except ConfigError:
-            found[stage.name] = UNKNOWN  # its model is not here; running it will say so
+            found[stage.name] = UNKNOWN  # its model is not installed here; running the stage reports that
     return {stage.name: found[stage.name] for stage in stages}
 
 
@@ -63,7 +63,7 @@ class StageRunner:
     """Annotates rows in one background thread, so that the event loop stays free.
 
     Args:
-        build: Makes the stages of (version, variant); called in the thread, its result is kept.
+        build: Returns the stages of (version, variant); called in the thread, its result is cached.
     """
 
     def __init__(self, build: Callable[[str, str], StageSet]) -> None:
@@ -72,13 +72,7 @@ class StageRunner:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stages")
 
     async def prepare(self, version: str, variant: str, row: Row) -> None:
-        """Have the stages of a version and their weights ready before the first request needs them.
-
-        Args:
-            version: The version.
-            variant: Which of its stage sets.
-            row: Something to run them on.
-        """
+        """Load the stages of a version and their weights by running them on a row."""
         chosen = await asyncio.get_running_loop().run_in_executor(self._thread, self._stages, version, variant)
         await self.run([StageJob(version, variant, tuple(stage.name for stage in chosen.stages), row)])
 
@@ -110,7 +104,7 @@ class StageRunner:
             for stage in stages:
                 try:
                     outcomes = run_isolating_rows(stage, rows, chosen.guard)
-                except BATCH_LEVEL_ERRORS as error:  # an engine that is away: what the other stages give is still good
+                except BATCH_LEVEL_ERRORS as error:  # no engine: the other stages' values are still valid
                     for index in members:
                         results[index].errors[stage.name] = str(error)
                     continue

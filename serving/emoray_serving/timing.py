@@ -14,7 +14,7 @@ def since_ms(started: float) -> float:
 
 @contextmanager
 def timed(timing_ms: dict[str, float], part: str) -> Iterator[None]:
-    """Put the time that a block takes under the name of a part."""
+    """Record the duration of a block under the name of a part."""
     started = time.perf_counter()
     yield
     timing_ms[part] = since_ms(started)

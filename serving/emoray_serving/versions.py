@@ -1,4 +1,4 @@
-"""Model versions as the deployments see them: which one the alias names, its scorer, the stages it was fitted with."""
+"""Access to model versions: the one that the alias names, its scorer, the stages that it was fitted with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Versions:
-    """The registry, opened when it is first asked: a store that is away for a moment stops no replica from starting.
+    """The registry, opened at the first call: a replica also starts while the store cannot be reached.
 
     Safe to use from several threads.
 
@@ -42,13 +42,13 @@ class Versions:
         """Fetch a version and open it as a scorer.
 
         Raises:
-            RegistryError: There is no such version, its files are gone, or they are no usable bundle.
+            RegistryError: There is no such version, its files are missing, or they are no usable bundle.
         """
         store = self._store()
         return versions.load(store, versions.by_version(store, version))
 
     def fitted(self, version: str) -> FittedStages:
-        """What a version says about its stages.
+        """The stages that a version was fitted with.
 
         Raises:
             RegistryError: As `load`.

@@ -1,4 +1,4 @@
-"""What the replicas that compute have in common: CPU threads, dynamic batching, something to warm up on."""
+"""What the computing replicas share: CPU threads, dynamic batching, a row to warm up with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emoray_serving.config import BatchConfig
 
 
 def limit_threads(threads: int) -> None:
-    """Let this replica's numerical libraries use so many CPU threads, those too that a stage loads later."""
+    """Set the CPU threads of this replica's numerical libraries, including those that a stage loads later."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
@@ -27,7 +27,7 @@ def set_batching(method: Any, config: BatchConfig) -> None:
 
 
 def warm_up_row() -> Row:
-    """A second of noise with two words said to be in it, enough for every stage to load what it needs."""
+    """A second of noise with two words as its transcript, enough for every stage to load what it needs."""
     noise_S = np.random.default_rng(0).normal(scale=0.05, size=AUDIO_HZ).astype(np.float32)
     frames = 100
     words = [

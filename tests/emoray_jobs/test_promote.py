@@ -181,12 +181,12 @@ def test_the_leaderboard_holds_every_version_best_first(config):
     promote.run(config, version=ACOUSTIC)
     result = leaderboard.run(config)
     (board,) = result.splits
-    assert [row.aliases for row in board.standings] == [("challenger",), ("champion",)]
-    assert [row.version for row in board.standings] == [MSF_SER, ACOUSTIC]
-    assert [row.level for row in board.standings] == ["full", "audio"]
+    assert [row.aliases for row in board.standings] == [["challenger"], ["champion"]]
+    assert [row.result.version for row in board.standings] == [MSF_SER, ACOUSTIC]
+    assert [row.report.fullest for row in board.standings] == ["full", "audio"]
     first, second = board.standings
     assert first.difference is None
-    gap = second.metrics["ccc_mean"]["estimate"] - first.metrics["ccc_mean"]["estimate"]
+    gap = second.report.best["ccc_mean"]["estimate"] - first.report.best["ccc_mean"]["estimate"]
     assert second.difference["estimate"] == pytest.approx(gap)
     assert second.difference["high"] < 0
     page = Path(result.page).read_text(encoding="utf-8")
@@ -200,7 +200,7 @@ def test_robustness_scores_the_same_clips_under_each_condition_once(trained, con
     small = ("robustness.clips=9", "robustness.snr_db=[-10]", "robustness.codecs=[g711]", "robustness.speeds=[1.25]")
     few = jobs_kit.config(config.lake.root, *small, "robustness.word_errors=[1.0]")
     result = robustness.run(few)
-    found = {one["name"]: one for one in result.figures["conditions"]}
+    found = {one["name"]: one for one in result.report.metrics["conditions"]}
     assert [one["kind"] for one in found.values()] == [
         *("clean", "noise", "codec", "speed", "words", "semantics", "semantics"),
     ]
@@ -211,8 +211,8 @@ def test_robustness_scores_the_same_clips_under_each_condition_once(trained, con
         if one["loss"] is not None:
             gap = one["metrics"]["ccc_mean"]["estimate"] - found["as they are"]["metrics"]["ccc_mean"]["estimate"]
             assert one["loss"]["estimate"] == pytest.approx(gap)
-    assert Path(result.page).is_file()
-    assert Path(result.page).with_name("robustness.png").is_file()
+    assert Path(result.report.page).is_file()
+    assert Path(result.report.page).with_name("robustness.png").is_file()
     monkeypatch.setattr(robustness, "load_bundle", None)  # what was scored is not scored again
     again = robustness.run(few)
-    assert (again.reused, again.figures) == (True, result.figures)
+    assert (again.report.reused, again.report.metrics) == (True, result.report.metrics)

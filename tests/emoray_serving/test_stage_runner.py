@@ -10,7 +10,7 @@ from engine_kit import endpoint_config, serving
 from emoray.config import merge
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.pipeline import annotate_rows, audio_stages, fingerprints, text_stages
-from emoray_serving.messages import OWN, StageJob
+from emoray_serving.messages import AS_FITTED, StageJob
 from emoray_serving.stage_runner import StageRunner, StageSet, chained_fingerprints
 
 
@@ -38,7 +38,7 @@ def described(annotate, absent=()):
         prints = chained_fingerprints(stages, known, kit.norms().hash)
         return StageSet(stages, prints, annotate.guard, dict(absent))
 
-    job = StageJob("7", OWN, ("emphasis", "semantics"), row)
+    job = StageJob("7", AS_FITTED, ("emphasis", "semantics"), row)
     (found,) = asyncio.run(StageRunner(build).run([job]))
     return found
 

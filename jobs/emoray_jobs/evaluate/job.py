@@ -1,123 +1,106 @@
 """evaluate: a registered version's predictions on the test split, at every semantic level, and the report on them.
 
-The test split is scored once per version; another call reads the stored predictions, and writes the report anew only if
-the options of the report changed.
+The test split is scored once per version. Another call reads the stored predictions, and writes the report again only
+if the options of the report changed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from emoray.corpora import CorpusConfig
 from emoray.digest import digest
-from emoray.evaluation.report import About, write_report
-from emoray.evaluation.summary import LEVELS
+from emoray.evaluation.config import EvaluateConfig
+from emoray.evaluation.pages import SYNTHETIC_NOTE
+from emoray.evaluation.report import Report, write_report
+from emoray.evaluation.summary import LEVELS, TITLES
 from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import Tracking, connect
 from emoray.registry.versions import Version
 from emoray.scoring.bundle import Bundle, open_bundle
+from emoray_jobs.evaluate import stored, tables
 from emoray_jobs.evaluate.predictions import find_version, predictions
-from emoray_jobs.evaluate.stored import (
-    KEY,
-    METRICS,
-    PREDICTIONS,
-    TITLES,
-    EvaluateResult,
-    SplitReport,
-    ceiling,
-    cell,
-    corpus_hash,
-    latest,
-    notes,
-    store,
-    test_splits,
-)
+from emoray_jobs.evaluate.stored import EvaluateResult, SplitReport
 from emoray_jobs.progress import spinner
 from emoray_jobs.train.register import levels_of
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
+#: Predicts a split at semantic levels.
+Predict = Callable[[str, Sequence[str]], pl.DataFrame]
+
 
 def run(config: Config, *, model: str | None = None) -> EvaluateResult:
-    """Judge a registered version on the corpus's test splits and log the report to its MLflow run.
+    """Evaluate a registered version on the corpus's test splits and log the report to its MLflow run.
 
     Args:
-        config: The jobs' configuration.
+        config: Lake, tracking store, corpus and options of the report; training options that predict.
         model: Number, alias or `models:/…`; the challenger if left out, the champion if there is none.
 
     Raises:
         RegistryError: There is no such version.
-        InputError: The corpus has no labelled test split.
+        InputError: The corpus has no labelled test split (`no_test_split`).
     """
     lake = Lake(config.lake)
     tracking = connect(config.tracking, lake)
-    version = find_version(tracking, model or latest(tracking))
+    version = find_version(tracking, model)
     bundle = open_bundle(versions.fetch(tracking, version))
-    splits = test_splits(config, lake)
     with contextlib.ExitStack() as stack:
-        reports = [_evaluate_split(config, lake, tracking, stack, version, bundle, split) for split in splits]
+
+        def predict(split: str, levels: Sequence[str]) -> pl.DataFrame:
+            return predictions(config, lake, stack, bundle, [split], levels)
+
+        reports = [
+            _evaluate_split(lake, tracking, version, bundle, split, config.corpus, config.evaluate, predict)
+            for split in stored.test_splits(lake, config.corpus.name)
+        ]
     return EvaluateResult(version.name, version.version, bundle.config.name, reports)
 
 
 def _evaluate_split(
-    config: Config,
     lake: Lake,
     tracking: Tracking,
-    stack: contextlib.ExitStack,
     version: Version,
     bundle: Bundle,
     split: str,
+    corpus: CorpusConfig,
+    options: EvaluateConfig,
+    predict: Predict,
 ) -> SplitReport:
-    where = ("reports", version.name, version.version, split)
-    scored = digest({"source": version.source, "corpus": corpus_hash(lake, config.corpus.name, split)})
-    reported = digest({"scored": scored, "evaluate": config.evaluate.model_dump(mode="json")})
-    key = lake.read_json(*where, KEY) if lake.exists(*where, KEY) else {}
-    if key.get("reported") == reported:
-        return SplitReport(split, lake.uri(*where), lake.read_json(*where, METRICS), reused=True)
-    with spinner(f"evaluating version {version.version} on {split}"):
-        if key.get("scored") == scored:
-            judged = pl.read_parquet(io.BytesIO(lake.read_bytes(*where, PREDICTIONS)))
-        else:
-            judged = predictions(config, lake, stack, bundle, [split], levels_of(bundle.config))
-        dev = predictions(config, lake, stack, bundle, ["dev"], levels_of(bundle.config)[-1:])
-        with tempfile.TemporaryDirectory(prefix="emoray-report-") as work:
-            report = write_report(
-                work,
-                judged,
-                config.evaluate,
-                _about(config, lake, version, bundle, split),
-                dev=dev,
-                half_widths=bundle.half_widths,
-                classes=bundle.config.classes,
-            )
-            store(lake, work, where, {"scored": scored, "reported": reported})
-            tracking.log_folder(version.run_id, work, f"report/{split}")
-    tracking.log_once(version.run_id, {f"{split}/{name}": value for name, value in report.flat().items()})
-    return SplitReport(split, lake.uri(*where), report.metrics, reused=False)
-
-
-def _about(config: Config, lake: Lake, version: Version, bundle: Bundle, split: str) -> About:
-    synthetic = config.corpus.kind == "synthetic"
-    return About(
-        title=f"{version.name} version {version.version} ({bundle.config.name}) on {config.corpus.name}, {split}",
-        corpus=config.corpus.name,
+    where, levels = ("reports", version.name, version.version, split), levels_of(bundle.config)
+    scored = digest({"source": version.source, "corpus": stored.corpus_hash(lake, corpus.name, split)})
+    reported = digest({"scored": scored, "evaluate": options.model_dump(mode="json")})
+    about = stored.about(
+        lake,
+        corpus,
+        f"{version.name} version {version.version} ({bundle.config.name}) on {corpus.name}, {split}",
         facts={"model version": version.version, "MLflow run": version.run_id, **version.tags},
         protocol=[
             "Speakers of train occur in no other split; the epoch was selected on dev.",
             f"{split} was scored once, by the registered version, and decided nothing.",
         ],
-        ceiling=ceiling(lake, config.corpus.name) if synthetic else None,
-        synthetic=synthetic,
     )
+
+    def write(folder: str) -> Report:
+        with spinner(f"evaluating version {version.version} on {split}"):
+            known = stored.stored_key(lake, where).get("scored") == scored
+            scores = stored.stored_predictions(lake, where) if known else predict(split, levels)
+            dev, classes = predict("dev", levels[-1:]), bundle.config.classes
+            report = write_report(
+                folder, scores, options, about, dev=dev, half_widths=bundle.half_widths, classes=classes
+            )
+        stored.log_report(tracking, version.run_id, split, report)
+        return report
+
+    return stored.reuse_or_write(lake, where, split, {"scored": scored, "reported": reported}, write)
 
 
 def render(result: EvaluateResult) -> RenderableType:
@@ -135,32 +118,32 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
         results: Evaluations on the same corpus.
         split: The split to show.
     """
-    reports = [(result, report) for result in results for report in result.reports if report.split == split]
+    reports = [(result, result.report(split)) for result in results]
     first = reports[0][1].metrics
-    names = [f"ccc_{d}" for d in first["dimensions"]] + (["ccc_mean"] if first["dimensions"] else [])
-    names += ["ua", "wa"] if first["classes"] else []
-    heading = (
-        f"{split}: {first['n_clips']:,} clips, {first['n_speakers']} speakers; {100 * first['interval_level']:g} %"
-    )
-    shown = Table(title=f"{heading} intervals over {first['unit']}s", title_justify="left")
-    for column in ("model", "hears"):
-        shown.add_column(column)
-    for name in names:
-        shown.add_column(TITLES[name], justify="right")
+    names = tables.metric_names(first)
     nominal = next((found for _, report in reports if (found := report.metrics["conformal_level"]) is not None), None)
-    if nominal is not None:
-        shown.add_column(f"{100 * nominal:g} % intervals cover", justify="right")
+    shown = tables.table(
+        f"{split}: {first['n_clips']:,} clips, {first['n_speakers']} speakers;"
+        f" {100 * first['interval_level']:g} % intervals over {first['unit']}s",
+        ["model", "hears"],
+        [*(TITLES[name] for name in names), *([] if nominal is None else [f"{100 * nominal:g} % intervals cover"])],
+    )
     for result, report in reports:
         for level, figures in report.metrics["levels"].items():
-            cells = [cell(figures["metrics"][name]) for name in names]
+            cells = [tables.cell(figures["metrics"][name]) for name in names]
             if nominal is not None:
                 shares = [f"{100 * share:.0f}" for share in (figures["coverage"] or {}).values()]
                 cells.append(f"{' / '.join(shares)} %" if shares else "–")
             shown.add_row(f"{result.kind}, version {result.version}", LEVELS.get(level, level), *cells)
-    reachable = first["about"]["ceiling"]
-    if reachable:
-        limits = {f"ccc_{d}": value for d, value in reachable.items()}
-        limits.setdefault("ccc_mean", sum(reachable.values()) / len(reachable))
-        cells = [f"{limits[name]:.3f}" if name in limits else "" for name in names]
+    if limits := tables.ceilings(first):
+        cells = tables.ceiling_cells(limits, names)
         shown.add_row("ceiling", "given the label noise", *cells, *([] if nominal is None else [""]), style="dim")
     return shown
+
+
+def notes(report: SplitReport) -> list[str]:
+    """What a reader of the table must know."""
+    notes = [report.metrics["warning"]] if report.metrics["warning"] else []
+    if report.reused:
+        notes.append("Scored before; the test split is scored once per version.")
+    return notes + ([SYNTHETIC_NOTE] if report.metrics["about"]["synthetic"] else [])

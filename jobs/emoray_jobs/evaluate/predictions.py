@@ -14,7 +14,7 @@ from emoray.errors import AudioError, InputError
 from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import Tracking
-from emoray.registry.versions import Version
+from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.scoring.bundle import Bundle, text_read
 from emoray.scoring.predictions import predict_rows
 from emoray.scoring.score import REQUESTED_OF
@@ -31,18 +31,25 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 64
 
 
-def find_version(tracking: Tracking, reference: str) -> Version:
+def find_version(tracking: Tracking, reference: str | None) -> Version:
     """A version by its number, an alias, `latest`, or an address `models:/name@alias` or `models:/name/number`.
+
+    None finds the challenger, or the champion if there is no challenger.
 
     Raises:
         RegistryError: There is no such version.
+        InputError: The address names no version (`bad_model_address`).
     """
+    if reference is None:
+        reference = CHAMPION if versions.find_alias(tracking, CHALLENGER) is None else CHALLENGER
     if reference.startswith("models:/"):
         path = reference.removeprefix("models:/")
         name, _, rest = path.partition("@" if "@" in path else "/")
         if not name or not rest:
             raise InputError(
-                f"{reference!r} names no version", remedy="Write models:/NAME@ALIAS or models:/NAME/NUMBER"
+                f"{reference!r} names no version",
+                remedy="Write models:/NAME@ALIAS or models:/NAME/NUMBER",
+                kind="bad_model_address",
             )
         tracking, reference = dataclasses.replace(tracking, model_name=name), rest
     return versions.resolve(tracking, reference)
@@ -100,9 +107,7 @@ def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) 
         ids: Which utterances.
         bundle: The version that says what counts as usable audio.
     """
-    table = lake.utterances(corpus)
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(lake.utterances(corpus))
     rows: list[Row] = frame.filter(pl.col("utterance_id").is_in(list(ids))).sort("utterance_id").to_dicts()
     storage = lake.fs.storage_options or None
     good = []

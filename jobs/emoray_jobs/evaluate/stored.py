@@ -1,4 +1,4 @@
-"""Evaluations kept on the lake: where they are, what they hold, and what reports read of them."""
+"""Reports kept on the lake: written once for what they rest on, found again by its digest, read by other reports."""
 
 from __future__ import annotations
 
@@ -6,36 +6,24 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
+from emoray.corpora import CorpusConfig, ceiling
 from emoray.errors import InputError
-from emoray.evaluation.pages import SYNTHETIC_NOTE
+from emoray.evaluation.report import About, Report
+from emoray.evaluation.summary import check_predictions
 from emoray.lake.tables import Lake
-from emoray.registry import versions
 from emoray.registry.tracking import Tracking
-from emoray.registry.versions import CHALLENGER, CHAMPION
 from emoray.schema import DIMENSIONS
 
-if TYPE_CHECKING:
-    from emoray_jobs.config import Config
-
-
 TEST = re.compile(r"test\d*")
-
-
-#: Metric → what tables call it.
-TITLES = {
-    **{f"ccc_{name}": f"CCC {name}" for name in DIMENSIONS},
-    "ccc_mean": "CCC mean",
-    "ua": "UA",
-    "wa": "WA",
-}
-
-
+#: Of an utterance: it has a label.
+LABELLED = pl.any_horizontal(pl.col(*DIMENSIONS, "emotion").is_not_null())
 PREDICTIONS, METRICS, KEY = "predictions.parquet", "metrics.json", "key.json"
 
 
@@ -45,9 +33,9 @@ class SplitReport:
 
     Attributes:
         split: Name of the split.
-        folder: Where the report lies.
+        folder: Address of the report's folder.
         metrics: The tree of its metrics.json.
-        reused: It was there before.
+        reused: Whether an earlier call wrote it.
     """
 
     split: str
@@ -60,10 +48,20 @@ class SplitReport:
         """Address of the HTML page."""
         return f"{self.folder}/report.html"
 
+    @property
+    def fullest(self) -> str:
+        """The richest semantic level that the report covers."""
+        return str(list(self.metrics["levels"])[-1])
+
+    @property
+    def best(self) -> dict[str, dict[str, Any]]:
+        """Metrics at the richest level: name → interval as JSON."""
+        return dict(self.metrics["levels"][self.fullest]["metrics"])
+
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What an evaluation found.
+    """The evaluation of a registered version.
 
     Attributes:
         model_name: Name that the version is registered under.
@@ -77,72 +75,96 @@ class EvaluateResult:
     kind: str
     reports: list[SplitReport]
 
+    def report(self, split: str) -> SplitReport:
+        """The report on a split."""
+        return next(report for report in self.reports if report.split == split)
 
-def stored_predictions(lake: Lake, result: EvaluateResult, report: SplitReport) -> pl.DataFrame:
+
+def reuse_or_write(
+    lake: Lake,
+    where: Sequence[str],
+    split: str,
+    key: Mapping[str, str],
+    write: Callable[[str], Report],
+    *,
+    reuse: bool = True,
+) -> SplitReport:
+    """Read the report that is stored with a key, or write and store it.
+
+    Args:
+        lake: Lake that keeps the report.
+        where: Folder of the report below the lake's root.
+        split: Split that is reported on.
+        key: Digests of what the report rests on; `reported` decides whether the stored one counts.
+        write: Writes the report to a local folder and logs it. A call that is killed before the report is stored
+            leaves no key, so the next call writes and logs again.
+        reuse: Whether a stored report may be taken.
+    """
+    if reuse and stored_key(lake, where).get("reported") == key["reported"]:
+        return SplitReport(split, lake.uri(*where), lake.read_json(*where, METRICS), reused=True)
+    with tempfile.TemporaryDirectory(prefix="emoray-report-") as folder:
+        report = write(folder)
+        for root, _, names in os.walk(folder):
+            for name in names:
+                path = os.path.join(root, name)
+                with open(path, "rb") as file:
+                    lake.write_bytes(file.read(), *where, os.path.relpath(path, folder).replace(os.sep, "/"))
+        lake.write_json(dict(key), *where, KEY)  # last: a report with a key is whole
+    return SplitReport(split, lake.uri(*where), report.metrics, reused=False)
+
+
+def stored_key(lake: Lake, where: Sequence[str]) -> dict[str, str]:
+    """The key of a stored report; empty where there is none."""
+    return dict(lake.read_json(*where, KEY)) if lake.exists(*where, KEY) else {}
+
+
+def log_report(tracking: Tracking, run_id: str, split: str, report: Report) -> None:
+    """Log a report's folder and its estimates to an MLflow run."""
+    tracking.log_folder(run_id, report.folder, f"report/{split}")
+    tracking.log_once(run_id, {f"{split}/{name}": value for name, value in report.flat().items()})
+
+
+def stored_predictions(lake: Lake, where: Sequence[str]) -> pl.DataFrame:
     """The predictions that a report rests on, at all semantic levels."""
-    where = ("reports", result.model_name, result.version, report.split, PREDICTIONS)
-    return pl.read_parquet(io.BytesIO(lake.read_bytes(*where)))
+    return pl.read_parquet(io.BytesIO(lake.read_bytes(*where, PREDICTIONS)))
 
 
-def test_splits(config: Config, lake: Lake) -> list[str]:
-    """Names of the corpus's test splits; one whose labels are hidden (MSP-Podcast's test3) is there for submissions.
+def common_predictions(lake: Lake, results: Sequence[EvaluateResult], split: str) -> list[pl.DataFrame]:
+    """Stored predictions of several versions on the clips of a split that all of them scored, in the results' order."""
+    frames = [
+        check_predictions(stored_predictions(lake, ("reports", one.model_name, one.version, split))) for one in results
+    ]
+    common = set.intersection(*(set(frame["utterance_id"]) for frame in frames))
+    return [frame.filter(pl.col("utterance_id").is_in(common)) for frame in frames]
+
+
+def test_splits(lake: Lake, corpus: str) -> list[str]:
+    """Names of a corpus's test splits that have labels (those of MSP-Podcast's test3 are hidden).
 
     Raises:
-        InputError: It has none with a label.
+        InputError: No test split has labels (`no_test_split`).
     """
-    labels = [*DIMENSIONS, "emotion"]
-    frame = pl.from_arrow(lake.utterances(config.corpus.name, ["split", *labels]))
-    assert isinstance(frame, pl.DataFrame)
-    found = frame.filter(pl.any_horizontal(pl.col(labels).is_not_null()))["split"].drop_nulls().unique()
+    frame = pl.DataFrame(lake.utterances(corpus, ["split", *DIMENSIONS, "emotion"]))
+    found = frame.filter(LABELLED)["split"].drop_nulls().unique()
     splits = sorted(name for name in found if TEST.fullmatch(name))
     if not splits:
         raise InputError(
-            f"corpus {config.corpus.name!r} has no test split with labels", remedy="Give some of its speakers to test"
+            f"corpus {corpus!r} has no test split with labels",
+            remedy="Give some of its speakers to test",
+            kind="no_test_split",
         )
     return splits
 
 
-def latest(tracking: Tracking) -> str:
-    """The version that is judged where none is named: the challenger, else the champion."""
-    return CHALLENGER if versions.find_alias(tracking, CHALLENGER) is not None else CHAMPION
-
-
-def store(lake: Lake, folder: str, where: Sequence[str], key: Mapping[str, str]) -> None:
-    """Copy a report into the lake, its key last: a report with a key is whole."""
-    for root, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(root, name)
-            with open(path, "rb") as file:
-                lake.write_bytes(file.read(), *where, os.path.relpath(path, folder).replace(os.sep, "/"))
-    lake.write_json(dict(key), *where, KEY)
-
-
-def ceiling(lake: Lake, corpus: str) -> dict[str, float]:
-    """The best CCC that any predictor can reach per dimension on a synthetic corpus."""
-    from emoray.corpora.synthetic import build as synthetic
-
-    return synthetic.ceiling(lake, corpus)
+def about(lake: Lake, corpus: CorpusConfig, title: str, *, facts: Mapping[str, str], protocol: Sequence[str]) -> About:
+    """What a report says of its source; on a synthetic corpus also the best CCC that any predictor can reach."""
+    synthetic = corpus.kind == "synthetic"
+    best = ceiling(lake, corpus.name) if synthetic else None
+    return About(title, corpus.name, facts=facts, protocol=protocol, ceiling=best, synthetic=synthetic)
 
 
 def corpus_hash(lake: Lake, corpus: str, split: str) -> str:
     """Hash of a split's clips and labels."""
     columns = ["utterance_id", "split", "audio_uri", "start_s", "end_s", "valence", "arousal", "dominance", "emotion"]
-    frame = pl.from_arrow(lake.utterances(corpus, columns))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(lake.utterances(corpus, columns))
     return hashlib.sha256(frame.filter(pl.col("split") == split).sort("utterance_id").write_csv().encode()).hexdigest()
-
-
-def cell(entry: Mapping[str, Any] | None, sign: str = "") -> str:
-    """An estimate over its interval."""
-    if entry is None or entry["estimate"] is None:
-        return "–"
-    text = f"{entry['estimate']:{sign}.3f}"
-    return text if entry["low"] is None else f"{text}\n{entry['low']:{sign}.3f} … {entry['high']:{sign}.3f}"
-
-
-def notes(report: SplitReport) -> list[str]:
-    """What a reader of the table must know."""
-    notes = [report.metrics["warning"]] if report.metrics["warning"] else []
-    if report.reused:
-        notes.append("Scored before; the test split is scored once per version.")
-    return notes + ([SYNTHETIC_NOTE] if report.metrics["about"]["synthetic"] else [])

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -21,12 +21,13 @@ from emoray.corpora import folds
 from emoray.digest import digest
 from emoray.errors import InputError
 from emoray.evaluation.pages import SYNTHETIC_NOTE
-from emoray.evaluation.summary import LEVELS
+from emoray.evaluation.summary import LEVELS, TITLES
 from emoray.lake.tables import Lake
 from emoray.registry.tracking import connect
 from emoray.schema import assert_speaker_disjoint
 from emoray.training.training_set import TrainingSet
-from emoray_jobs.evaluate.stored import TITLES, SplitReport, cell, test_splits
+from emoray_jobs.evaluate import tables
+from emoray_jobs.evaluate.stored import SplitReport, test_splits
 from emoray_jobs.protocol.mlflow_runs import FAILED, ProtocolRuns
 from emoray_jobs.protocol.report import write_reports
 from emoray_jobs.protocol.trial import Trial, TrialOutcome, finished
@@ -42,22 +43,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What one trial came to.
+    """The result of one trial.
 
     Attributes:
-        name: Its seed and fold.
-        seed: Its seed.
-        fold: Its fold; None where the corpus's own partitions are used.
-        run: Name of its run; `checkpoints/<run>/` in the lake.
+        trial: The trial.
         outcome: None if it failed.
         error: Why it failed.
-        reused: It was finished before.
+        reused: Whether an earlier call finished it.
     """
 
-    name: str
-    seed: int
-    fold: int | None
-    run: str
+    trial: Trial
     outcome: TrialOutcome | None
     error: str | None
     reused: bool
@@ -65,7 +60,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """What a protocol found.
+    """The result of a protocol.
 
     Attributes:
         name: Its name.
@@ -74,9 +69,8 @@ class ProtocolResult:
         kind: Name of the model.
         trials: All of them, seed by seed.
         reports: One per test split, over the seeds whose trials are all finished; empty where there is none.
-        left_out: Seeds that are not in the reports, since a trial of theirs failed.
-        synthetic: The corpus is synthetic.
-        seconds: How long this call took.
+        synthetic: Whether the corpus is synthetic.
+        seconds: Duration of this call.
     """
 
     name: str
@@ -85,14 +79,13 @@ class ProtocolResult:
     kind: str
     trials: list[TrialResult]
     reports: list[SplitReport]
-    left_out: list[int]
     synthetic: bool
     seconds: float
 
     @property
     def failed(self) -> list[TrialResult]:
-        """The trials that are not finished."""
-        return [trial for trial in self.trials if trial.outcome is None]
+        """The trials that are not finished; their seeds are not in the reports."""
+        return [one for one in self.trials if one.outcome is None]
 
 
 def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
@@ -123,14 +116,15 @@ def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
         errors: dict[str, str] = {}
         whole = planned
         if runs.finished and len(before) == len(trials):
-            reports = write_reports(config, lake, whole, runs, tracking)
+            reports = write_reports(lake, config.corpus, config.evaluate, whole, runs, tracking)
         else:
             runs.begin(config, planned[0].prepared, chosen)
             with tracking.running(runs.parent_id), contextlib.closing(runs):
                 errors = run_trials(config, lake, stack, planned, runs)
                 broken = {one.trial.seed for one in planned if one.trial.run in errors}
                 whole = [one for one in planned if one.trial.seed not in broken]
-                reports = write_reports(config, lake, whole, runs, None if errors else tracking)
+                logged = None if errors else tracking
+                reports = write_reports(lake, config.corpus, config.evaluate, whole, runs, logged)
             if errors:
                 tracking.end_run(runs.parent_id, FAILED)
     return ProtocolResult(
@@ -138,20 +132,8 @@ def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
         run_id=runs.parent_id,
         corpus=config.corpus.name,
         kind=config.model.name,
-        trials=[
-            TrialResult(
-                name=trial.name,
-                seed=trial.seed,
-                fold=trial.fold,
-                run=trial.run,
-                outcome=finished(lake, trial),
-                error=errors.get(trial.run),
-                reused=trial.run in before,
-            )
-            for trial in trials
-        ],
+        trials=[TrialResult(one, finished(lake, one), errors.get(one.run), reused=one.run in before) for one in trials],
         reports=reports,
-        left_out=[seed for seed in chosen if all(one.trial.seed != seed for one in whole)],
         synthetic=config.corpus.kind == "synthetic",
         seconds=time.monotonic() - started,
     )
@@ -167,7 +149,7 @@ def _plan(config: Config, lake: Lake, stack: contextlib.ExitStack, seeds: Sequen
         unknown = assert_speaker_disjoint(data.training_set.frame.to_arrow())
         if unknown:
             log.warning("%d utterances have no known speaker: their splits cannot be checked", unknown)
-        parts, tests = [(None, data.training_set)], test_splits(config, lake)
+        parts, tests = [(None, data.training_set)], test_splits(lake, corpus)
     # A set whose labels are hidden is there for submissions.
     labelled = tuple(name for name in tests if any(part.ids(name) for _, part in parts))
     if not labelled:
@@ -188,7 +170,7 @@ def _plan(config: Config, lake: Lake, stack: contextlib.ExitStack, seeds: Sequen
 
 def render(result: ProtocolResult) -> RenderableType:
     """The tables as they are printed."""
-    new = [trial for trial in result.trials if trial.outcome is not None and not trial.reused]
+    new = [one for one in result.trials if one.outcome is not None and not one.reused]
     done = len(result.trials) - len(result.failed)
     said = f"{done} of {len(result.trials)} trials are finished, {len(new)} of them by this call"
     parts: list[RenderableType] = []
@@ -197,47 +179,30 @@ def render(result: ProtocolResult) -> RenderableType:
         if report.metrics["warning"]:
             parts.append(report.metrics["warning"])
     parts.append(f"{said} ({result.seconds:.0f} s). Parent run {result.run_id} in MLflow; no version was registered.")
-    parts += [f"Failed: {trial.name} (checkpoints/{trial.run}): {trial.error}" for trial in result.failed]
-    if result.left_out:
-        seeds = ", ".join(map(str, result.left_out))
+    parts += [f"Failed: {one.trial.name} (checkpoints/{one.trial.run}): {one.error}" for one in result.failed]
+    if result.failed:
+        seeds = ", ".join(map(str, dict.fromkeys(one.trial.seed for one in result.failed)))
         parts.append(f"Not in the figures: seed {seeds}, of which a trial failed. The same command tries it again.")
     return Group(*parts, *([SYNTHETIC_NOTE] if result.synthetic else []))
 
 
 def _table(result: ProtocolResult, report: SplitReport) -> Table:
-    """Pooled metrics per semantic level, then each fold's and each seed's at the fullest."""
+    """Pooled metrics per semantic level, then each fold's and each seed's at the richest level."""
     m = report.metrics
-    names = [f"ccc_{d}" for d in m["dimensions"]] + (["ccc_mean"] if m["dimensions"] else [])
-    names += ["ua", "wa", "macro_f1"] if m["classes"] else []
+    names = [*tables.metric_names(m), *(["macro_f1"] if m["classes"] else [])]
     heading = f"{result.kind} on {result.corpus}, {report.split}: {m['n_clips']:,} clips, {m['n_speakers']} speakers"
     heading += f", {len(m['folds'])} folds" if m["folds"] else ""
     seeds = f"{len(m['seeds'])} seeds (mean ± sd)" if len(m["seeds"]) > 1 else f"seed {m['seeds'][0]}"
     interval = f"{100 * m['interval_level']:g} % intervals over {m['unit']}s"
-    shown = Table(title=f"{heading}, {seeds}; {interval}", title_justify="left")
-    shown.add_column("test clips")
-    for name in names:
-        shown.add_column(TITLES.get(name, "macro-F1"), justify="right")
+    shown = tables.table(f"{heading}, {seeds}; {interval}", ["test clips"], [TITLES[name] for name in names])
     for level, figures in m["levels"].items():
-        shown.add_row(LEVELS.get(level, level), *(_cell(figures["metrics"][name]) for name in names))
-    fullest = list(m["levels"].values())[-1]
+        shown.add_row(LEVELS.get(level, level), *(tables.cell(figures["metrics"][name]) for name in names))
+    fullest = m["levels"][report.fullest]
     shown.add_section()
     for row in fullest["folds"]:
-        shown.add_row(f"fold {row['value']}, {row['n_clips']} clips", *(_short(row[name]) for name in names))
+        cells = [tables.cell(row[name], interval="") for name in names]
+        shown.add_row(f"fold {row['value']}, {row['n_clips']} clips", *cells)
     shown.add_section()
     for seed, values in fullest["seeds"].items():
-        shown.add_row(f"seed {seed}", *(_short({"estimate": values[name]}) for name in names))
+        shown.add_row(f"seed {seed}", *(tables.cell({"estimate": values[name]}) for name in names))
     return shown
-
-
-def _cell(entry: dict[str, Any]) -> str:
-    """The mean over the seeds with its deviation, over its interval."""
-    first, *interval = cell(entry).split("\n")
-    deviation = "" if entry["seed_sd"] is None else f" ± {entry['seed_sd']:.3f}"
-    return "\n".join([first + deviation, *interval])
-
-
-def _short(entry: dict[str, Any]) -> str:
-    if entry["estimate"] is None:
-        return "–"
-    deviation = entry.get("seed_sd")
-    return f"{entry['estimate']:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")

@@ -2,108 +2,115 @@
 
 from __future__ import annotations
 
-import tempfile
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from emoray.digest import digest
-from emoray.evaluation.report import About, write_report
+from emoray.evaluation.report import About, Report, write_report
 from emoray.lake.tables import Lake
 from emoray.models.build import WITHOUT_GRADIENT
 from emoray.registry.tracking import Tracking
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import text_read
-from emoray_jobs.evaluate.stored import KEY, METRICS, SplitReport, ceiling, store
+from emoray_jobs.evaluate import stored
+from emoray_jobs.evaluate.stored import SplitReport
 from emoray_jobs.progress import spinner
 from emoray_jobs.protocol.mlflow_runs import ProtocolRuns
 from emoray_jobs.protocol.trial import Trial, test_predictions
 from emoray_jobs.protocol.trials import PlannedTrial
 
 if TYPE_CHECKING:
-    from emoray_jobs.config import Config
+    from emoray.corpora import CorpusConfig
+    from emoray.evaluation.config import EvaluateConfig
 
 
 def write_reports(
-    config: Config, lake: Lake, planned: Sequence[PlannedTrial], runs: ProtocolRuns, tracking: Tracking | None
+    lake: Lake,
+    corpus: CorpusConfig,
+    options: EvaluateConfig,
+    planned: Sequence[PlannedTrial],
+    runs: ProtocolRuns,
+    tracking: Tracking | None,
 ) -> list[SplitReport]:
-    """Report on finished trials, as far as the same report is not there.
+    """Report on finished trials; a report that is stored and logged is read.
 
     Args:
-        config: The jobs' configuration.
-        lake: Where everything is.
+        lake: Lake of the trials and the reports, which go to `reports/protocols/<name>/<split>/`.
+        corpus: Corpus of the trials.
+        options: Intervals and groups.
         planned: Trials of whole seeds: every fold of each is finished.
         runs: The protocol's MLflow runs.
-        tracking: The parent run gets reports and metrics in this store; None: it does not, trials are missing.
+        tracking: The parent run gets reports and metrics in this store; None if trials are missing.
 
     Returns:
-        One report per test split, in `reports/protocols/<name>/<split>/`.
+        One report per test split.
     """
     if not planned:
         return []
     trials = [one.trial for one in planned]
-    evaluated = config.evaluate.model_dump(mode="json")
-    key = {"reported": digest({"runs": [trial.run for trial in trials], "evaluate": evaluated})}
-    pooled: pl.DataFrame | None = None
-    reports = []
-    for split in trials[0].tests:
-        where = ("reports", "protocols", runs.name, split)
-        if runs.finished and lake.exists(*where, KEY) and lake.read_json(*where, KEY) == key:
-            reports.append(SplitReport(split, lake.uri(*where), lake.read_json(*where, METRICS), reused=True))
-            continue
-        pooled = _pooled(config, lake, trials) if pooled is None else pooled
-        with spinner(f"reporting on {split}"), tempfile.TemporaryDirectory(prefix="emoray-report-") as work:
-            part = pooled.filter(pl.col("split") == split)
-            about = _about(config, lake, planned, runs, split)
-            report = write_report(work, part, config.evaluate, about, classes=config.model.classes)
+    rests_on = {"runs": [trial.run for trial in trials], "evaluate": options.model_dump(mode="json")}
+    key = {"reported": digest(rests_on)}
+    pooled = functools.cache(lambda: _pooled(lake, trials))
+
+    def write(split: str, folder: str) -> Report:
+        with spinner(f"reporting on {split}"):
+            part = pooled().filter(pl.col("split") == split)
+            about = _about(lake, corpus, planned, runs, split)
+            report = write_report(folder, part, options, about, classes=trials[0].assignment.model.classes)
             if tracking is not None:
-                tracking.log_folder(runs.parent_id, work, f"report/{split}")
-                flat = report.flat().items()
-                tracking.log_once(runs.parent_id, {f"{split}/{name}": value for name, value in flat})
-            store(lake, work, where, key)
-        reports.append(SplitReport(split, lake.uri(*where), report.metrics, reused=False))
-    return reports
+                stored.log_report(tracking, runs.parent_id, split, report)
+        return report
+
+    return [
+        stored.reuse_or_write(
+            lake,
+            ("reports", "protocols", runs.name, split),
+            split,
+            key,
+            functools.partial(write, split),
+            reuse=runs.finished,
+        )
+        for split in trials[0].tests
+    ]
 
 
-def _pooled(config: Config, lake: Lake, trials: Sequence[Trial]) -> pl.DataFrame:
-    """Test predictions of all folds and seeds; the report holds them to each clip once per seed and level."""
-    frame = pl.concat([test_predictions(lake, trial) for trial in trials])
-    if config.train.objective.ccc == 0 and config.model.name not in WITHOUT_GRADIENT:
+def _pooled(lake: Lake, trials: Sequence[Trial]) -> pl.DataFrame:
+    """Test predictions of all folds and seeds; the report checks that each clip occurs once per seed and level."""
+    frame, assignment = pl.concat([test_predictions(lake, trial) for trial in trials]), trials[0].assignment
+    if assignment.train.objective.ccc == 0 and assignment.model.name not in WITHOUT_GRADIENT:
         return frame.drop([f"{name}_pred" for name in DIMENSIONS])  # of a head that nothing trained
     return frame
 
 
-def _about(config: Config, lake: Lake, planned: Sequence[PlannedTrial], runs: ProtocolRuns, split: str) -> About:
+def _about(lake: Lake, corpus: CorpusConfig, planned: Sequence[PlannedTrial], runs: ProtocolRuns, split: str) -> About:
     trials, prepared = [one.trial for one in planned], planned[0].prepared
-    folds = {trial.fold for trial in trials}
-    seeds = list(dict.fromkeys(trial.seed for trial in trials))
+    model = trials[0].assignment.model
     if trials[0].fold is None:
         how = f"The corpus's own partitions; one model per seed was trained on train and scored {split} once."
     else:
         how = (
-            f"{len(folds)} folds: each leaves one part of the corpus out for testing, another selects the epoch, the"
-            " others train. Predictions are pooled: each clip was predicted once per seed, by the model that left its"
-            " part out."
+            f"{len({trial.fold for trial in trials})} folds: each leaves one part of the corpus out for testing,"
+            " another selects the epoch, the others train. Predictions are pooled: each clip was predicted once per"
+            " seed, by the model that left its part out."
         )
     protocol = [how, "Known speakers of train occur in neither dev nor a test set, which was checked in each fold."]
-    if text_read(config.model) and trials[0].fold is not None:
+    if text_read(model) and trials[0].fold is not None:
         protocol.append(
             "Speakers' and the corpus's prosody norms, which emphasis and delivery are measured against, were fitted on"
             " the clips of all folds; they read no label."
         )
-    synthetic = config.corpus.kind == "synthetic"
-    kept = ("emoray.training_set", "emoray.commit")
-    return About(
-        title=f"{config.model.name} on {config.corpus.name}, {split}: the corpus's protocol",
-        corpus=config.corpus.name,
+    return stored.about(
+        lake,
+        corpus,
+        f"{model.name} on {corpus.name}, {split}: the corpus's protocol",
         facts={
             "protocol": runs.name,
             "MLflow run": runs.parent_id,
-            "seeds": ", ".join(map(str, seeds)),
-            **{name: prepared.hashes[name] for name in kept},
+            "seeds": ", ".join(map(str, dict.fromkeys(trial.seed for trial in trials))),
+            **{name: prepared.hashes[name] for name in ("emoray.training_set", "emoray.commit")},
         },
         protocol=protocol,
-        ceiling=ceiling(lake, config.corpus.name) if synthetic else None,
-        synthetic=synthetic,
     )

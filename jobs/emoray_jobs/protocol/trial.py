@@ -6,22 +6,17 @@ its checkpoint, one that is finished is read. Nothing is registered.
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-from emoray.lake.tables import Lake
-
-if TYPE_CHECKING:
-    pass
-
 import io
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import polars as pl
 
 from emoray.errors import EmorayError
+from emoray.lake.tables import Lake
 from emoray.models.build import build
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, prune
 from emoray_jobs.train.local import predict_levels

@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from emoray.evaluation.summary import LEVELS
+from emoray.evaluation.summary import LEVELS, TITLES
 
 SYNTHETIC_NOTE = (
     "Synthetic speech with planted labels: this table tests the software. It is no evidence about how people express"
@@ -15,7 +15,7 @@ SYNTHETIC_NOTE = (
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template of this package, which also gets the names of levels and the note on synthetic speech."""
+    """A page from a template of this package, with the names of levels and metrics and the note on synthetic speech."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("emoray.evaluation", "templates"),
         autoescape=True,
@@ -24,7 +24,8 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["figure"] = _number
-    return environment.get_template(template).render(level_names=LEVELS, synthetic_note=SYNTHETIC_NOTE, **values)
+    shared = {"level_names": LEVELS, "titles": TITLES, "synthetic_note": SYNTHETIC_NOTE}
+    return environment.get_template(template).render(**shared, **values)
 
 
 def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:

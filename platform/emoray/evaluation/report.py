@@ -40,14 +40,6 @@ class About:
 
 
 @dataclass(frozen=True)
-class Image:
-    """A figure inside the page: its PNG file in base64 and the width it is shown with."""
-
-    data: str
-    width_px: int
-
-
-@dataclass(frozen=True)
 class Report:
     """A written report: its folder, its HTML page, and the content of metrics.json."""
 
@@ -93,39 +85,57 @@ def write_report(
     Raises:
         InputError: The predictions break the contract of `summarise`.
     """
-    target = Path(folder)
     if half_widths is None and dev is not None:
         half_widths = conformal.fit(dev, config.conformal_level)
     metrics = summarise(predictions, config, half_widths=half_widths, classes=classes)
     metrics["about"] = {**asdict(about), "facts": dict(about.facts), "protocol": list(about.protocol)}
-    frame = check_predictions(predictions)
-    drawn = _figures(frame, metrics, about, dev)
-    images: dict[str, Image] = {}
-    (target / "figures").mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        path = target / "figures" / f"{name}.png"
-        figure.savefig(path)
-        width_px = round(96 * figure.get_size_inches()[0])
-        images[name] = Image(base64.b64encode(path.read_bytes()).decode(), width_px)
-    (target / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    frame.write_parquet(target / "predictions.parquet")
-    page = target / "report.html"
-    page.write_text(render(metrics, images), encoding="utf-8")
-    return Report(target, page, metrics)
-
-
-def render(metrics: Mapping[str, Any], images: Mapping[str, Image]) -> str:
-    """The HTML page of the content of metrics.json and the figures by name."""
     used = [*(("CCC", "Pearson", "MAE", "bias") if metrics["dimensions"] else ())]
     used += ("UA", "WA", "macro-F1") if metrics["classes"] else ()
-    return pages.render(
+    frame = check_predictions(predictions)
+    return write_folder(
+        folder,
+        metrics,
+        frame,
+        {f"figures/{name}": figure for name, figure in _figures(frame, metrics, about, dev).items()},
         "report.html.j2",
         m=metrics,
         about=metrics["about"],
-        images=images,
         best=list(metrics["levels"])[-1],
         definitions=[(name, DEFINITIONS[name]) for name in used],
     )
+
+
+def write_folder(
+    folder: str | Path,
+    metrics: dict[str, Any],
+    predictions: pl.DataFrame,
+    drawn: Mapping[str, Figure],
+    template: str,
+    **values: Any,
+) -> Report:
+    """Write a report folder: metrics.json, predictions.parquet, figures, and report.html with the figures inside.
+
+    Args:
+        folder: Folder to write to; made if absent, files in it with the same names are replaced.
+        metrics: Content of metrics.json.
+        predictions: Content of predictions.parquet.
+        drawn: Path below the folder, without its suffix → figure. The template finds `images` by the last part.
+        template: Template of the page.
+        **values: What else the template reads.
+    """
+    target, images = Path(folder), {}
+    target.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        path = target / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path)
+        data = base64.b64encode(path.read_bytes()).decode()
+        images[path.stem] = {"data": data, "width_px": round(96 * figure.get_size_inches()[0])}
+    (target / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    predictions.write_parquet(target / "predictions.parquet")
+    page = target / "report.html"
+    page.write_text(pages.render(template, images=images, **values), encoding="utf-8")
+    return Report(target, page, metrics)
 
 
 def _figures(

@@ -19,6 +19,15 @@ from emoray.schema import DIMENSIONS, GRANULARITIES, UNKNOWN_SPEAKER
 #: Semantic levels and their names for readers, from the least input to the most.
 LEVELS = {"audio": "audio alone", "transcript": "audio + transcript", "full": "audio + transcript + delivery"}
 
+#: Metric → what tables call it.
+TITLES = {
+    **{f"ccc_{name}": f"CCC {name}" for name in DIMENSIONS},
+    "ccc_mean": "CCC mean",
+    "ua": "UA",
+    "wa": "WA",
+    "macro_f1": "macro-F1",
+}
+
 GROUP_COLUMNS = ("gender", DURATION, "speaker_id")
 
 #: Columns of predictions by several trainings: the seed of each, and the fold that its clips were tested in.
@@ -150,22 +159,29 @@ def _known_classes(frame: pl.DataFrame, classes: Sequence[str]) -> tuple[pl.Data
     return frame, list(classes) if frame["emotion_true"].is_not_null().any() else []
 
 
+def headline_metrics(dimensions: Sequence[str], classes: Sequence[str]) -> list[Metric]:
+    """The metrics that tables show: CCC per dimension and their mean, UA and WA."""
+    found = [dimensional("ccc", d) for d in dimensions] + ([mean_ccc(dimensions)] if dimensions else [])
+    return found + [categorical(kind, classes) for kind in ("ua", "wa") if classes]
+
+
 def metric_list(dimensions: Sequence[str], classes: Sequence[str]) -> list[Metric]:
     """The metrics of a report, in its order."""
-    found = [dimensional("ccc", d) for d in dimensions]
-    if dimensions:
-        found.append(mean_ccc(dimensions))
-    found += [dimensional(kind, d) for kind in ("pearson", "mae", "bias") for d in dimensions]
-    return found + [categorical(kind, classes) for kind in ("ua", "wa", "macro_f1") if classes]
+    other = [dimensional(kind, d) for kind in ("pearson", "mae", "bias") for d in dimensions]
+    return [
+        *headline_metrics(dimensions, ()),
+        *other,
+        *headline_metrics((), classes),
+        *([categorical("macro_f1", classes)] if classes else []),
+    ]
 
 
 def _one_level(
     frame: pl.DataFrame, dimensions: list[str], classes: list[str], config: EvaluateConfig
 ) -> dict[str, Any]:
     frames, metrics = by_seed(frame), metric_list(dimensions, classes)
-    headline = ([mean_ccc(dimensions)] if dimensions else []) + ([categorical("ua", classes)] if classes else [])
-    per_group = [*(dimensional("ccc", d) for d in dimensions), *headline]
-    per_fold = [*per_group, *(categorical(kind, classes) for kind in ("wa", "macro_f1") if classes)]
+    per_fold = [one for one in metrics if one.name in TITLES]
+    per_group = [one for one in per_fold if one.name not in ("wa", "macro_f1")]
     return {
         "n_clips": frames[0].height,
         "metrics": {one.name: interval(one, frames, **config.bootstrap).to_dict() for one in metrics},

@@ -24,7 +24,7 @@ async function showModel() {
     pill.textContent = model.version ? `${model.name} ${model.version} (${model.alias})` : `no ${model.alias} of ${model.name} yet`;
   } catch {
     pill.className = "absent";
-    pill.textContent = "service not reached";
+    pill.textContent = "service not reachable";
   }
 }
 
@@ -55,7 +55,7 @@ async function drawWave(blob) {
     }
     canvas.style.display = "block";
   } catch {
-    canvas.style.display = "none"; // a container the browser cannot read; the service may
+    canvas.style.display = "none"; // a container that the browser cannot read, but the service may
   }
 }
 
@@ -142,12 +142,12 @@ function show(reply, url) {
   $("empty").style.display = "none";
   $("result").style.display = "block";
   $("dimensions").replaceChildren(...DIMENSIONS.map((name) => dimension(name, reply[name], reply.scale)));
-  const ends = reply.scale || { min: 0, max: 1 }; // a version without a scale of its own answers in [0, 1]
+  const ends = reply.scale || { min: 0, max: 1 }; // a version without a corpus scale answers in [0, 1]
   $("ends").replaceChildren(text("span", fixed(ends.min, 0)), text("span", fixed(ends.max, 0)));
   const interval = reply.valence.interval;
   $("interval").textContent = interval
     ? `For ${fixed(interval.level * 100, 0)} of 100 clips like those of the model's development set, the listeners' mean rating lies within the band.`
-    : "This version carries no intervals.";
+    : "This version has no intervals.";
   words(reply);
   course(reply);
   reasons(reply.explanation);
@@ -222,7 +222,7 @@ function course(reply) {
     for (const window of windows) parts.push(`<circle cx="${x(middle(window))}" cy="${y(window[name])}" r="3" fill="var(--tone)"><title>${name} ${fixed(window[name])} at ${window.start_ms}–${window.end_ms} ms</title></circle>`);
     parts.push("</g>");
   }
-  $("course").innerHTML = parts.join(""); // numbers and our own names only
+  $("course").innerHTML = parts.join(""); // only numbers and fixed names
 }
 
 function reasons({ gates, experts }) {

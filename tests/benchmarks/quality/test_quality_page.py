@@ -5,7 +5,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks.quality.page import Result, write_page
+from benchmarks.quality.page import Scored, write_quality
 
 CEILING = {"arousal": 0.9, "dominance": 0.8, "valence": 1.0}  # in any order
 
@@ -29,10 +29,12 @@ def frame(noise: float, seed: int, level: str = "full") -> pl.DataFrame:
 @pytest.fixture
 def page(tmp_path) -> tuple[str, dict]:
     both = [pl.concat([frame(0.05, seed), frame(0.3, seed, "recognised")]) for seed in (1, 2)]
-    results = [Result("MSF-SER", both), Result("noisy", [frame(0.2, seed) for seed in (3, 4)])]
-    text = write_page(
-        tmp_path, results, full="MSF-SER", ceiling=CEILING, wer=0.71, seeds=2, seconds=120, settings={"x": 1}
-    )
+    dimensional = {"model": {"classes": []}}
+    rows = [
+        Scored("MSF-SER", None, both, dimensional, 90.0),
+        Scored("noisy", "MSF-SER", [frame(0.2, seed) for seed in (3, 4)], dimensional, 90.0),
+    ]
+    text = write_quality(tmp_path, rows, ceiling=CEILING, wer=0.71, seconds=120, settings={"x": 1})
     assert (tmp_path / "quality.md").read_text() == text
     return text, json.loads((tmp_path / "quality.json").read_text())
 

@@ -47,7 +47,7 @@ def measured(tmp_path_factory):
 
 def test_each_clip_is_predicted_once_per_seed_by_the_model_that_left_its_session_out(measured):
     config, result = measured
-    assert [(trial.seed, trial.fold) for trial in result.trials] == [(s, f) for s in (0, 1) for f in range(5)]
+    assert [(one.trial.seed, one.trial.fold) for one in result.trials] == [(s, f) for s in (0, 1) for f in range(5)]
     assert not result.failed
     (report,) = result.reports
     frame, lake = predictions(report), Lake(config.lake)
@@ -58,7 +58,7 @@ def test_each_clip_is_predicted_once_per_seed_by_the_model_that_left_its_session
     table = pl.from_arrow(lake.utterances("iemocap", ["utterance_id", "fold", "speaker_id"]))
     assert set(frame.select("utterance_id", "fold").rows()) == set(table.select("utterance_id", "fold").rows())
     session = dict(table.select("utterance_id", "fold").rows())
-    for trial in result.trials:
+    for trial in (one.trial for one in result.trials):
         plan = pl.read_parquet(lake.path(*_plan(lake, trial.run)))
         trained = {session[name] for name in plan["utterance_ids"].explode()}
         assert trained == set(range(5)) - {trial.fold, (trial.fold + 1) % 5}
@@ -149,7 +149,7 @@ def test_classes_alone_are_selected_and_reported_by_uar(tmp_path):
 def test_partitions_of_msp_podcast_and_the_run_of_train_are_the_same(tmp_path):
     config = protocol_kit.podcast(tmp_path)
     result = protocol.run(config, seeds=[0, 1])
-    assert [(trial.seed, trial.fold) for trial in result.trials] == [(0, None), (1, None)]
+    assert [(one.trial.seed, one.trial.fold) for one in result.trials] == [(0, None), (1, None)]
     assert [report.split for report in result.reports] == ["test1", "test2"]  # the labels of test3 are hidden
     for report in result.reports:
         frame = predictions(report)
@@ -158,7 +158,7 @@ def test_partitions_of_msp_podcast_and_the_run_of_train_are_the_same(tmp_path):
         assert report.metrics["folds"] == []
     assert set(children(config, result)) == {("0", None), ("1", None)}
     trained = train.run(config)
-    assert trained.run == result.trials[0].run
+    assert trained.run == result.trials[0].trial.run
     assert trained.resumed_at == trained.steps  # nothing was left to train
     assert trained.dev == result.trials[0].outcome.dev
     (judged, _) = evaluate.run(config, model=trained.version).reports
@@ -172,7 +172,7 @@ import sys
 from pathlib import Path
 import protocol_kit
 from emoray.training.checkpoint import Checkpoint
-from emoray_jobs import protocol
+from emoray_jobs.protocol import job as protocol
 
 config = protocol_kit.iemocap(Path(sys.argv[1]))
 push, begun = Checkpoint.push, []
@@ -199,7 +199,8 @@ def test_a_killed_protocol_is_continued_by_the_same_command(tmp_path):
     assert len(before) == 3  # the parent, fold 0 and fold 1
     result = protocol.run(config)
     assert [trial.reused for trial in result.trials] == [True, False, False]
-    assert [lake.exists("checkpoints", trial.run, "journal", "000000001.json") for trial in result.trials] == [True] * 3
+    for one in result.trials:
+        assert lake.exists("checkpoints", one.trial.run, "journal", "000000001.json")
     assert set(before) < set(jobs_kit.runs(tracking))
     assert len(jobs_kit.runs(tracking)) == 4
 
@@ -217,9 +218,9 @@ def test_a_trial_that_fails_is_named_and_takes_no_other_down(tmp_path, capsys, m
     config = protocol_kit.iemocap(tmp_path)
     lake, tracking = Lake(config.lake), jobs_kit.store(config)
     good = protocol.run(config)
-    broken = good.trials[1]
+    broken = good.trials[1].trial
     protocol_kit.break_off(lake, broken.run)
-    lake.fs.rm(lake.path("checkpoints", good.trials[2].run), recursive=True)
+    lake.fs.rm(lake.path("checkpoints", good.trials[2].trial.run), recursive=True)
     monkeypatch.setattr(cli, "_load", lambda common: config)
     assert cli.main(["protocol", "--seeds", "0", "1"]) == 1
     shown = " ".join(capsys.readouterr().out.split())
@@ -263,10 +264,10 @@ def test_trials_on_ray_end_like_those_in_one_process_also_when_one_dies(tmp_path
         there = jobs_kit.logged(jobs_kit.store(alone).client, theirs[key].info.run_id)
         assert logged == pytest.approx(there, abs=1e-4), key
 
-    protocol_kit.break_off(Lake(config.lake), result.trials[0].run)
-    Lake(config.lake).fs.rm(Lake(config.lake).path("checkpoints", result.trials[2].run), recursive=True)
+    protocol_kit.break_off(Lake(config.lake), result.trials[0].trial.run)
+    Lake(config.lake).fs.rm(Lake(config.lake).path("checkpoints", result.trials[2].trial.run), recursive=True)
     again = protocol.run(config)
-    assert [trial.name for trial in again.failed] == ["seed 0, fold 0"]
+    assert [one.trial.name for one in again.failed] == ["seed 0, fold 0"]
     assert "not a whole checkpoint" in again.failed[0].error
     assert again.trials[2].outcome.dev == pytest.approx(expected.trials[2].outcome.dev, abs=1e-5)
 
