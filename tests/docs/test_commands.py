@@ -141,9 +141,12 @@ def names(section: type, path: str) -> Iterator[str]:
 def test_links_between_pages_lead_somewhere():
     wrong = []
     for page in [*pages(), *sorted((DOCS / "decisions").glob("*.md"))]:
-        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            if "://" not in target and not (page.parent / target).exists():
-                wrong.append(f"{page.relative_to(ROOT)}: {target}")
+        targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        wrong += [
+            f"{page.relative_to(ROOT)}: {target}"
+            for target in targets
+            if "://" not in target and not (page.parent / target).exists()
+        ]
     assert not wrong, "\n".join(wrong)
 
 

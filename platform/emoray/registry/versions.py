@@ -85,7 +85,7 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """`models:/name/7`, as MLflow addresses it."""
+        """Its address in MLflow, made of the name and the number."""
         return f"models:/{self.name}/{self.version}"
 
 
