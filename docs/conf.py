@@ -6,6 +6,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import mlflow  # noqa: F401  (before autodoc, which imports with TYPE_CHECKING on: mlflow's own circles break then)
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 project = "emoray"
@@ -34,8 +36,9 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 python_use_unqualified_type_names = True
+toc_object_entries = False
 python_maximum_signature_line_length = 88
 napoleon_use_ivar = True
 default_role = "literal"

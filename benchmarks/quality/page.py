@@ -30,7 +30,7 @@ RESAMPLES = 2000
 
 PLANTED = """\
 The corpus is synthetic (espeak-ng): valence is planted in the words and in which of them is emphasised, arousal in
-rate, loudness and pitch range, dominance in pitch relative to the speaker's own habit, with label noise of known size"""
+rate, loudness and pitch range, dominance in pitch relative to the speaker's habit, with label noise of known size"""
 
 QUALITY_NOTE = f"""\
 {PLANTED}.
@@ -191,8 +191,10 @@ def write_systems(
     core_min = sum(one.core_s * len(one.frames) for one in rows.values()) / 60
     lines = [
         f"{_test_split(next(iter(rows.values())).frames[0])} All trainings: {core_min:.0f} min of a core.",
-        f"This run: {seconds / 60:.0f} min, {processes} at a time on {os.cpu_count()} cores (what was there was not"
-        " trained again).",
+        (
+            f"This run: {seconds / 60:.0f} min, {processes} at a time on {os.cpu_count()} cores (what was there was not"
+            " trained again)."
+        ),
     ]
     mean = float(np.mean(list(ceiling.values())))
     for system, part in systems.items():

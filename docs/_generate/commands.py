@@ -9,6 +9,8 @@ import docstring_parser
 from cyclopts import App
 from cyclopts.argument import Argument
 
+from _generate.words import table
+
 
 @dataclass(frozen=True)
 class Command:
@@ -51,7 +53,7 @@ def page() -> str:
     """Markdown of all commands."""
     found = commands()
     common = [one for one in _arguments(found[0].app) if _group(one) == "Configuration"]
-    parts = ["## Options of every command", *_options("emoray", common)]
+    parts = ["## What each needs", _needs(), "## Options of every command", *_options("emoray", common)]
     for command in found:
         own = [one for one in _arguments(command.app) if _group(one) != "Configuration"]
         text = docstring_parser.parse(command.app.help)
@@ -59,6 +61,18 @@ def page() -> str:
         usage = f"```console\n$ {command.name}{_usage(own)}\n```"
         parts += [f"({command.label})=\n\n## {command.name}", usage, *about, *_options(command.name, own)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _needs() -> str:
+    """The table of verbs."""
+    from emoray_jobs.verbs import VERBS
+
+    head = ("command", "tracking store", "Ray", "may run for hours", "can be submitted")
+    rows = [
+        (f"`emoray {name}`", *("yes" if one else "" for one in (verb.tracking, verb.ray, verb.long, verb.submit)))
+        for name, verb in VERBS.items()
+    ]
+    return table(head, rows)
 
 
 def _arguments(app: App) -> Sequence[Argument]:

@@ -7,9 +7,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
-from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
-from sphinx.transforms import SphinxTransform
 from sphinx.writers.html5 import HTML5Translator
 
 from _generate import PAGES
@@ -29,36 +27,31 @@ def always_read(app: Sphinx, *_: Any) -> list[str]:
     return [name for name in app.env.found_docs if MARKER.search(app.env.doc2path(name).read_text(encoding="utf-8"))]
 
 
-class LinkNames(SphinxTransform):
-    """Links commands and configuration keys that stand in the text as code to their place in the reference.
+def link_names(app: Sphinx, document: nodes.document, docname: str) -> None:
+    """Link commands and configuration keys that stand in the text as code to their place in the reference.
 
     Guides stay plain Markdown that way: `train.epochs` and `emoray annotate --plan` are links on the site, and code
     wherever else the file is read.
     """
-
-    default_priority = 400
-
-    def apply(self, **_: Any) -> None:
-        """Wrap each literal that names something."""
-        if self.env.docname == "reference/configuration":
-            return
-        sections = list(configuration().walk())
-        keys = {key.path for section in sections for key in section.keys}
-        labels = {section.path: section.label for section in sections[1:] if "." in section.path}
-        for literal in list(self.document.findall(nodes.literal)):
-            name = literal.astext().partition("=")[0]
-            if isinstance(literal.parent, (nodes.reference, pending_xref, nodes.title)):
-                continue
-            if name in keys:
-                self._link(literal, "confval", name)
-            elif name in labels:
-                self._link(literal, "ref", labels[name])
-            elif command := next((one for one in commands() if f"{name} ".startswith(f"{one.name} ")), None):
-                self._link(literal, "ref", command.label)
-
-    def _link(self, literal: nodes.literal, role: str, target: str) -> None:
-        link = pending_xref("", refdomain="std", reftype=role, reftarget=target, refexplicit=True, refwarn=True)
-        link["refdoc"] = self.env.docname
+    domain = app.env.domains.standard_domain
+    sections = {section.path: section.label for section in configuration().walk() if "." in section.path}
+    labels = {command.name: command.label for command in commands()}
+    for literal in list(document.findall(nodes.literal)):
+        if isinstance(literal.parent, (nodes.reference, nodes.title)):
+            continue
+        name = literal.astext().partition("=")[0]
+        command = next((one for one in labels if f"{name} ".startswith(f"{one} ")), None)
+        if ("confval", name) in domain.objects:
+            place = domain.objects["confval", name]
+        elif name in sections:
+            place = domain.anonlabels[sections[name]]
+        elif command:
+            place = domain.anonlabels[labels[command]]
+        else:
+            continue
+        page, anchor = place
+        address = f"{app.builder.get_relative_uri(docname, page)}#{anchor}" if page != docname else f"#{anchor}"
+        link = nodes.reference("", "", internal=True, refuri=address)
         literal.replace_self(link)
         link += literal
 
@@ -77,7 +70,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("source-read", fill_in)
     app.connect("env-get-outdated", always_read)
-    app.add_transform(LinkNames)
+    app.connect("doctree-resolved", link_names)
     # MathML, which browsers draw themselves: MathJax would come from a CDN, or as megabytes of scripts.
     app.add_html_math_renderer("mathml", inline_renderers=(_inline_math, None), block_renderers=(_block_math, None))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

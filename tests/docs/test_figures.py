@@ -62,14 +62,12 @@ def test_what_docstrings_cite_exists():
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix not in {".py", ".yaml", ".j2", ".md"} or "results" in path.parts:
                 continue
-            for cited in re.findall(
-                r"(?<![\w/.{}-])((?:[\w-]+/)*[\w-]+\.md)(?![\w.])", path.read_text(encoding="utf-8")
-            ):
-                count += 1
-                if cited not in MADE and not any((base / cited).exists() for base in (ROOT, path.parent, RESULTS)):
-                    wrong.append(f"{path.relative_to(ROOT)}: {cited}")
-            for number in re.findall(r"docs/decisions/(\d{4})", path.read_text(encoding="utf-8")):
-                count += 1
-                wrong += [] if list((DOCS / "decisions").glob(f"{number}-*.md")) else [f"{path}: decision {number}"]
+            text = path.read_text(encoding="utf-8")
+            cited = set(re.findall(r"(?<![\w/.{}-])((?:[\w-]+/)*[\w-]+\.md)(?![\w.])", text)) - MADE
+            numbers = re.findall(r"docs/decisions/(\d{4})", text)
+            count += len(cited) + len(numbers)
+            places = (ROOT, path.parent, RESULTS)
+            wrong += [f"{path}: {name}" for name in cited if not any((place / name).exists() for place in places)]
+            wrong += [f"{path}: {one}" for one in numbers if not list((DOCS / "decisions").glob(f"{one}-*.md"))]
     assert count > 8
     assert not wrong, "\n".join(wrong)

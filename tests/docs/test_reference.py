@@ -59,15 +59,13 @@ def test_every_command_has_its_line_with_all_that_its_help_shows(command, pages,
     section = pages["commands"].partition(f"\n## {command.name}\n")[2].partition("\n## ")[0]
     assert cli.main([*command.name.split()[1:], "--help"]) == 0
     shown = capsys.readouterr().out
-    own = re.split(r"─ Configuration ─", shown)[0]
-    options = {
-        option for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", own) if option.strip("-").upper() not in own
-    }
-    entries = "\n".join(re.findall(r"^```\{option\} (.*)$", section, re.M))
-    assert options <= set(re.findall(r"--[a-z][a-z-]+", entries)) | set(re.findall(r"--[a-z][a-z-]+", section)), options
-    for text in re.findall(r"^```\{option\} .*\n(.*)\n```$", section, re.M):
-        assert text.strip(), section
-    # Its first sentence, as --help prints it.
+    entries = re.findall(r"^```\{option\} (.*)\n(.*)\n```$", section, re.M)
+    assert all(about.strip() for _, about in entries), section
+    # Names that --help prints for what must be given (`VERB --verb`) stand there without dashes.
+    names = {name.strip("-,").lower() for titles, _ in entries for name in re.findall(r"(?<!\S)[\w-]+", titles)}
+    rows = re.findall(r"^│ (?:\* )? *((?:[A-Z]+ )?--.*?)(?:  |│)", shown.partition("─ Configuration ─")[0], re.M)
+    printed = set(re.findall(r"--([a-z][a-z-]+)", " ".join(rows)))
+    assert printed <= names, printed - names
     sentence = " ".join(shown.split("\n\n")[1].split())[:40]
     assert sentence in " ".join(section.split())
 

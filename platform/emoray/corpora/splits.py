@@ -13,7 +13,14 @@ from emoray.schema import UNKNOWN_SPEAKER
 
 
 class SplitFractions(Section):
-    """Share of the utterances that each split should get."""
+    """Share of the utterances that each split should get.
+
+    Attributes:
+        train: For training.
+        dev: For choosing the epoch and for the conformal intervals.
+        gate: For the promotion gate.
+        test: For the reports.
+    """
 
     train: float
     dev: float

@@ -60,7 +60,13 @@ class EndpointConfig(Section):
 
 
 class EngineConfig(Section):
-    """Which engine."""
+    """Which engine.
+
+    Attributes:
+        kind: `vllm` runs the model in the worker's process, `endpoint` asks a server.
+        vllm: Options of `vllm`.
+        endpoint: Options of `endpoint`.
+    """
 
     kind: Literal["vllm", "endpoint"]
     vllm: VllmConfig

@@ -104,7 +104,14 @@ class SslConfig(Section):
 
 
 class EncoderConfig(Section):
-    """Which acoustic encoder, and the options of each kind."""
+    """Which acoustic encoder.
+
+    Attributes:
+        kind: `logmel` and `cnn14` are trained from scratch on log-mels; `ssl` starts from a pre-trained checkpoint.
+        logmel: Options of `logmel`.
+        cnn14: Options of `cnn14`.
+        ssl: Options of `ssl`.
+    """
 
     kind: Literal["logmel", "cnn14", "ssl"]
     logmel: LogMelConfig

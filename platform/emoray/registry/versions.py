@@ -77,7 +77,7 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """Its address in MLflow: `models:/name/7`."""
+        """Its address in MLflow, made of the name and the number."""
         return f"models:/{self.name}/{self.version}"
 
 

@@ -72,7 +72,7 @@ class Scorer:
 
     @property
     def audio(self) -> AudioConfig:
-        """What counts as usable audio: decode clips with it."""
+        """What counts as usable audio; decode clips with it."""
         return self.bundle.annotate.audio
 
     @property

@@ -24,7 +24,15 @@ FLAT = 1e-6  # a feature that varies less within the utterance is ignored
 
 
 class EmphasisWeights(Section):
-    """Weight of each z-scored feature in the prominence."""
+    """Weight of each z-scored feature in the prominence.
+
+    Attributes:
+        f0_max: Maximum of F0 in the word.
+        f0_range: Range of F0 in the word.
+        energy: Mean energy of the word.
+        duration: Duration of the word over the expected one.
+        pause: Pause before the word.
+    """
 
     f0_max: float
     f0_range: float

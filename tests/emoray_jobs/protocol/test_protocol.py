@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import protocol_kit
 import pytest
+from docs_kit import DOCS, blocks
 from metrics_kit import ccc
 from process_kit import kill_when_stored
 
@@ -272,13 +273,11 @@ def test_trials_on_ray_end_like_those_in_one_process_also_when_one_dies(tmp_path
     assert again.trials[2].outcome.dev == pytest.approx(expected.trials[2].outcome.dev, abs=1e-5)
 
 
-def test_the_two_commands_of_the_readme(tmp_path, capsys, monkeypatch):
+def test_the_two_commands_of_the_guide(tmp_path, capsys, monkeypatch):
     protocol_kit.iemocap(tmp_path)
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    (shown,) = (block for block in re.findall(r"^```yaml\n(.*?)^```", readme, re.M | re.S) if "iemocap.yaml" in block)
-    (lines,) = (
-        block for block in re.findall(r"^```bash\n(.*?)^```", readme, re.M | re.S) if "emoray protocol" in block
-    )
+    guide = DOCS / "guides" / "train-compare.md"
+    (shown,) = (block for block in blocks(guide, "yaml") if "iemocap.yaml" in block)
+    (lines,) = (block for block in blocks(guide, "bash") if "emoray protocol" in block)
     monkeypatch.chdir(tmp_path)
     Path("iemocap.yaml").write_text(shown)
     small = {"LAUNCH__WORKERS": 0, "TRAIN__EPOCHS": 1, "MODEL__ENCODER__LOGMEL__WIDTH": 16, "EVALUATE__RESAMPLES": 50}

@@ -37,7 +37,14 @@ NEUTRAL_RADIUS = 0.18
 
 
 class SplitCounts(Section):
-    """A number per split."""
+    """A number per split.
+
+    Attributes:
+        train: For training.
+        dev: For choosing the epoch and for the conformal intervals.
+        gate: For the promotion gate.
+        test: For the reports.
+    """
 
     train: int
     dev: int

@@ -52,7 +52,14 @@ class WhisperVllmConfig(Section):
 
 
 class TranscribeConfig(Section):
-    """Which transcriber; `pocketsphinx` carries its model and has no options."""
+    """Which transcriber; `pocketsphinx` carries its model and has no options.
+
+    Attributes:
+        kind: `reference` takes the corpus's transcripts; the others recognise the words from the audio.
+        reference: Options of `reference`.
+        whisper: Options of `whisper`.
+        whisper_vllm: Options of `whisper_vllm`.
+    """
 
     kind: Literal["reference", "pocketsphinx", "whisper", "whisper_vllm"]
     reference: ReferenceConfig
