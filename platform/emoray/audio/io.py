@@ -38,7 +38,7 @@ class AudioConfig(Section):
     Attributes:
         min_duration_s: Shorter clips are refused.
         max_duration_s: Longer clips are refused, before they are read.
-        silence_dbfs: Clips whose level (RMS over the whole clip) lies below this are refused.
+        silence_dbfs: Clips whose level (RMS over the whole clip) is below this are refused.
     """
 
     min_duration_s: float

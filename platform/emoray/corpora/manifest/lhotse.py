@@ -93,7 +93,7 @@ def _values(
     """The non-empty values of a cut and one of its supervisions.
 
     `uri` is the audio file. The utterance begins at `begin_s` in the recording, where the words' times will start, and
-    has `duration_s`; words whose middle lies outside are left out.
+    has `duration_s`; words whose middle is outside are left out.
     """
     words = [
         {"word": symbol, "start_s": max(start_s, 0.0), "end_s": min(end_s, duration_s)}

@@ -1,7 +1,7 @@
 """Two-speaker dialogues of the synthetic corpus: a turn's label carries over to the next turn.
 
-Only labels change, not how a turn is spoken: a model that hears the previous turns can learn it, one that hears single
-turns cannot. The corpus tests the software; it is no evidence about people.
+Only labels change, not how a turn is spoken: a model of the previous turns can learn it, one of single turns
+cannot. The corpus tests the software; it is no evidence about people.
 """
 
 from __future__ import annotations
