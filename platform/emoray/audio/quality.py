@@ -56,7 +56,6 @@ class Quality:
         loudness_lufs: Integrated loudness; None below 0.4 s, or where no block is above −70 LUFS.
         flat_top_fraction: Share of the samples in flattened tops.
         snr_db: Signal-to-noise ratio; None without speech, or with less than 0.1 s of silence.
-        speech_s: Seconds of speech.
         speech_fraction: Share of the clip that is speech.
     """
 

@@ -120,11 +120,8 @@ def fit(
     A plan without steps is for a model without gradient: the run is one evaluation.
 
     Args:
-        learner: Model and optimiser.
-        plan: From `plan_run`.
         loader: Returns this worker's batches.
         evaluate: Dev metrics after each epoch, with `score` (`DevEvaluation`).
-        callbacks: Logging and storage.
         resume: Continue from here: same batches and numbers as without the stop, with any number of workers.
 
     Raises:

@@ -64,10 +64,8 @@ class Learner:
 
     Args:
         model: The model; all workers start with rank 0's weights.
-        config: Seed, objective, optimiser and precision.
         launch: Whether layers are recomputed, compiled, sharded.
         total_steps: Steps of the whole run, for the schedule.
-        device: Where to train.
         class_weight_C: Class weights of the train split, for a categorical head.
         regions: Targets of the region loss, for a model with a region head.
 

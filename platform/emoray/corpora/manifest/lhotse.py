@@ -28,10 +28,6 @@ def is_cut(values: Mapping[str, Any]) -> bool:
 def utterances(values: Mapping[str, Any], where: str) -> Iterator[Values]:
     """The utterances of a cut, with the utterances table's names; custom fields keep their own.
 
-    Args:
-        values: The cut.
-        where: File and line, for messages.
-
     Raises:
         InputError: The cut is not a plain span of one audio file (mixed, padded, augmented, one channel of several,
             features only, audio in memory or in an archive), or a field is missing.

@@ -57,8 +57,6 @@ class RecordSource:
     Attributes:
         path: Their file, for messages.
         key: Configuration section that names it, for messages: `corpus.manifest`.
-        columns: All columns, in order.
-        records: The records.
         folder: What relative audio paths start from.
     """
 
