@@ -15,7 +15,7 @@ from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.build import frontend
 from emoray.models.config import ModelConfig
-from emoray.training.begin import begin, plan_run
+from emoray.training.build import build_learner, plan_run
 from emoray.training.checkpoint import Checkpoint
 from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
@@ -137,7 +137,7 @@ def run_fit(
     training_set = TrainingSet.open(lake, set_hash, classes=model.classes)
     ids = training_set.ids("train")
     plan = plan_run(training_set, ids, model, train)
-    learner = begin(training_set, ids, model, train, launch or launch_config(), total_steps=plan.num_rows)
+    learner = build_learner(training_set, ids, model, train, launch or launch_config(), total_steps=plan.num_rows)
     loader = LocalLoader(training_set, train, learner.rank, learner.world)
     evaluate = DevEvaluation(training_set, training_set.ids("dev"))
     return learner, fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)

@@ -32,9 +32,9 @@ import torch
 from emoray.audio.activity import FRAME_S, Span, speech_frames, utterances
 from emoray.audio.io import AUDIO_HZ
 from emoray.audio.quality import snr_db
-from emoray.audio.silero import Listener
+from emoray.audio.silero import SpeechDetector
 from emoray.config import read_preset, validate
-from emoray.corpora.segment import VadConfig, listen
+from emoray.corpora.segment import VadConfig, find_utterances
 from emoray.corpora.synthetic.build import SyntheticConfig, build
 from emoray.lake.tables import Lake, LakeConfig
 
@@ -116,7 +116,7 @@ def with_noise(recording: Recording, kind: str, level_db: float, clips: list[tup
 
 def judge(samples_S: Samples, spans: list[Span], config: VadConfig) -> dict[str, float]:
     """Hold what is found against the truth."""
-    speech_N = Listener().hear(samples_S)
+    speech_N = SpeechDetector().probabilities(samples_S)
     is_speech_N = speech_frames(speech_N, config.activity)
     centres_s = (np.arange(len(speech_N)) + 0.5) * FRAME_S
     true_N = np.zeros(len(speech_N), bool)
@@ -179,10 +179,10 @@ def long_recording(clips: list[tuple[Samples, float, float]], hours: float, conf
 def _measured(path: str, config: VadConfig) -> tuple[int, float, float, float, float]:
     """In a process of its own: utterances; seconds of a core, of the clock; peak MiB after a minute of it, and all."""
     torch.set_num_threads(1)
-    listen({"audio_uri": path, "start_s": None, "end_s": 60.0}, config)
+    find_utterances({"audio_uri": path, "start_s": None, "end_s": 60.0}, config)
     warm_mib = _peak_mib()
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
-    heard = listen({"audio_uri": path, "start_s": None, "end_s": None}, config)
+    heard = find_utterances({"audio_uri": path, "start_s": None, "end_s": None}, config)
     cpu_s, wall_s = time.process_time() - began_cpu_s, time.perf_counter() - began_s
     return len(heard["spans"]), cpu_s, wall_s, warm_mib, _peak_mib()
 

@@ -37,7 +37,7 @@ from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import WITHOUT_GRADIENT, frontend
 from emoray.models.config import ModelConfig
 from emoray.stages.config import AnnotateConfig
-from emoray.training.begin import begin, plan_run
+from emoray.training.build import build_learner, plan_run
 from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.fit import fit
 from emoray.training.loader import LocalLoader
@@ -85,7 +85,7 @@ def neural_fold(
     left_out = pl.col("fold") == fold
     train_ids = training_set.frame.filter(~left_out)["utterance_id"].to_list()
     plan = plan_run(training_set, train_ids, model, train)
-    learner = begin(training_set, train_ids, model, train, launch, total_steps=plan.num_rows)
+    learner = build_learner(training_set, train_ids, model, train, launch, total_steps=plan.num_rows)
     epochs = itertools.count()
     fit(learner, plan, LocalLoader(training_set, train), lambda _: {"score": next(epochs)})  # the last epoch is best
     test_ids = training_set.frame.filter(left_out)["utterance_id"].to_list()

@@ -28,7 +28,7 @@ from emoray.corpora import CorpusConfig
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.config import ModelConfig
 from emoray.stages.config import AnnotateConfig
-from emoray.training.begin import begin, plan_run
+from emoray.training.build import build_learner, plan_run
 from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.fit import DevEvaluation, fit
 from emoray.training.loader import LocalLoader
@@ -132,7 +132,7 @@ def train_and_predict(job: Job) -> tuple[str, int, float]:
     training_set = TrainingSet.open(lake, job.set_hash, launch.cache_dir, job.model.classes)
     ids, test = training_set.ids("train"), training_set.ids("test")
     plan = plan_run(training_set, ids, job.model, train)
-    learner = begin(training_set, ids, job.model, train, launch, total_steps=plan.num_rows)
+    learner = build_learner(training_set, ids, job.model, train, launch, total_steps=plan.num_rows)
     fit(learner, plan, LocalLoader(training_set, train), DevEvaluation(training_set, training_set.ids("dev")))
     frames = [
         predict(learner.model, training_set, test, level, batch_size=launch.eval_batch_size) for level in job.levels

@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from emoray.config import load
 from emoray.lake.tables import Lake
-from emoray.training.begin import begin, plan_run
+from emoray.training.build import build_learner, plan_run
 from emoray.training.loader import WorkerBatch, make_worker_batch
 from emoray.training.objectives import ccc_loss
 from emoray.training.optimizer import build_optimizer, lr_factor
@@ -55,7 +55,7 @@ class Material:
     def begin(self) -> Learner:
         """Fresh weights, the same each time."""
         config = self.config
-        return begin(
+        return build_learner(
             self.training_set, self.ids, config.model, config.train, config.launch, total_steps=self.plan.num_rows
         )
 

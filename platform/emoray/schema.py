@@ -138,7 +138,7 @@ def validate_utterances(table: pa.Table) -> pa.Table:
         if not outside.is_empty():
             row = outside.row(0, named=True)
             raise SchemaError(
-                f"{name} {row[name + '_raw'] if row[name + '_raw'] is not None else row[name]:g} lies outside the scale"
+                f"{name} {row[name + '_raw'] if row[name + '_raw'] is not None else row[name]:g} is outside the scale"
                 f" {row['scale_min']}..{row['scale_max']} ({outside.height} such rows)",
                 where=f"utterance {row['utterance_id']}",
                 remedy="Set scale_min and scale_max to the scale that the labels were given on",

@@ -21,7 +21,7 @@ from emoray.models.build import MODELS, OVER_DIALOGUES
 from emoray.scoring.bundle import text_read
 from emoray.stages import pipeline
 from emoray.stages.norms import Norms
-from emoray.training.begin import plan_run
+from emoray.training.build import plan_run
 from emoray.training.checkpoint import plan_fingerprint
 from emoray.training.training_set import TrainingSet
 from emoray_jobs.annotate.state import state as annotation_state

@@ -11,7 +11,7 @@ import torch
 
 from emoray.errors import StoppedError, TrainingError
 from emoray.lake.tables import Lake
-from emoray.training.begin import begin
+from emoray.training.build import build_learner
 from emoray.training.checkpoint import Checkpoint, prune
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.loader import Loader, LocalLoader
@@ -120,7 +120,7 @@ def _train(
     with lake.fs.open(lake.path(assignment.plan)) as file:
         plan = pq.read_table(file)
     ids = training_set.ids("train")
-    learner = begin(
+    learner = build_learner(
         training_set, ids, assignment.model, config, assignment.launch, total_steps=plan.num_rows, device=device
     )
 

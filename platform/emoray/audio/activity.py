@@ -79,9 +79,6 @@ def utterances(
     """Cut a recording into utterances: its spans of speech; long ones are cut where speech is least likely.
 
     Args:
-        speech_N: Probability of speech over the whole recording.
-        config: When sound is speech.
-        duration_s: Length of the recording.
         pad_s: Sound kept before and after speech; neighbours divide a gap that is too short for both.
         max_utterance_s: No utterance is longer, padding included.
 

@@ -38,7 +38,7 @@ class AudioConfig(Section):
     Attributes:
         min_duration_s: Shorter clips are refused.
         max_duration_s: Longer clips are refused, before they are read.
-        silence_dbfs: Clips whose level (RMS over the whole clip) lies below this are refused.
+        silence_dbfs: Clips whose level (RMS over the whole clip) is below this are refused.
     """
 
     min_duration_s: float
@@ -53,7 +53,6 @@ class Waveform:
     Attributes:
         samples: float32 (S,), mono, 16 kHz, full scale 1.
         duration_s: Length of the clip, or of the requested span.
-        source_hz: Sampling rate of the file.
         channels: Channels of the file, before averaging.
         rms_dbfs: Level of the whole clip, in dB relative to full scale.
         clipped_fraction: Share of the file's samples at full scale.
@@ -79,9 +78,7 @@ def decode(
 
     Args:
         source: Local path, fsspec address (`s3://…`), or the bytes of an audio file.
-        config: Which clips are usable.
         start_s, end_s: Span to read (by seeking: the rest is not decoded); by default the whole clip.
-        storage_options: Options for the fsspec file system.
 
     Raises:
         AudioError: `kind` is missing_file, empty_file, not_audio, truncated_audio, audio_too_short, audio_too_long,

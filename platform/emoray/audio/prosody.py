@@ -46,7 +46,6 @@ class Prosody:
     Attributes:
         f0_hz: float32 (T,), 0 where unvoiced.
         energy_db: float32 (T,), dB relative to full scale.
-        hop_s: Distance between frames.
     """
 
     f0_hz: npt.NDArray[np.float32]

@@ -54,9 +54,8 @@ class Quality:
 
     Attributes:
         loudness_lufs: Integrated loudness; None below 0.4 s, or where no block is above −70 LUFS.
-        flat_top_fraction: Share of the samples that lie in flattened tops.
+        flat_top_fraction: Share of the samples in flattened tops.
         snr_db: Signal-to-noise ratio; None without speech, or with less than 0.1 s of silence.
-        speech_s: Seconds of speech.
         speech_fraction: Share of the clip that is speech.
     """
 
@@ -69,9 +68,9 @@ class Quality:
 
 def measure(samples_S: npt.NDArray[np.float32], config: QualityConfig) -> Quality:
     """Measure a mono clip at 16 kHz, full scale 1."""
-    from emoray.audio.silero import Listener
+    from emoray.audio.silero import SpeechDetector
 
-    is_speech_N = speech_frames(Listener().hear(samples_S), config.activity)
+    is_speech_N = speech_frames(SpeechDetector().probabilities(samples_S), config.activity)
     duration_s = len(samples_S) / AUDIO_HZ
     speech_s = min(float(is_speech_N.sum()) * FRAME_S, duration_s)
     return Quality(
@@ -94,7 +93,7 @@ def loudness_lufs(samples_S: npt.NDArray[np.float32]) -> float | None:
 
 
 def flat_top_fraction(samples_S: npt.NDArray[np.float32]) -> float:
-    """Share of the samples that lie in runs at the clip's highest or lowest value; 0 for digital silence."""
+    """Share of the samples in runs at the clip's highest or lowest value; 0 for digital silence."""
     if len(samples_S) == 0 or not np.any(samples_S):
         return 0.0
     flat = 0

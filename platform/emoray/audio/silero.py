@@ -91,14 +91,14 @@ class Silero(nn.Module):
         return torch.sigmoid(logits_11N[0, 0]), Memory(hidden, cell, input_S[-CONTEXT_SAMPLES:])
 
 
-class Listener:
+class SpeechDetector:
     """Processes one recording, block after block."""
 
     def __init__(self) -> None:
         self._network = network()
         self._memory = SILENCE
 
-    def hear(self, samples_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def probabilities(self, samples_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Probability of speech per frame of 512 samples, mono at 16 kHz.
 
         Every block but the last must be a multiple of 512 samples; the last one is padded with silence.

@@ -16,9 +16,6 @@ class Published:
     """What a corpus contains by its makers' account.
 
     Attributes:
-        version: Of the corpus.
-        utterances: In all.
-        hours: Hours of audio, where they say so.
         splits: Utterances per split of ours.
         speakers: Known speakers per split.
         emotions: Utterances per consensus class.
@@ -51,8 +48,6 @@ class ImportReport:
     """The report of one import: read = utterances + left out.
 
     Attributes:
-        source: Where the corpus was read from.
-        version: Of the corpus, where it is known.
         read: Utterances that the source has.
         utterances: Those in the table.
         left_out: Reason → utterances that are not in the table.

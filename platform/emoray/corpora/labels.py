@@ -21,8 +21,6 @@ def on_scale(
     Args:
         raw: valence, arousal, dominance on the corpus's scale; None where one is missing. By name, because the order
             differs between corpora.
-        scale: Ends of the corpus's scale.
-        report: Counts irregularities.
     """
     low, high = scale
     columns: dict[str, Any] = {}

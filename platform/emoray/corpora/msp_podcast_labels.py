@@ -131,7 +131,7 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _detailed(text: str) -> Iterator[tuple[str, str]]:
-    """File and rater's line of `labels_detailed.csv`; commas among the secondary emotions may stand unquoted."""
+    """File and rater's line of `labels_detailed.csv`; commas among the secondary emotions may be unquoted."""
     for row in text.splitlines():
         file, _, line = row.partition(",")
         line = line.strip().strip('"')

@@ -43,7 +43,7 @@ NAMED = 5
 SPANS = pa.list_(pa.struct([("start_ms", pa.int64()), ("end_ms", pa.int64())]))
 #: Which sound a recording is, and what was found in it.
 ADDRESS = ("audio_uri", "start_s", "end_s")
-HEARD = pa.struct(
+VALUE_TYPE = pa.struct(
     [
         ("audio_uri", pa.string()),
         ("start_s", pa.float64()),
@@ -103,7 +103,7 @@ class Refused:
 
 
 @dataclass
-class _Heard:
+class _Results:
     """Results so far: recording id → value of the stage table."""
 
     values: dict[str, Row]
@@ -128,22 +128,22 @@ def split(
         SchemaError: The table breaks its contract.
     """
     rows = recordings.to_pylist()
-    heard = _Heard(_remembered(lake, config.fingerprint, rows))
-    todo = [row for row in rows if row["utterance_id"] not in heard.values]
+    results = _Results(_stored(lake, config.fingerprint, rows))
+    todo = [row for row in rows if row["utterance_id"] not in results.values]
     with _one_thread_each():
-        for done in _listen_to_all(todo, config, lake, heard):
+        for done in _process_all(todo, config, lake, results):
             progress(len(rows) - len(todo) + done, len(rows))
-    silent = [key for row in rows if (value := heard.values.get(key := row["utterance_id"])) and not value["spans"]]
-    _report(name, lake, rows, silent, heard.refused)
+    silent = [key for row in rows if (value := results.values.get(key := row["utterance_id"])) and not value["spans"]]
+    _report(name, lake, rows, silent, results.refused)
     cut = [
         one
         for row in rows
-        if (value := heard.values.get(row["utterance_id"]))
+        if (value := results.values.get(row["utterance_id"]))
         for one in segment_rows.utterances(row, value)
     ]
     if not cut:
         raise InputError(
-            f"none of {len(rows)} recordings gives an utterance: {len(heard.refused)} cannot be read, {len(silent)}"
+            f"none of {len(rows)} recordings gives an utterance: {len(results.refused)} cannot be read, {len(silent)}"
             " have no speech",
             where=lake.uri("utterances_meta", f"{name}-recordings.json"),
             remedy="This file gives the reasons. Set corpus.manifest.segment.kind to none if the rows are utterances",
@@ -152,7 +152,7 @@ def split(
     return utterances_table(cut)
 
 
-def listen(row: Mapping[str, Any], config: VadConfig, storage_options: Mapping[str, Any] | None = None) -> Row:
+def find_utterances(row: Mapping[str, Any], config: VadConfig, storage_options: Mapping[str, Any] | None = None) -> Row:
     """Find the utterances of one recording, given its audio_uri, start_s and end_s.
 
     Returns:
@@ -162,9 +162,9 @@ def listen(row: Mapping[str, Any], config: VadConfig, storage_options: Mapping[s
         AudioError: It cannot be read.
         TransientError: The storage failed in a way that may be temporary.
     """
-    from emoray.audio.silero import FRAME_SAMPLES, Listener
+    from emoray.audio.silero import FRAME_SAMPLES, SpeechDetector
 
-    listener, samples, rest_S = Listener(), 0, np.zeros(0, np.float32)
+    detector, samples, rest_S = SpeechDetector(), 0, np.zeros(0, np.float32)
     # One growing buffer: small arrays kept between blocks would fragment the memory of the freed large ones.
     speech = array("f")
     for block_S in stream(
@@ -173,9 +173,9 @@ def listen(row: Mapping[str, Any], config: VadConfig, storage_options: Mapping[s
         samples += len(block_S)
         block_S = np.concatenate([rest_S, block_S])
         whole = len(block_S) // FRAME_SAMPLES * FRAME_SAMPLES
-        speech.frombytes(listener.hear(block_S[:whole]).tobytes())
+        speech.frombytes(detector.probabilities(block_S[:whole]).tobytes())
         rest_S = block_S[whole:]
-    speech.frombytes(listener.hear(rest_S).tobytes())
+    speech.frombytes(detector.probabilities(rest_S).tobytes())
     duration_s = samples / AUDIO_HZ
     spans = utterances(
         np.frombuffer(speech, np.float32),
@@ -188,7 +188,7 @@ def listen(row: Mapping[str, Any], config: VadConfig, storage_options: Mapping[s
     return {**{name: row[name] for name in ADDRESS}, "duration_s": duration_s, "spans": in_ms}
 
 
-def _remembered(lake: Lake, fingerprint: str, rows: Sequence[Row]) -> dict[str, Row]:
+def _stored(lake: Lake, fingerprint: str, rows: Sequence[Row]) -> dict[str, Row]:
     columns = {name: pads.field(name) for name in ("utterance_id", "value")}
     table = lake.read_stage(STAGE, fingerprint, columns)
     if table is None:
@@ -196,9 +196,9 @@ def _remembered(lake: Lake, fingerprint: str, rows: Sequence[Row]) -> dict[str, 
     address = {row["utterance_id"]: [row[name] for name in ADDRESS] for row in rows}
     # Another corpus may have a recording with this id, or this corpus may have had another span of it.
     return {
-        heard["utterance_id"]: heard["value"]
-        for heard in table.to_pylist()
-        if address.get(heard["utterance_id"]) == [heard["value"][name] for name in ADDRESS]
+        outcome["utterance_id"]: outcome["value"]
+        for outcome in table.to_pylist()
+        if address.get(outcome["utterance_id"]) == [outcome["value"][name] for name in ADDRESS]
     }
 
 
@@ -215,7 +215,7 @@ def _one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _listen_to_all(rows: Sequence[Row], config: VadConfig, lake: Lake, heard: _Heard) -> Iterator[int]:
+def _process_all(rows: Sequence[Row], config: VadConfig, lake: Lake, results: _Results) -> Iterator[int]:
     """Process recordings and store the results; yields how many are done."""
     storage = lake.fs.storage_options or None
     queue = iter(rows)
@@ -224,7 +224,7 @@ def _listen_to_all(rows: Sequence[Row], config: VadConfig, lake: Lake, heard: _H
     with ThreadPoolExecutor(config.workers) as pool:
 
         def submit(some: Iterable[Row]) -> dict[Future[Row], Row]:
-            return {pool.submit(listen, row, config, storage): row for row in some}
+            return {pool.submit(find_utterances, row, config, storage): row for row in some}
 
         pending = submit(itertools.islice(queue, 2 * config.workers))
         try:
@@ -233,14 +233,14 @@ def _listen_to_all(rows: Sequence[Row], config: VadConfig, lake: Lake, heard: _H
                 for future in finished:
                     row = pending.pop(future)
                     try:
-                        heard.values[row["utterance_id"]] = future.result()
+                        results.values[row["utterance_id"]] = future.result()
                         fresh.append(row)
                     except EmorayError as error:
-                        heard.refused.append(Refused(row["utterance_id"], error.kind, str(error)))
+                        results.refused.append(Refused(row["utterance_id"], error.kind, str(error)))
                 pending |= submit(itertools.islice(queue, len(finished)))
                 done += len(finished)
                 if fresh and (not pending or time.monotonic() - since > FLUSH_S):
-                    _remember(lake, config.fingerprint, fresh, heard)
+                    _store(lake, config.fingerprint, fresh, results)
                     fresh, since = [], time.monotonic()
                 yield done
         except BaseException:
@@ -248,11 +248,12 @@ def _listen_to_all(rows: Sequence[Row], config: VadConfig, lake: Lake, heard: _H
             raise
 
 
-def _remember(lake: Lake, fingerprint: str, rows: Sequence[Row], heard: _Heard) -> None:
+def _store(lake: Lake, fingerprint: str, rows: Sequence[Row], results: _Results) -> None:
     outcomes = [
-        {"utterance_id": row["utterance_id"], "value": heard.values[row["utterance_id"]], "error": None} for row in rows
+        {"utterance_id": row["utterance_id"], "value": results.values[row["utterance_id"]], "error": None}
+        for row in rows
     ]
-    lake.append_stage(STAGE, fingerprint, pa.Table.from_pylist(outcomes, stage_schema(HEARD)))
+    lake.append_stage(STAGE, fingerprint, pa.Table.from_pylist(outcomes, stage_schema(VALUE_TYPE)))
 
 
 def _report(name: str, lake: Lake, rows: Sequence[Row], silent: Sequence[str], refused: Sequence[Refused]) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 from emoray.schema import Row
 
 
-def utterances(row: Row, heard: Mapping[str, Any]) -> Iterator[Row]:
+def utterances(row: Row, value: Mapping[str, Any]) -> Iterator[Row]:
     """The utterances of a recording, as rows of the utterances table.
 
-    `heard` is the recording's value of the stage `segment`: its spans count from the beginning of the recording.
+    `value` is the recording's value of the stage `segment`: its spans count from the beginning of the recording.
     """
     origin_s = row["start_s"] or 0.0
-    for turn, span in enumerate(heard["spans"]):
+    for turn, span in enumerate(value["spans"]):
         start_s = origin_s + span["start_ms"] / 1000
         end_s = origin_s + span["end_ms"] / 1000
         utterance = row | {

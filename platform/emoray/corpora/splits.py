@@ -32,9 +32,7 @@ def assign_splits(rows: list[dict[str, Any]], shares: SplitFractions, seed: int,
     """Assign whole speakers to splits, in the rows' `split`; utterances of unknown speakers go to train.
 
     Args:
-        rows: Rows of the utterances table.
         shares: Share of the utterances per split.
-        seed: Seed of the draw.
         key: Configuration key of the shares, for messages.
 
     Raises:

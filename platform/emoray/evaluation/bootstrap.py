@@ -33,8 +33,6 @@ class Interval:
     Attributes:
         estimate: Value on the clips as they are (mean over the seeds, if several frames were given).
         low, high: Ends of the interval.
-        level: Nominal level of the interval.
-        n_clips: Clips it is based on.
         n_units: Units that were resampled.
         unit: What was resampled: speaker, dialogue, clip, or a mixture such as `speaker+clip`.
         seed_sd: Standard deviation of the estimate over seeds, None for one frame.
@@ -62,7 +60,6 @@ class Clusters:
 
     Attributes:
         codes: int64 (N,) number of the clip's unit.
-        n_units: How many units there are.
         unit: Speaker, dialogue, clip, or a mixture such as `speaker+clip`.
         warning: What a reader of the interval must know, or None.
     """
@@ -128,13 +125,9 @@ def interval(
     """Bootstrap interval of a metric.
 
     Args:
-        metric: From `emoray.evaluation.metrics`.
         frame: Predictions, or one frame per training seed on the same clips: the metric is then averaged over seeds
             within every resample.
         unit: What to resample: speaker (then dialogue, then clip, where unknown), dialogue or clip.
-        level: Level of the interval.
-        resamples: Number of resamples.
-        seed: Seed of the resampling.
     """
     frames = _aligned([frame] if isinstance(frame, pl.DataFrame) else list(frame))
     groups = clusters(frames[0], unit)

@@ -49,7 +49,7 @@ def fit(dev: pl.DataFrame, level: float) -> HalfWidths:
 
 
 def coverage(frame: pl.DataFrame, widths: HalfWidths) -> dict[str, dict[str, float]]:
-    """Share of labelled clips whose label lies within prediction ± half width, per semantic level and dimension."""
+    """Share of labelled clips whose label is within prediction ± half width, per semantic level and dimension."""
     found: dict[str, dict[str, float]] = {}
     for name, part in _by_level(frame):
         found[name] = {}

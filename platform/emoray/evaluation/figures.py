@@ -181,7 +181,6 @@ def robustness(entries: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], d
     Args:
         entries: {kind, amount, metrics} per condition, the clean one first.
         kinds: Kinds to draw, with the title of the axis of their amounts.
-        dimensions: Which CCCs to draw.
     """
     figure, axes = _figure(1.0 + 3.1 * len(kinds), 3.2, len(kinds))
     clean = entries[0]["metrics"]

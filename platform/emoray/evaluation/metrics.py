@@ -40,7 +40,6 @@ def moments(prediction: np.ndarray, target: np.ndarray, unit: np.ndarray | float
     """Per-clip summands for CCC, Pearson, MAE and bias.
 
     Args:
-        prediction: (N,) predictions.
         target: (N,) labels; NaN = unlabelled (the clip adds nothing, not even to n).
         unit: Factor on the error's absolute value (width of the corpus's scale), scalar or (N,).
 

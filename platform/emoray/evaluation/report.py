@@ -74,10 +74,7 @@ def write_report(
     """Evaluate predictions and write the report folder; files in it with the same names are replaced.
 
     Args:
-        folder: Folder to write to.
         predictions: Predictions on the evaluated split, at one or several semantic levels (see `summarise`).
-        config: Intervals and groups.
-        about: Where the predictions come from.
         dev: Predictions on dev, for the calibration figure, and for the half widths if none are given.
         half_widths: The model version's conformal half widths.
         classes: Classes of the categorical head.

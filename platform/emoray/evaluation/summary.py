@@ -91,7 +91,6 @@ def summarise(
     Args:
         predictions: Columns utterance_id, split, level, and if known speaker_id, gender, dialogue_id, duration_s,
             {dimension}_true and _pred in [0, 1], scale_min, scale_max, emotion_true, emotion_pred, gates, seed, fold.
-        config: Intervals and groups.
         half_widths: The version's conformal half widths; None leaves coverage out.
         classes: Classes of the categorical head, in the model's order; empty = no categorical metrics. Clips of other
             classes count in none of these.

@@ -24,8 +24,6 @@ def atomic_output(
 
     Args:
         uri: Local path or fsspec address.
-        options: Options of its file system.
-        force: Replace what is there.
         header: For a folder, the file that every complete one has; with `force`, a folder without it is not replaced.
             None for a file.
 

@@ -77,7 +77,6 @@ def write(
 
     Args:
         folder: Empty local folder.
-        name: The database's name.
         rows: The utterances, or the scores, with values of stages in columns with their names.
         labels: Their labels (emoray.interchange.label.labels).
         stats: Notes how many rows have no label.

@@ -157,7 +157,7 @@ def _row(
         low, high = scales[name]
         if not low <= row[name] <= high:
             raise InputError(
-                f"{name} {row[name]:g} lies outside its scheme's {low:g}..{high:g}",
+                f"{name} {row[name]:g} is outside its scheme's {low:g}..{high:g}",
                 where=f"{folder}, {row['utterance_id']}",
                 remedy="Fix the scheme or the value",
             )

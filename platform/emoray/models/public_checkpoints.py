@@ -50,7 +50,6 @@ class PublicCheckpoint:
         model: The model with the checkpoint's weights, its outputs in our order.
         outputs: Names of the checkpoint's outputs, in its own order.
         licence: Licence by the repository's card (`cc-by-nc-sa-4.0`), or None if it names none.
-        parameters: Number of parameters.
     """
 
     config: ModelConfig

@@ -28,7 +28,6 @@ class CleanCheck:
 
     Attributes:
         passed: Whether it loaded and scored its input example.
-        message: Its answer, or what went wrong.
         seconds: How long it took, start of the interpreter included.
         scores: V, A, D of the version's input example.
     """

@@ -105,7 +105,6 @@ def decide(
     Args:
         challenger: Its predictions on the gate split at one semantic level (`emoray.scoring.predictions.predict_rows`).
         champion: The champion's on the same clips at the same level; None without a champion.
-        config: The conditions.
         latency: The challenger's latency (`measure_latency`).
         clean: Its result in a clean process; None only if `config.clean_process` is off.
         note: Something that readers of the decision must know, for example that dev replaced gate.

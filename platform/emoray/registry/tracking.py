@@ -105,7 +105,6 @@ class Tracking:
         """Log a table of utterances as the run's input.
 
         Args:
-            run_id: The run.
             frame: What identifies the data: ids, splits and labels; the digest is over all of it, rows in this order.
             name: Name of the corpus.
             source: Address of the table.

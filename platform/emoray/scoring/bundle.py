@@ -103,16 +103,10 @@ def save_bundle(
     """Write a bundle, whole or not at all; an older one is replaced.
 
     Args:
-        folder: Where to.
-        model: The fitted model.
-        config: Its configuration.
         annotate: Configuration of the stages it was fitted with.
         fingerprints: Their fingerprints (`emoray.stages.pipeline.fingerprints`).
-        norms: The norms they were fitted with.
         half_widths: Conformal half widths from dev (`emoray.evaluation.conformal.fit`).
-        conformal_level: Their nominal coverage.
         scale: Ends of the corpus's scale; None if it has no dimensional labels.
-        metrics: Stored as they are.
 
     Returns:
         The folder.

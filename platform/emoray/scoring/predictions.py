@@ -27,8 +27,6 @@ def request_of(row: Row, stage_fingerprints: Mapping[str, str], semantics: Reque
 
     Args:
         row: Columns of the utterances table, `waveform`, and stage values under their stages' names.
-        stage_fingerprints: Fingerprints of these values.
-        semantics: Which of them may be used.
     """
     values = {name: row[name] for name in stage_fingerprints if row.get(name) is not None}
     return ScoreRequest(

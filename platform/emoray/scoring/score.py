@@ -30,7 +30,6 @@ class ScoreRequest:
         semantics: How much may be used: `none` (sound alone), `transcript` (LES and GS) or `full` (and ES).
         stage_values: Stage values computed earlier (in stage tables, or by another deployment), by stage.
         stage_fingerprints: Their fingerprints. A value whose fingerprint is not the version's counts as absent.
-        time_course: Whether windows of the clip are scored too.
     """
 
     samples: np.ndarray
@@ -91,10 +90,8 @@ class Score:
         gates: Share of each text vector in the fused semantics; None if the model has no gates.
         experts: Weight of each expert per dimension; None if it has none.
         words: Words with times, prominence and mark; None without emphasis.
-        transcript: The transcript that was used.
         semantics: The semantics' record {emotion, intensity, attitude, …}; None without one.
         emotion: Probability of each class; None without a categorical head.
-        duration_s: Length of the clip.
     """
 
     valence: Estimate

@@ -119,9 +119,7 @@ class SemanticsRunner:
         """Run one stage on the rows that need its value and do not have it.
 
         Args:
-            stage: The stage.
             semantics: Their rows get the stage's values.
-            requests: The requests.
             absent_reasons: Per request, stage → why its value is absent; gets this stage's.
             level: Lowest semantic level that needs the stage.
             blocked: Why the stage cannot be run here at all (transcribe: on a row without a transcript).

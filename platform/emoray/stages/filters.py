@@ -79,9 +79,7 @@ def excluded(lake: Lake, rows: pl.DataFrame, config: FiltersConfig, fingerprints
     """Which rows are outside the filters, where their measures are known.
 
     Args:
-        lake: Where the stage tables are.
         rows: utterance_id, and other columns.
-        config: The filters.
         fingerprints: Fingerprints of the stages to read; filters on other stages' values have no effect.
 
     Returns:

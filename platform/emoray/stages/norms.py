@@ -88,7 +88,6 @@ class Norms:
         Args:
             rows: {utterance_id, speaker_id, split, prosody, transcribe}; rows whose prosody is None are skipped,
                 transcribe may be None.
-            config: How many clips enrol a speaker.
 
         Raises:
             StageError: No row has prosody (kind `no_norms`).

@@ -45,10 +45,6 @@ def make_plan(
 
     Args:
         utterance_ids: Clips to train on; their order does not matter.
-        durations_s: Their durations.
-        config: Limits and buckets.
-        epochs: How many epochs to plan.
-        seed: Seed of the shuffles.
         crop_s: Longest part of a clip in training.
         dialogues: Number of each clip's dialogue, for models that read dialogues: batches, limits and buckets are then
             of whole dialogues instead of clips.

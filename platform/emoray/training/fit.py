@@ -31,14 +31,14 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What else happens during a run; each is called on every worker.
+    """Functions that are called during a run, on every worker.
 
     Attributes:
         on_step: (step, metrics) after each step.
         on_epoch: (epoch, dev metrics) after each epoch.
         on_checkpoint: (checkpoint) after each epoch, every `checkpoint_steps` steps and before a stop; stores it. Its
             `pending` metrics may be logged as soon as it is stored.
-        asked_to_stop: Asked after each step, and after the evaluation where an epoch ends; once it is true on any
+        should_stop: Called after each step, and after the evaluation at the end of an epoch; if it is true on any
             worker, all of them checkpoint and stop.
     """
 
@@ -50,13 +50,9 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run ended; the model holds the best epoch's weights.
+    """The result of a run; the model has the weights of the epoch with the best dev score.
 
-    Attributes:
-        best_epoch: Epoch with the best dev score.
-        best_score: That score.
-        steps: Steps of the whole run, those before a resume included.
-        history: Dev metrics of every epoch.
+    `steps` counts those of the whole run, before a resume too; `history` has the dev metrics of every epoch.
     """
 
     best_epoch: int
@@ -77,26 +73,19 @@ class _Progress:
 
 
 class DevEvaluation:
-    """Scores the dev split: workers share the clips (or dialogues), and each gets the metrics of all.
+    """Scores the dev split: the clips (or dialogues) are divided among the workers, and each gets the metrics of all.
 
-    UAR selects where the objective has no CCC (`train.objective.ccc` 0): V, A and D are then not trained.
-
-    Args:
-        training_set: Where the clips are.
-        ids: Clips of the dev split.
-        level: Semantic level that selects the model.
+    UAR selects if the objective has no CCC (`train.objective.ccc` 0): V, A and D are then not trained. `level` is the
+    semantic level that selects the model.
 
     Raises:
-        TrainingError: There are no dev clips: nothing could select a model.
+        TrainingError: There are no dev clips to select a model by.
     """
 
     def __init__(self, training_set: TrainingSet, ids: list[str], level: str = "full") -> None:
         if not ids:
-            raise TrainingError(
-                "no labelled dev utterances to select a model by",
-                remedy="Give the corpus a dev split",
-                kind="empty_split",
-            )
+            what = "no labelled dev utterances to select a model by"
+            raise TrainingError(what, remedy="Give the corpus a dev split", kind="empty_split")
         self._training_set, self._ids, self._level = training_set, ids, level
 
     def __call__(self, learner: Learner) -> Metrics:
@@ -111,7 +100,7 @@ class DevEvaluation:
             batch_size=learner.launch.eval_batch_size,
             device=learner.device,
         )
-        # Without a loss of its own the dimensional head stays as it began: its CCC is noise, and must select nothing.
+        # Without a loss the dimensional head is not trained: its CCC is noise and must not select.
         untrained = learner.config.objective.ccc == 0
         gathered = gather_predictions(frame).sort("utterance_id")
         return summarise(gathered, self._training_set.classes, by_classes=untrained)
@@ -128,25 +117,22 @@ def fit(
 ) -> FitResult:
     """Train by a batch plan; keep the weights of the epoch with the best dev score.
 
-    A plan without a step is for a model that no gradient trains: it is evaluated once, and that is the run.
+    A plan without steps is for a model without gradient: the run is one evaluation.
 
     Args:
-        learner: Model and optimiser.
-        plan: Of `plan_run`.
-        loader: Gives this worker's shares.
+        loader: Returns this worker's batches.
         evaluate: Dev metrics after each epoch, with `score` (`DevEvaluation`).
-        callbacks: Logging and storage.
-        resume: Go on from here: same batches, same numbers as without the stop, with as many workers as there are now.
+        resume: Continue from here: same batches and numbers as without the stop, with any number of workers.
 
     Raises:
-        StoppedError: `callbacks.should_stop` was true on some worker; all raise it, their checkpoint being stored.
-        TrainingError: A loss is not finite, the checkpoint belongs to another plan or model, or the plan parts the
-            dialogues of a model that reads these.
+        StoppedError: `callbacks.should_stop` was true on some worker; all raise it after their checkpoint is stored.
+        TrainingError: A loss is not finite, the checkpoint is of another plan or model, or the plan splits the
+            dialogues of a model that reads them.
     """
     if isinstance(learner.model, OVER_DIALOGUES) and "dialogue_clips" not in plan.column_names:
         raise TrainingError(
-            "the plan deals single clips, and the model reads whole dialogues",
-            remedy="Make it with emoray.training.begin.plan_run",
+            "the plan is of single clips, but the model reads whole dialogues",
+            remedy="Make it with emoray.training.build.plan_run",
             kind="mismatched_plan",
         )
     callbacks = callbacks or Callbacks()
@@ -159,19 +145,19 @@ def fit(
         _end_epoch(learner, 0, evaluate(learner), state, callbacks)
         callbacks.on_checkpoint(_checkpoint(learner, state, fingerprint))
     elif not stopped:
-        for share in loader(plan, state.step):
-            metrics = learner.step(share)
-            state.step = share.step + 1
-            state.pending.append({"step": share.step, **metrics})
-            callbacks.on_step(share.step, metrics)
+        for batch in loader(plan, state.step):
+            metrics = learner.step(batch)
+            state.step = batch.step + 1
+            state.pending.append({"step": batch.step, **metrics})
+            callbacks.on_step(batch.step, metrics)
             at_end = _at_epoch_end(epochs, state.step)
             if at_end:
-                stopped = _end_epoch(learner, share.epoch, evaluate(learner), state, callbacks)
-            asked = _any_asked(learner, callbacks.should_stop())
-            if at_end or asked or state.step % learner.launch.checkpoint_steps == 0:
+                stopped = _end_epoch(learner, batch.epoch, evaluate(learner), state, callbacks)
+            stop = _any_should_stop(learner, callbacks.should_stop())
+            if at_end or stop or state.step % learner.launch.checkpoint_steps == 0:
                 callbacks.on_checkpoint(_checkpoint(learner, state, fingerprint))
                 state.pending = []
-            if asked:
+            if stop:
                 raise StoppedError(f"stopped after {state.step} of {len(epochs)} steps", remedy="Resume from there")
             if stopped:
                 break
@@ -180,17 +166,17 @@ def fit(
     return FitResult(state.best_epoch, state.best_score, state.step, state.history)
 
 
-def _any_asked(learner: Learner, here: bool) -> bool:
-    """Whether any worker was asked to stop. All hear the same after the same step: none is left waiting for another."""
+def _any_should_stop(learner: Learner, here: bool) -> bool:
+    """Whether any worker should stop. All get the same answer after the same step, so that none waits for another."""
     if learner.world == 1:
         return here
-    asked = torch.tensor(int(here), device=learner.device)
-    dist.all_reduce(asked, dist.ReduceOp.MAX)
-    return bool(asked)
+    stop = torch.tensor(int(here), device=learner.device)
+    dist.all_reduce(stop, dist.ReduceOp.MAX)
+    return bool(stop)
 
 
 def _end_epoch(learner: Learner, epoch: int, metrics: Metrics, state: _Progress, callbacks: Callbacks) -> bool:
-    """Note the epoch; whether to stop early."""
+    """Record the epoch; whether to stop early."""
     state.history.append(metrics)
     learner.note_scores([past["score"] for past in state.history])
     state.pending.append({"step": max(0, state.step - 1), **{f"dev_{name}": value for name, value in metrics.items()}})
@@ -223,7 +209,7 @@ def _restore(learner: Learner, checkpoint: Checkpoint, fingerprint: str) -> _Pro
         raise TrainingError(
             "the checkpoint was made with another batch plan",
             where=f"step {checkpoint.step}",
-            remedy="Resume with the data, seed and train.plan that the run began with, or start a new run",
+            remedy="Resume with the data, seed and train.plan that the run started with, or start a new run",
             kind="mismatched_checkpoint",
         )
     load_trained_weights(learner.model, checkpoint.weights)

@@ -1,4 +1,4 @@
-"""The layers of an acoustic encoder, where most weights and activations are: recomputed, compiled, sharded each."""
+"""The layers of an acoustic encoder, which have most weights and activations: each recomputed, compiled, sharded."""
 
 from __future__ import annotations
 
@@ -31,15 +31,10 @@ def encoder_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def prepare_layers(model: nn.Module, launch: LaunchConfig, device: torch.device) -> None:
-    """Have the layers of a model's encoder recomputed and compiled as configured, in place.
+    """Recompute and compile the layers of a model's encoder as configured, in place, before the model is sharded.
 
-    Only what a layer's `forward` does is wrapped: names of weights stay as they are, and hooks, which sharding and the
-    weighted sum of an encoder's layers live by, run outside.
-
-    Args:
-        model: On its device, not sharded yet.
-        launch: `gradient_checkpointing` and `compile`.
-        device: Where the model is.
+    Only a layer's `forward` is wrapped: names of weights stay the same, and hooks, which sharding and the weighted sum
+    of an encoder's layers need, run outside.
 
     Raises:
         ConfigError: The encoder can't be recomputed, or the compiler doesn't work here.
@@ -52,7 +47,7 @@ def prepare_layers(model: nn.Module, launch: LaunchConfig, device: torch.device)
     if launch.gradient_checkpointing:
         if any(isinstance(part, Cnn14Encoder) for part in model.modules()):
             raise ConfigError(
-                "the second pass over a cnn14 encoder would move the running values of its batch normalisation again",
+                "the second pass over a cnn14 encoder would update the running values of its batch normalisation again",
                 where="launch.gradient_checkpointing",
                 remedy="Set it to false and train.micro_batch_size lower, or use another model.encoder.kind",
             )
@@ -61,7 +56,7 @@ def prepare_layers(model: nn.Module, launch: LaunchConfig, device: torch.device)
 
 
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward that keeps its inputs alone, and runs again in the backward pass, with the same dropout."""
+    """A forward that stores only its inputs, and runs again in the backward pass, with the same dropout."""
 
     @functools.wraps(forward)
     def run(*arguments: Any, **keywords: Any) -> Any:
@@ -73,9 +68,9 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _compiler(backend: str, device: torch.device) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """torch.compile for any number of clips and frames, tried out on a sum."""
+    """torch.compile for any number of clips and frames, tested on a sum."""
     # One program each for WavLM's first layer and the others, with gradient, without and in evaluation, for one clip
-    # and for more: past torch's own limit of eight it would compile no further.
+    # and for more: after torch's limit of eight it would not compile.
     torch._dynamo.config.recompile_limit = max(16, torch._dynamo.config.recompile_limit)
     # Dropout as without compilation: gradient caching runs each micro-batch twice, by two different compiled programs.
     options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None

@@ -21,8 +21,6 @@ class WorkerBatch:
     """A worker's part of a global batch.
 
     Attributes:
-        epoch: Epoch of the step.
-        step: Global step.
         clips: Clips of the whole global batch.
         start: Position of the part's first clip in the global batch.
         batches: Micro-batches; none if there are more workers than clips.

@@ -121,7 +121,6 @@ class Objective:
     Perspective loss (arXiv 2304.03899): CE(l_f) + δ Σ_m CE(l_m) of the fused logits and of each modality's.
 
     Args:
-        config: Weights of the terms.
         class_weight_C: Class weights of the train split, for a categorical head.
         regions: Targets of the region loss, for a model with a region head.
     """

@@ -37,11 +37,8 @@ def predict(
     Args:
         model: The model; its training mode is restored. If it is sharded, every worker calls this, with any clips or
             none.
-        training_set: The training set.
-        ids: Which clips.
         level: `audio`, `transcript` or `full`: the text vectors that the model may use.
         batch_size: Clips of one forward pass; a longer dialogue is alone.
-        device: The model's device.
 
     Returns:
         One row per clip in the order of `ids`: utterance_id, speaker_id, dialogue_id, turn, gender, split, fold,

@@ -44,7 +44,7 @@ REDUCE_NUMBERS = 16_777_216
 class _Pass:
     """One forward and backward pass: a micro-batch at its position in the global batch.
 
-    One that does not count keeps pace with other workers: it has no gradient, and no part in any number.
+    One that does not count only matches passes of other workers: it has no gradient and changes no metric.
     """
 
     batch: Batch
@@ -53,27 +53,23 @@ class _Pass:
 
 
 class Learner:
-    """A model and its optimiser; knows its process group if there is one.
+    """A model and its optimiser; uses the process group, if there is one.
 
     The loss is a function of the whole global batch (CCC is no mean of parts). So predictions are gathered without
-    gradient, the whole gives dL/dŷ, and each micro-batch is run again and takes its part backward (gradient caching,
-    arXiv 2101.06983); a single micro-batch is not run twice. Gradients are summed over workers once, after the last
-    micro-batch: not DDP, whose collectives expect as many micro-batches on every worker, where a small batch can leave
-    a worker without any. Sharded (`launch.sharding: full`), where that can't be avoided, workers with fewer keep pace.
+    gradient, the whole batch gives dL/dŷ, and each micro-batch is run again for its part of the backward pass (gradient
+    caching, arXiv 2101.06983); a single micro-batch is not run twice. Gradients are summed over workers once, after the
+    last micro-batch: not by DDP, whose collectives expect as many micro-batches on every worker, while a small batch
+    can leave a worker without any. With sharding (`launch.sharding: full`) this is unavoidable: workers with fewer run
+    additional passes that do not count.
 
     Args:
-        model: The model; all workers begin with rank 0's weights.
-        config: Seed, objective, optimiser and precision.
+        model: The model; all workers start with rank 0's weights.
         launch: Whether layers are recomputed, compiled, sharded.
         total_steps: Steps of the whole run, for the schedule.
-        device: Where to train.
         class_weight_C: Class weights of the train split, for a categorical head.
         regions: Targets of the region loss, for a model with a region head.
 
     Attributes:
-        model: The model, on its device.
-        config: As given.
-        launch: As given.
         rank: This worker.
         world: How many workers there are.
     """
@@ -109,12 +105,12 @@ class Learner:
         self._base_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def note_scores(self, scores: Sequence[float]) -> None:
-        """Tell the schedule the dev scores of all finished epochs."""
+        """Give the schedule the dev scores of all finished epochs."""
         if self.config.optimizer.schedule == "plateau":
             self._plateau = plateau_factor(scores, self.config.optimizer)
 
-    def step(self, share: WorkerBatch) -> dict[str, float]:
-        """Train on one global batch; every worker calls it with its own share.
+    def step(self, batch: WorkerBatch) -> dict[str, float]:
+        """Train on one global batch; every worker calls it with its own part.
 
         Returns:
             Terms of the loss and CCC of the whole batch, learning rate and gradient norm: the same on every worker.
@@ -123,20 +119,20 @@ class Learner:
             TrainingError: A prediction, the loss or the gradient is not finite; names the clips. No weight changes.
         """
         self.model.train()
-        factor = lr_factor(share.step, self.total_steps, self.config.optimizer) * self._plateau
+        factor = lr_factor(batch.step, self.total_steps, self.config.optimizer) * self._plateau
         for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * factor
         self.optimizer.zero_grad(set_to_none=True)
         local = self.config.objective.ccc_scope == "local"
-        terms, gathered = (self._local_backward if local else self._global_backward)(self._work(share), share)
+        terms, gathered = (self._local_backward if local else self._global_backward)(self._work(batch), batch)
         self._sum_gradients()
         most = self.config.optimizer.clip_norm or math.inf
         norms = [full_tensor(clip_grad_norm_(part.parameters(), most)) for part in separately_trained(self.model)]
         norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         if not bool(torch.isfinite(norm)):
-            raise self._stop("the gradient is not finite", share, torch.ones(share.clips, dtype=torch.bool))
+            raise self._stop("the gradient is not finite", batch, torch.ones(batch.clips, dtype=torch.bool))
         self.optimizer.step()
-        self._share_statistics()
+        self._average_statistics()
         metrics = {name: float(value) for name, value in terms.items()}
         for d, name in enumerate(DIMENSIONS):
             labelled = ~gathered.target_N3[:, d].isnan()
@@ -144,54 +140,54 @@ class Learner:
             metrics[f"ccc_{name}"] = float(ccc(prediction_N, gathered.target_N3[labelled, d]))
         return {**metrics, "lr": self.optimizer.param_groups[-1]["lr"], "grad_norm": float(norm)}
 
-    def _global_backward(self, work: list[_Pass], share: WorkerBatch) -> tuple[dict[str, Tensor], GlobalBatch]:
+    def _global_backward(self, work: list[_Pass], batch: WorkerBatch) -> tuple[dict[str, Tensor], GlobalBatch]:
         single = len(work) == 1
         with torch.set_grad_enabled(single):
-            parts = [self._forward(one, share.step) for one in work]
+            parts = [self._forward(one, batch.step) for one in work]
         gathered = self._gather([part for part, one in zip(parts, work, strict=True) if one.counts])
         leaves = [tensor.requires_grad_() for tensor in loss_inputs(gathered)]
-        terms = self._checked_terms(gathered, share)
+        terms = self._checked_terms(gathered, batch)
         slopes = _slopes(terms["loss"], leaves)
         for number, (one, first) in enumerate(zip(work, parts, strict=True), 1):
-            values = loss_inputs(first if single else self._forward(one, share.step))
+            values = loss_inputs(first if single else self._forward(one, batch.step))
             mine = [None if slope is None else slope[one.start : one.start + len(one.batch)] for slope in slopes]
             backward(self.model, values, mine if one.counts else [None] * len(values), last=number == len(work))
         return {name: value.detach() for name, value in terms.items()}, gathered
 
-    def _local_backward(self, work: list[_Pass], share: WorkerBatch) -> tuple[dict[str, Tensor], GlobalBatch]:
-        """Each micro-batch by its own CCC, weighted by its clips, as papers with gradient accumulation have it."""
+    def _local_backward(self, work: list[_Pass], batch: WorkerBatch) -> tuple[dict[str, Tensor], GlobalBatch]:
+        """Each micro-batch with its own CCC, weighted by its clips, as in papers with gradient accumulation."""
         counted = []
         for number, one in enumerate(work, 1):
-            part = self._forward(one, share.step)
+            part = self._forward(one, batch.step)
             values = loss_inputs(part)
             slopes: Sequence[Tensor | None] = [None] * len(values)
             if one.counts:
                 alone = from_matrix(to_matrix(part), clip_shapes(*sizes_of(part)))
                 leaves = [tensor.requires_grad_() for tensor in loss_inputs(alone)]
-                loss = self._objective(alone, share.epoch)["loss"] * (len(one.batch) / share.clips)
+                loss = self._objective(alone, batch.epoch)["loss"] * (len(one.batch) / batch.clips)
                 slopes = _slopes(loss, leaves)
                 counted.append(alone)
             backward(self.model, values, slopes, last=number == len(work))
         gathered = self._gather(counted)
-        return self._checked_terms(gathered, share), gathered
+        return self._checked_terms(gathered, batch), gathered
 
-    def _work(self, share: WorkerBatch) -> list[_Pass]:
-        """This worker's micro-batches; beside sharded workers with more, also clips that keep pace and do not count."""
-        starts = [share.start + sum(map(len, share.batches[:index])) for index in range(len(share.batches))]
-        work = [_Pass(batch.to(self.device), start) for batch, start in zip(share.batches, starts, strict=True)]
+    def _work(self, batch: WorkerBatch) -> list[_Pass]:
+        """This worker's micro-batches; if other sharded workers have more, also passes that do not count."""
+        starts = [batch.start + sum(map(len, batch.batches[:index])) for index in range(len(batch.batches))]
+        work = [_Pass(micro.to(self.device), start) for micro, start in zip(batch.batches, starts, strict=True)]
         most, some_have_none = max_passes(self.model, len(work), self.device)
-        clip = share.batches[0].slice(0, 1) if share.batches else None
+        clip = batch.batches[0].slice(0, 1) if batch.batches else None
         if some_have_none:
-            told = [clip]
-            dist.broadcast_object_list(told, src=0)  # the first worker has clips in every step
-            clip = told[0] if clip is None else clip
+            received = [clip]
+            dist.broadcast_object_list(received, src=0)  # the first worker has clips in every step
+            clip = received[0] if clip is None else clip
         if most > len(work):
             assert clip is not None
-            work += [_Pass(clip.to(self.device), share.start, counts=False)] * (most - len(work))
+            work += [_Pass(clip.to(self.device), batch.start, counts=False)] * (most - len(work))
         return work
 
     def _forward(self, one: _Pass, step: int) -> GlobalBatch:
-        # The same dropout in both passes, and whichever worker runs the micro-batch.
+        # The same dropout in both passes, and on any worker.
         seed_torch(self.config.seed, "dropout", step, one.start)
         before = [] if one.counts else [statistic.clone() for statistic in self._statistics]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -204,12 +200,12 @@ class Learner:
         """The global batch on every worker, without gradient, in the order of the plan."""
         clips, sizes = [sum(len(part.prediction_N3) for part in parts)], sizes_of(parts[0] if parts else None)
         if self.world > 1:
-            # How many clips each worker has, and what the model gives, which a worker without clips learns from others.
+            # How many clips each worker has, and the sizes of the model's outputs, for a worker without clips.
             mine = torch.tensor([clips[0], *sizes], device=self.device)
-            told = [torch.empty_like(mine) for _ in range(self.world)]
-            dist.all_gather(told, mine)
-            clips = [int(one[0]) for one in told]
-            sizes = torch.stack(told)[:, 1:].amax(0).tolist()
+            counts = [torch.empty_like(mine) for _ in range(self.world)]
+            dist.all_gather(counts, mine)
+            clips = [int(one[0]) for one in counts]
+            sizes = torch.stack(counts)[:, 1:].amax(0).tolist()
         shapes = clip_shapes(*sizes)
         columns = sum(math.prod(shape) for shape in shapes.values())
         rows = [to_matrix(part) for part in parts]
@@ -222,19 +218,19 @@ class Learner:
             matrix_NL = torch.cat([part[:count] for part, count in zip(received, clips, strict=True)])
         return from_matrix(matrix_NL, shapes)
 
-    def _checked_terms(self, gathered: GlobalBatch, share: WorkerBatch) -> dict[str, Tensor]:
-        bad_N = torch.zeros(share.clips, dtype=torch.bool)
+    def _checked_terms(self, gathered: GlobalBatch, batch: WorkerBatch) -> dict[str, Tensor]:
+        bad_N = torch.zeros(batch.clips, dtype=torch.bool)
         for tensor in loss_inputs(gathered):
             bad_N |= ~tensor.detach().isfinite().flatten(1).all(1).cpu()
         if bool(bad_N.any()):
-            raise self._stop("the model's output is not finite", share, bad_N)
-        terms = self._objective(gathered, share.epoch)
+            raise self._stop("the model's output is not finite", batch, bad_N)
+        terms = self._objective(gathered, batch.epoch)
         if not bool(torch.isfinite(terms["loss"])):
-            raise self._stop("the loss is not finite", share, torch.ones(share.clips, dtype=torch.bool))
+            raise self._stop("the loss is not finite", batch, torch.ones(batch.clips, dtype=torch.bool))
         return terms
 
-    def _stop(self, what: str, share: WorkerBatch, bad_N: Tensor) -> TrainingError:
-        ids = [name for batch in share.batches for name in batch.utterance_ids]
+    def _stop(self, what: str, batch: WorkerBatch, bad_N: Tensor) -> TrainingError:
+        ids = [name for micro in batch.batches for name in micro.utterance_ids]
         if self.world > 1:
             received: list[list[str]] = [[] for _ in range(self.world)]
             dist.all_gather_object(received, ids)
@@ -243,15 +239,15 @@ class Learner:
         shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
         return TrainingError(
             f"{what} for {shown}",
-            where=f"step {share.step}",
-            remedy="Look at these clips (NaN or extreme samples, labels off the scale), or lower train.optimizer.lr",
+            where=f"step {batch.step}",
+            remedy="Check these clips (NaN or extreme samples, labels off the scale), or lower train.optimizer.lr",
             kind="non_finite_loss",
         )
 
     def _sum_gradients(self) -> None:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for parameter in parameters:
-            # Also on one worker: AdamW passes over a missing gradient, but decays the weight of a zero one.
+            # On one worker, too: AdamW skips a missing gradient, but decays the weight of a zero one.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         if self.world == 1 or is_sharded(self.model):
@@ -262,8 +258,8 @@ class Learner:
             for parameter, part in zip(group, flat.split([parameter.numel() for parameter in group]), strict=True):
                 parameter.grad = part.view_as(parameter)
 
-    def _share_statistics(self) -> None:
-        """Batch normalisation's running values become the workers' mean: all evaluate, and resume, with the same."""
+    def _average_statistics(self) -> None:
+        """Average batch normalisation's running values over the workers: all evaluate and resume with the same."""
         if self.world > 1 and self._statistics:
             flat = torch.cat(self._statistics)
             dist.all_reduce(flat)
@@ -273,7 +269,7 @@ class Learner:
 
 
 def _slopes(loss: Tensor, leaves: list[Tensor]) -> Sequence[Tensor | None]:
-    """Gradient of the loss in each; None where it does not depend on one, as without any labelled clip."""
+    """Gradient of the loss in each; None if it does not depend on one, as without any labelled clip."""
     return torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else [None] * len(leaves)
 
 

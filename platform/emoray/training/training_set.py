@@ -33,10 +33,8 @@ class TrainingSet:
     """A packed training set, memory-mapped.
 
     Attributes:
-        set_hash: Its hash.
         frame: Keys and labels: utterance_id, split, fold, speaker_id, gender, scale, V, A, D, emotion, dialogue_id,
             turn, duration_s.
-        frame_hz: Frames per second of the features.
         text_width: Width E of the text vectors.
         left_out: How many utterances could not be decoded.
         classes: Names of the class indices of its batches.

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoray.audio.activity import FRAME_S, ActivityConfig, Span, speech_frames, utterances
-from emoray.audio.silero import FRAME_SAMPLES, Listener
+from emoray.audio.silero import FRAME_SAMPLES, SpeechDetector
 
 ACTIVITY = ActivityConfig(enter=0.5, leave=0.35, min_silence_s=3 * FRAME_S, min_speech_s=2 * FRAME_S)
 
@@ -39,17 +39,17 @@ def test_the_archive_says_the_same_frame_by_frame(sound):
     with torch.inference_mode():
         frames = torch.from_numpy(sound[: len(sound) // FRAME_SAMPLES * FRAME_SAMPLES]).split(FRAME_SAMPLES)
         expected = [reference(frame[None], 16_000).item() for frame in frames]
-    found = Listener().hear(sound)
+    found = SpeechDetector().probabilities(sound)
     assert np.ptp(expected) > 0.05, "a constant would prove nothing"
     np.testing.assert_allclose(found[: len(expected)], expected, atol=1e-5)
     assert len(found) == len(expected) + 1  # the last, cut short, is filled with silence
 
 
 def test_stretch_by_stretch_is_as_in_one_go(sound):
-    listener = Listener()
-    parts = [listener.hear(sound[start : start + 3 * 512]) for start in range(0, len(sound), 3 * 512)]
-    np.testing.assert_allclose(np.concatenate(parts), Listener().hear(sound), atol=1e-5)
-    assert Listener().hear(sound[:0]).shape == (0,)
+    detector = SpeechDetector()
+    parts = [detector.probabilities(sound[start : start + 3 * 512]) for start in range(0, len(sound), 3 * 512)]
+    np.testing.assert_allclose(np.concatenate(parts), SpeechDetector().probabilities(sound), atol=1e-5)
+    assert SpeechDetector().probabilities(sound[:0]).shape == (0,)
 
 
 def frames(text: str) -> np.ndarray:

@@ -55,7 +55,7 @@ def test_a_worse_challenger_and_one_that_is_no_different_are_refused():
     assert "gain" in _failed(_decide(_predictions(0.12, 1), _predictions(0.05, 2)))
     same = _decide(_predictions(0.08, 1), _predictions(0.08, 2))
     assert _failed(same) == ["gain"]
-    assert "lower end" in same.reasons[0] or "less than the gain" in same.reasons[0]
+    assert "lower end" in same.reasons[0] or "less than the required gain" in same.reasons[0]
 
 
 def test_equal_predictions_are_refused_by_default_and_pass_as_not_worse():

@@ -33,7 +33,7 @@ from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import frontend
 from emoray.schema import utterances_table
 from emoray.training.batch_plan import DIALOGUE_PLAN, make_plan, plan_units
-from emoray.training.begin import begin, plan_run
+from emoray.training.build import build_learner, plan_run
 from emoray.training.checkpoint import Checkpoint, plan_fingerprint
 from emoray.training.config import PlanConfig
 from emoray.training.fit import Callbacks, DevEvaluation, fit
@@ -151,7 +151,7 @@ def test_other_models_are_dealt_single_clips_as_ever(packed):
     plan = plan_run(training_set, ids, model_config(name="concat"), train)
     assert plan.equals(make_plan(ids, training_set.durations_s(ids), train.plan, epochs=1, seed=0, crop_s=12.0))
     assert "dialogue_clips" not in plan.column_names
-    learner = begin(training_set, ids, config_of(), train, launch_config(), total_steps=plan.num_rows)
+    learner = build_learner(training_set, ids, config_of(), train, launch_config(), total_steps=plan.num_rows)
     with pytest.raises(TrainingError, check=of_kind("mismatched_plan")):
         fit(learner, plan, LocalLoader(training_set, train), DevEvaluation(training_set, training_set.ids("dev")))
     alone = make_plan(ids, [1.0] * len(ids), train.plan, epochs=1, seed=0, dialogues=range(len(ids)))

@@ -28,10 +28,6 @@ def is_cut(values: Mapping[str, Any]) -> bool:
 def utterances(values: Mapping[str, Any], where: str) -> Iterator[Values]:
     """The utterances of a cut, with the utterances table's names; custom fields keep their own.
 
-    Args:
-        values: The cut.
-        where: File and line, for messages.
-
     Raises:
         InputError: The cut is not a plain span of one audio file (mixed, padded, augmented, one channel of several,
             features only, audio in memory or in an archive), or a field is missing.
@@ -93,7 +89,7 @@ def _values(
     """The non-empty values of a cut and one of its supervisions.
 
     `uri` is the audio file. The utterance begins at `begin_s` in the recording, where the words' times will start, and
-    has `duration_s`; words whose middle lies outside are left out.
+    has `duration_s`; words whose middle is outside are left out.
     """
     words = [
         {"word": symbol, "start_s": max(start_s, 0.0), "end_s": min(end_s, duration_s)}

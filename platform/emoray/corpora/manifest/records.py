@@ -57,8 +57,6 @@ class RecordSource:
     Attributes:
         path: Their file, for messages.
         key: Configuration section that names it, for messages: `corpus.manifest`.
-        columns: All columns, in order.
-        records: The records.
         folder: What relative audio paths start from.
     """
 
@@ -244,7 +242,7 @@ class _Reader:
             raw = row[dimension]
             if not low <= raw <= high:
                 raise InputError(
-                    f"{dimension} {raw:g} lies outside the scale {low:g}..{high:g}",
+                    f"{dimension} {raw:g} is outside the scale {low:g}..{high:g}",
                     where=self.where,
                     remedy=f"Set {self.key}.scale_min and scale_max to the scale that the labels were given on",
                     kind="label_off_scale",

@@ -1,7 +1,7 @@
 """Two-speaker dialogues of the synthetic corpus: a turn's label carries over to the next turn.
 
-Only labels change, not how a turn is spoken: a model that hears the previous turns can learn it, one that hears single
-turns cannot. The corpus tests the software; it is no evidence about people.
+Only labels change, not how a turn is spoken: a model of the previous turns can learn it, one of single turns
+cannot. The corpus tests the software; it is no evidence about people.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ def converse(work: Work, seed: int, turns: int, carry_over: float, label_noise_s
         work: Speakers with what they say, in order; the speakers of a split are neighbours.
         seed: Seed of the label noise, drawn again for each pair.
         turns: Turns of a dialogue; the last dialogue of a pair may be shorter.
-        carry_over: c, from 0 to 1.
-        label_noise_sd: Standard deviation of the label noise.
 
     Raises:
         ValueError: A split has an odd number of speakers.

@@ -64,9 +64,6 @@ class Speaker:
     """A voice and its habits.
 
     Attributes:
-        speaker_id: Its name in the corpus.
-        split: train, dev, gate or test.
-        gender: Of the variant.
         accent: espeak-ng language.
         variant: espeak-ng voice variant.
         pitch_hz: Low end of its usual pitch.

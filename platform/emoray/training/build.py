@@ -1,4 +1,4 @@
-"""How every training begins: fresh weights, and all that is fitted to the labels of the train split."""
+"""The start of a training: batch plan, new weights, and everything that is fitted to the train split's labels."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ from emoray.training.training_set import TrainingSet
 
 
 def plan_run(training_set: TrainingSet, ids: Sequence[str], model: ModelConfig, config: TrainConfig) -> pa.Table:
-    """The batch plan of a run: of whole dialogues for models that read these, without a step for one without gradient.
-
-    Args:
-        training_set: Where the clips are.
-        ids: Clips to train on.
-        model: The model.
-        config: Seed, epochs, batches and crop.
+    """The batch plan of a run: whole dialogues for models that read them, no steps for a model without gradient.
 
     Raises:
         TrainingError: There is nothing to train on.
@@ -41,7 +35,7 @@ def plan_run(training_set: TrainingSet, ids: Sequence[str], model: ModelConfig, 
     )
 
 
-def begin(
+def build_learner(
     training_set: TrainingSet,
     ids: Sequence[str],
     model: ModelConfig,
@@ -51,16 +45,9 @@ def begin(
     total_steps: int,
     device: torch.device | str = "cpu",
 ) -> Learner:
-    """A learner at step 0.
+    """A learner at step 0, of a training set that was opened with the model's classes.
 
-    Args:
-        training_set: Where the labels are, opened with the model's classes.
-        ids: Clips to train on: class weights, region weights and the train mean come from their labels.
-        model: The model to build; its weights depend on the seed alone.
-        config: Seed, objective and optimiser.
-        launch: Whether layers are recomputed, compiled, sharded.
-        total_steps: Steps of the whole run.
-        device: Where to train.
+    Class weights, region weights and the train mean come from the labels of `ids`; weights depend on the seed only.
     """
     seed_torch(config.seed, "weights")
     built, target_N3, label_N = build(model), training_set.targets(ids), training_set.labels(ids)
