@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,18 @@ def imports(name: str, path: Path) -> set[str]:
                 package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
                 base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
             found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def takes_config(path: Path) -> set[str]:
+    """Names of the functions of a module that have a parameter annotated as the whole `Config`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            hints = [ast.unparse(argument.annotation) for argument in arguments if argument.annotation]
+            if any(re.search(r"\bConfig\b", hint) for hint in hints):
+                found.add(node.name)
     return found
 
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from house_kit import ROOT, circles, imports, module_graph, modules
+from house_kit import ROOT, circles, imports, module_graph, modules, takes_config
 
 # Arrows point down only: a room imports from its own level and from the ones before it.
 LEVELS = (
@@ -21,6 +21,26 @@ LEVELS = (
     {"scoring"},
     {"registry"},
 )
+#: Functions of jobs/ that take the whole configuration: what the command line calls …
+DOORS = {"run", "build", "stats", "listing", "rollback", "running"}
+#: … and, by module, what prints all of it, sends it away, or calls a verb. Others take the sections they read.
+WHOLE_CONFIGURATION = {
+    "config": {"options"},
+    "demo": {"_way", "_training", "_promote"},
+    # Each check is in doctor's table and gets what the command line gave.
+    "doctor.engines": {"check_engines"},
+    "doctor.job": {"_guarded"},
+    "doctor.machine": {
+        *("check_python", "check_packages", "check_shadowing", "check_machine", "check_disk", "check_gpu"),
+        "check_ports",
+    },
+    "doctor.services": {
+        *("check_lake", "check_tracking", "check_champion", "_tracking_uri", "check_ray", "check_token"),
+    },
+    "doctor.speech": {"check_audio", "check_espeak", "check_text_encoder"},
+    "serve": {"serve_config"},
+    "submit.package": {"build_job_package"},
+}
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 
@@ -81,6 +101,25 @@ def test_the_platform_knows_no_jobs_and_no_serving():
         if target.split(".")[0] in {"emoray_jobs", "emoray_serving"}
     ]
     assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_only_doors_take_the_whole_configuration():
+    found = {
+        name.removeprefix("emoray_jobs."): takes_config(path) - DOORS
+        for name, path in modules()
+        if name.startswith("emoray_jobs.")
+    }
+    assert {name: functions for name, functions in found.items() if functions} == WHOLE_CONFIGURATION
+
+
+def test_every_form_of_the_whole_configuration_is_seen(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        "def a(config: Config): ...\nasync def b(*, x: 'Config | None' = None): ...\n"
+        "class C:\n    def d(self, y: dict[str, base.Config], /): ...\n"
+        "def e(cluster: ClusterConfig, z: Configs) -> Config: ...\n"
+    )
+    assert takes_config(path) == {"a", "b", "d"}
 
 
 def test_ray_stands_behind_the_seam():

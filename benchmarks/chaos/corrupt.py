@@ -42,7 +42,7 @@ def command(work: Path, budget: float) -> tuple[int, str, Config]:
 def faults(config: Config, kinds: dict[str, str], rows: int) -> list[str]:
     """What differs from what must be: every bad clip quarantined with its kind, every other one complete."""
     lake = Lake(config.lake)
-    fingerprints = annotation_state(config, lake).fingerprints
+    fingerprints = annotation_state(lake, config.corpus.name, config.annotate).fingerprints
     found = []
     ids = pl.Series(lake.utterances(CORPUS, ["utterance_id"])["utterance_id"]).sort()
     for stage in (*pipeline.AUDIO_STAGES, *pipeline.TEXT_STAGES):

@@ -71,7 +71,8 @@ def transcribe(given: dict[str, Any]) -> None:
             prints = pipeline.fingerprints(config.annotate, None)
             utterances = lake.utterances_dataset(config.corpus.name)
             rows = pending.utterance_lengths(utterances.to_table())
-            StageExecutor(config, lake, utterances, rows, stack).run_until_complete(stages, prints, "transcribing")
+            executor = StageExecutor(lake, config.cluster, config.annotate, utterances, rows, stack)
+            executor.run_until_complete(stages, prints, "transcribing")
 
     def found() -> dict[str, str]:
         outcomes = lake.stage_outcomes("transcribe", pipeline.fingerprints(config.annotate, None)["transcribe"])

@@ -101,7 +101,7 @@ def _way(config: Config, steps: _Steps, memory: _PeakMemory, stack: contextlib.E
     with steps.step("promote"):
         champion = _promote(config, msf_ser, console)
     with steps.step("score one clip over HTTP"), serve.running(config) as url:
-        reply = _post(url, config, lake, champion, console)
+        reply = _post(url, lake, config.corpus.name, champion, console, timeout_s=config.serve.ready_timeout_s)
     from emoray_jobs.config import options
 
     flags = options(config)
@@ -149,19 +149,19 @@ def _promote(config: Config, challenger: TrainResult, console: Console) -> str:
     return by_alias(tracking, CHAMPION).version
 
 
-def _post(url: str, config: Config, lake: Lake, champion: str, console: Console) -> dict[str, Any]:
+def _post(url: str, lake: Lake, corpus: str, champion: str, console: Console, *, timeout_s: float) -> dict[str, Any]:
     """Send a clip of a voice that no model was trained on, with its transcript."""
     import httpx
 
     from emoray_jobs.progress import spinner
 
-    row = _unheard_clip(lake, config.corpus.name)
+    row = _unheard_clip(lake, corpus)
     with lake.fs.open(row["audio_uri"], "rb") as file:
         wav = file.read()
     fields = {name: row[name] for name in ("transcript", "speaker_id") if row[name] is not None}
     with httpx.Client(base_url=url, timeout=60) as client:
         with spinner("waiting for the champion to be loaded"):
-            _until_serving(client, champion, config.serve.ready_timeout_s)
+            _until_serving(client, champion, timeout_s)
         started = time.monotonic()
         answer = client.post("/v1/score", content=wav, params=fields, headers={"Content-Type": "audio/wav"})
         answer.raise_for_status()

@@ -20,6 +20,7 @@ from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import open_bundle, save_bundle
 from emoray.stages import pipeline, weights
+from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 from emoray_jobs.progress import spinner
 
@@ -100,7 +101,9 @@ def run(
             "emoray.licence": checkpoint.licence or "unknown",
         }
         with spinner(f"registering {source}"):
-            made = _register(config, tracking, source, checkpoint, scale, tags)
+            made = _register(
+                tracking, config.annotate, config.evaluate.conformal_level, source, checkpoint, scale, tags
+            )
     return ImportResult(
         source=source,
         model_name=tracking.model_name,
@@ -156,8 +159,9 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
 
 
 def _register(
-    config: Config,
     tracking: Tracking,
+    annotate: AnnotateConfig,
+    conformal_level: float,
     source: str,
     checkpoint: PublicCheckpoint,
     scale: tuple[float, float] | None,
@@ -176,11 +180,11 @@ def _register(
             Path(work) / "bundle",
             model=checkpoint.model,
             config=checkpoint.config,
-            annotate=config.annotate,
-            fingerprints=pipeline.fingerprints(config.annotate, None),
+            annotate=annotate,
+            fingerprints=pipeline.fingerprints(annotate, None),
             norms=Norms.unfitted(),
             half_widths={},
-            conformal_level=config.evaluate.conformal_level,
+            conformal_level=conformal_level,
             scale=scale,
             metrics={},
         )

@@ -13,6 +13,7 @@ from rich.text import Text
 from emoray.errors import RegistryError
 from emoray.lake.tables import Lake
 from emoray.registry import clean_process, gate, promotion, versions
+from emoray.registry.config import GateConfig
 from emoray.registry.gate import Decision
 from emoray.registry.tracking import Tracking, connect
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
@@ -89,8 +90,21 @@ def run(config: Config, *, version: str | None = None) -> PromoteResult:
     splits = lake.utterances(config.corpus.name, ["split"])["split"].unique().to_pylist()
     split, note = gate.gate_split(splits)
     with contextlib.ExitStack() as stack, spinner(f"judging version {challenger.version} on {split}"):
-        new = _predictions(config, lake, tracking, stack, challenger, split)
-        old = None if champion is None else _predictions(config, lake, tracking, stack, champion, split)
+
+        def predicted(one: Version) -> pl.DataFrame:
+            return predictions(
+                lake,
+                open_bundle(versions.fetch(tracking, one)),
+                [split],
+                [config.promote.level],
+                corpus=config.corpus.name,
+                annotate=config.annotate,
+                cluster=config.cluster,
+                launch=config.launch,
+                stack=stack,
+            )
+
+        new, old = predicted(challenger), None if champion is None else predicted(champion)
         if old is not None:
             # A clip that one version's audio rules refuse is judged for neither.
             both = set(new["utterance_id"]) & set(old["utterance_id"])
@@ -99,8 +113,10 @@ def run(config: Config, *, version: str | None = None) -> PromoteResult:
             new,
             old,
             config.promote,
-            latency=_latency(config, lake, tracking, challenger, new),
-            clean=_clean(config, tracking, challenger),
+            latency=_latency(
+                lake, config.corpus.name, tracking, challenger, new, config.promote, config.launch.threads
+            ),
+            clean=_clean(tracking, challenger, config.promote),
             note=note,
         )
     promotion.promote(tracking, challenger, decision)
@@ -119,28 +135,29 @@ def rollback(config: Config) -> RollbackResult:
     return RollbackResult(present.name, present.version, before.version)
 
 
-def _predictions(
-    config: Config, lake: Lake, tracking: Tracking, stack: contextlib.ExitStack, version: Version, split: str
-) -> pl.DataFrame:
-    bundle = open_bundle(versions.fetch(tracking, version))
-    return predictions(config, lake, stack, bundle, [split], [config.promote.level])
-
-
-def _latency(config: Config, lake: Lake, tracking: Tracking, version: Version, judged: pl.DataFrame) -> gate.Latency:
+def _latency(
+    lake: Lake,
+    corpus: str,
+    tracking: Tracking,
+    version: Version,
+    judged: pl.DataFrame,
+    options: GateConfig,
+    threads: int,
+) -> gate.Latency:
     """Single clips from sound and transcript to the score, all stages in this process."""
     scorer = load_bundle(versions.fetch(tracking, version))
     ids = judged["utterance_id"].sort()
-    chosen = ids.gather_every(max(1, len(ids) // config.promote.latency_clips))[: config.promote.latency_clips]
-    rows = utterance_rows(lake, config.corpus.name, chosen.to_list(), scorer.bundle)
-    with torch_threads(config.launch.threads):
+    chosen = ids.gather_every(max(1, len(ids) // options.latency_clips))[: options.latency_clips]
+    rows = utterance_rows(lake, corpus, chosen.to_list(), scorer.bundle)
+    with torch_threads(threads):
         return gate.measure_latency(scorer, [request_of(row, {}) for row in rows])
 
 
-def _clean(config: Config, tracking: Tracking, version: Version) -> clean_process.CleanCheck | None:
-    if not config.promote.clean_process:
+def _clean(tracking: Tracking, version: Version, options: GateConfig) -> clean_process.CleanCheck | None:
+    if not options.clean_process:
         return None
     folder = versions.model_folder(tracking, version)
-    return clean_process.check(folder, config.promote.clean_process_timeout_s)
+    return clean_process.check(folder, options.clean_process_timeout_s)
 
 
 def render(result: PromoteResult | RollbackResult) -> RenderableType:

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from emoray.errors import ConfigError, ServiceError
 from emoray.lake.tables import Lake
-from emoray_jobs.cluster.session import session
+from emoray_jobs.cluster.session import cluster_address, session
 from emoray_jobs.progress import spinner
 
 if TYPE_CHECKING:
@@ -72,15 +72,14 @@ def run(
     if build:
         return ServeResult(config_yaml=serve_config(config))
     message = message or Console(stderr=True, highlight=False, soft_wrap=True).print
-    joins = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    if detach and not joins:
+    if detach and cluster_address(config.cluster) is None:
         raise ConfigError(
             "a local Ray ends with this command, and the application with it",
             where="--detach",
             remedy="Name a cluster with --set cluster.address=HEAD:6379, or leave --detach out",
         )
     with running(config, keep=detach) as url:
-        for line in _greeting(config, url):
+        for line in _greeting(url, config.tracking.model_name, config.serve.scorer.alias):
             message(line)
         if detach:
             message("It stays on the cluster; `serve shutdown` there ends it.")
@@ -104,8 +103,16 @@ def running(config: Config, *, keep: bool = False) -> Iterator[str]:
     Raises:
         ServiceError: The port is taken, or the application does not come up.
     """
-    app_config = application_config(config)
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+    from emoray_serving.config import AppConfig
+
+    tracking = config.tracking
+    if tracking.uri is None and os.environ.get("MLFLOW_TRACKING_URI"):
+        tracking = tracking.model_copy(update={"uri": os.environ["MLFLOW_TRACKING_URI"]})
+    # The lake is named absolutely: replicas run in other folders.
+    app_config = AppConfig(
+        lake=Lake(config.lake).config, tracking=tracking, annotate=config.annotate, serve=config.serve
+    )
+    if cluster_address(config.cluster) is None:
         _assert_port_is_free(app_config)
     with session(config.cluster, config.lake):
         with spinner("starting the scoring application"):
@@ -116,16 +123,6 @@ def running(config: Config, *, keep: bool = False) -> Iterator[str]:
             if not keep:
                 with spinner("ending the scoring application"):
                     _stop(app_config, everything=started_serve)
-
-
-def application_config(config: Config) -> AppConfig:
-    """The application's part of the configuration, its lake named absolutely: replicas run in other folders."""
-    from emoray_serving.config import AppConfig
-
-    tracking = config.tracking
-    if tracking.uri is None and os.environ.get("MLFLOW_TRACKING_URI"):
-        tracking = tracking.model_copy(update={"uri": os.environ["MLFLOW_TRACKING_URI"]})
-    return AppConfig(lake=Lake(config.lake).config, tracking=tracking, annotate=config.annotate, serve=config.serve)
 
 
 def serve_config(config: Config) -> str:
@@ -153,10 +150,10 @@ def render(result: ServeResult) -> Text:
     )
 
 
-def _greeting(config: Config, url: str) -> list[str]:
+def _greeting(url: str, model_name: str, alias: str) -> list[str]:
     return [
         f"emoray is at {url}  (page: {url}/  API: {url}/docs  metrics: {url}/metrics)",
-        f"It serves {config.tracking.model_name}@{config.serve.scorer.alias} and takes up a new version by itself.",
+        f"It serves {model_name}@{alias} and takes up a new version by itself.",
         "Try it:",
         f"  curl -X POST '{url}/v1/score' -H 'Content-Type: audio/wav' --data-binary @clip.wav",
     ]

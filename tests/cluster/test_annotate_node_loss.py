@@ -63,7 +63,7 @@ def test_a_node_that_dies_costs_nothing_but_time(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["counts"] == vars(Counts(CLIPS, CLIPS, 0, 0, {}))
     lake = Lake(config.lake)
-    state = annotation_state(config, lake)
+    state = annotation_state(lake, config.corpus.name, config.annotate)
     expected = by_hand(config, state)
     for stage in CHEAP_STAGES:
         table = lake.stage_outcomes(stage, state.fingerprints[stage]).sort("utterance_id").collect()

@@ -149,7 +149,7 @@ def test_every_node_works_and_every_utterance_is_there_once(tmp_path, nodes):
     said = json.loads(driver.stdout.splitlines()[-1])
     assert said["counts"] == vars(Counts(CLIPS, CLIPS, 0, 0, {}))
     assert said["nodes"] == 3
-    state = annotation_state(config, Lake(config.lake))
+    state = annotation_state(Lake(config.lake), config.corpus.name, config.annotate)
     for stage in CHEAP_STAGES:
         assert rows_written(config, stage, state.fingerprints[stage]) == [f"u{number:03d}" for number in range(CLIPS)]
 
@@ -182,7 +182,7 @@ def test_annotate_runs_on_the_cluster_and_its_tables_are_on_the_store(annotate_j
     assert "SUCCEEDED" in annotate_job.stdout
     ids = sorted(lake.utterances("small", ["utterance_id"])["utterance_id"].to_pylist())
     assert len(ids) == 40
-    fingerprints = annotation_state(place.config(), lake).fingerprints
+    fingerprints = annotation_state(lake, place.config().corpus.name, place.config().annotate).fingerprints
     assert len(fingerprints) == 7
     for stage, fingerprint in fingerprints.items():
         outcomes = lake.dataset("annotations", stage, fingerprint)

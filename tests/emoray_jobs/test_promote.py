@@ -130,7 +130,12 @@ def test_the_report_has_every_level_and_test_is_scored_once(config, monkeypatch)
     # Nothing may score the test split again, not even for a report with other options.
     scored = []
     original = evaluate.predictions
-    monkeypatch.setattr(evaluate, "predictions", lambda *given: scored.append(given[4]) or original(*given))
+
+    def spy(lake, bundle, splits, levels, **sections):
+        scored.append(splits)
+        return original(lake, bundle, splits, levels, **sections)
+
+    monkeypatch.setattr(evaluate, "predictions", spy)
     assert evaluate.run(config, model=MSF_SER).reports[0].reused
     other = evaluate.run(jobs_kit.config(config.lake.root, "evaluate.resamples=50"), model=MSF_SER)
     assert not other.reports[0].reused
@@ -144,10 +149,12 @@ def test_a_version_whose_annotations_are_gone_is_judged_from_the_audio(config, t
 
     lake, tracking = Lake(config.lake), jobs_kit.store(config)
     bundle = open_bundle(versions.fetch(tracking, versions.by_version(tracking, MSF_SER)))
+    sections = {name: getattr(config, name) for name in ("annotate", "cluster", "launch")}
     with contextlib.ExitStack() as stack:
-        stored = predictions.predictions(config, lake, stack, bundle, ["gate"], ["audio", "full"])
+        given = {"corpus": config.corpus.name, **sections, "stack": stack}
+        stored = predictions.predictions(lake, bundle, ["gate"], ["audio", "full"], **given)
         lake.fs.rm(lake.path("annotations"), recursive=True)
-        made = predictions.predictions(config, lake, stack, bundle, ["gate"], ["audio", "full"])
+        made = predictions.predictions(lake, bundle, ["gate"], ["audio", "full"], **given)
     keys = ["utterance_id", "level"]
     for name in ("valence_pred", "arousal_pred", "dominance_pred"):
         left, right = (frame.sort(keys).select(pl.col(name).clip(0, 1)).to_series() for frame in (stored, made))

@@ -7,7 +7,6 @@ cost of a stage they need not be the corpus's. Nothing is written but the costs.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
@@ -17,54 +16,63 @@ from emoray.errors import ServiceError, StageError
 from emoray.lake.tables import Lake
 from emoray.stages import pipeline
 from emoray.stages.base import Row, Stage
+from emoray.stages.config import AnnotateConfig
 from emoray.stages.guard import GuardConfig
 from emoray.stages.norms import Norms
 from emoray_jobs.cluster import hardware
 from emoray_jobs.cluster.hardware import ClusterResources
 from emoray_jobs.cluster.session import session
+from emoray_jobs.config import ClusterConfig
 from emoray_jobs.pipeline import costs
 from emoray_jobs.pipeline.costs import CostSums, run_measured
 from emoray_jobs.pipeline.pools import gpus_of_worker, group_stages
 from emoray_jobs.progress import track
 
-if TYPE_CHECKING:
-    from emoray_jobs.config import Config
-
 SEED = 0
 
 
-def measure_sample(config: Config, lake: Lake, utterances: pa.Table, wanted: Collection[str]) -> None:
+def measure_sample(
+    lake: Lake,
+    cluster: ClusterConfig,
+    annotate: AnnotateConfig,
+    utterances: pa.Table,
+    wanted: Collection[str],
+    *,
+    sample_rows: int,
+) -> None:
     """Measure stages and lay their costs down in the lake. Stages that they read run too.
 
     Args:
-        config: The jobs' configuration.
         lake: Where costs are kept.
+        cluster: Which Ray measures.
+        annotate: The stages' options.
         utterances: The rows to draw the sample from.
         wanted: Names of the stages.
+        sample_rows: Utterances in the sample.
 
     Raises:
         StageError: Nothing in the sample could be measured.
         ServiceError: The process that measured died.
     """
-    rows = _sample(utterances, config.plan.calibrate_rows)
-    audio = pipeline.audio_stages(config.annotate, config.lake.storage_options)
+    rows = _sample(utterances, sample_rows)
+    audio = pipeline.audio_stages(annotate, lake.config.storage_options)
     done = 0
-    with session(config.cluster, config.lake), track("measuring stages on a sample", "stages") as advance:
+    with session(cluster, lake.config), track("measuring stages on a sample", "stages") as advance:
         there = hardware.cluster_resources()
         phase: list[Stage] = audio
         for _ in range(2):
             for group in group_stages(phase):
-                rows = _measured(config, lake, there, group, rows, wanted)
+                rows = _measured(lake, annotate.guard, there, group, rows, wanted)
                 done += len(group)
                 advance(done, done)
-            if not any(stage.name in wanted for stage in pipeline.text_stages(config.annotate, None)):
+            if not any(stage.name in wanted for stage in pipeline.text_stages(annotate, None)):
                 return
-            phase = pipeline.text_stages(config.annotate, Norms.fit(iter(rows), config.annotate.norms))
+            phase = pipeline.text_stages(annotate, Norms.fit(iter(rows), annotate.norms))
 
 
 def _measured(
-    config: Config,
     lake: Lake,
+    guard: GuardConfig,
     there: ClusterResources,
     group: Sequence[Stage],
     rows: list[Row],
@@ -72,7 +80,7 @@ def _measured(
 ) -> list[Row]:
     task = ray.remote(num_cpus=min(1.0, there.cpus), num_gpus=gpus_of_worker(group, there), max_calls=1)(_run)
     try:
-        rows, kind, work = ray.get(task.remote(list(group), rows, config.annotate.guard))
+        rows, kind, work = ray.get(task.remote(list(group), rows, guard))
     except ray.exceptions.RayError as error:
         names = ", ".join(stage.name for stage in group)
         raise ServiceError(

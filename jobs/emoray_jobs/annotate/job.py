@@ -19,10 +19,11 @@ from emoray.errors import ErrorBudgetExceeded, StageError
 from emoray.lake.tables import Lake
 from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
+from emoray.stages.config import AnnotateConfig
 from emoray.stages.filters import FiltersConfig
 from emoray.stages.norms import Norms
 from emoray_jobs.annotate import summary
-from emoray_jobs.annotate.state import NORMS_READ, _norms_pointer, load_norms, select_splits
+from emoray_jobs.annotate.state import NORMS_READ, load_norms, norms_pointer, select_splits
 from emoray_jobs.annotate.summary import AnnotateResult
 from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.batches import join_stage_values
@@ -67,7 +68,7 @@ def run(
     total = everything.height
     del held, everything
     with contextlib.ExitStack() as stack:
-        executor = StageExecutor(config, lake, utterances, selected, stack)
+        executor = StageExecutor(lake, config.cluster, config.annotate, utterances, selected, stack)
         audio = pipeline.audio_stages(config.annotate, config.lake.storage_options)
         fingerprints = pipeline.fingerprints(config.annotate, None)
         if retry_failed:
@@ -79,7 +80,10 @@ def run(
             executor.exclude(outside)
             filtered = pl.concat([filtered, outside])
         try:
-            norms = _fitted_norms(config, lake, utterances, executor.kept["utterance_id"], fingerprints, refit_norms)
+            fitted = None if refit_norms else load_norms(lake, config.corpus.name, config.annotate)
+            norms = fitted or _fit_norms(
+                lake, config.corpus.name, config.annotate, utterances, executor.kept["utterance_id"], fingerprints
+            )
         except StageError:
             # Nothing could be measured at all: say what is wrong with the clips before what that means for the norms.
             counts = summary.classify_utterances(lake, total, executor.kept, filtered, audio, fingerprints)
@@ -114,7 +118,7 @@ def run(
         if config.summary.track and result.computed:
             from emoray_jobs.annotate import tracking
 
-            tracking.track(config, lake, result, status=status)
+            tracking.track(config.tracking, lake, config.annotate, result, status=status)
     return result
 
 
@@ -132,12 +136,14 @@ def _filter_checkpoints(audio: Sequence[Stage], config: FiltersConfig) -> list[l
     return [list(audio[:end]) for end in sorted({*ends, len(audio)})]
 
 
-def _fitted_norms(
-    config: Config, lake: Lake, utterances: pads.Dataset, ids: pl.Series, fingerprints: Mapping[str, str], refit: bool
+def _fit_norms(
+    lake: Lake,
+    corpus: str,
+    annotate: AnnotateConfig,
+    utterances: pads.Dataset,
+    ids: pl.Series,
+    fingerprints: Mapping[str, str],
 ) -> Norms:
-    known = None if refit else load_norms(config, lake)
-    if known is not None:
-        return known
     columns = ["utterance_id", "speaker_id", "split"]
     reads = {name: fingerprints[name] for name in NORMS_READ}
 
@@ -150,10 +156,10 @@ def _fitted_norms(
                     done += batch.num_rows
                     advance(done, len(ids))
 
-    norms = Norms.fit(rows(), config.annotate.norms)
-    record = {"norms": norms.hash, "corpus": config.corpus.name, "utterances": len(ids)}
+    norms = Norms.fit(rows(), annotate.norms)
+    record = {"norms": norms.hash, "corpus": corpus, "utterances": len(ids)}
     lake.write_json(norms.to_json(), "norms", f"{norms.hash}.json")
-    lake.write_json(record, *_norms_pointer(config))
+    lake.write_json(record, *norms_pointer(corpus, annotate))
     return norms
 
 

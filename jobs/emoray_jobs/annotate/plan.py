@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from emoray.stages.base import Stage
 from emoray_jobs.annotate.state import load_norms, select_splits
 from emoray_jobs.cluster import hardware
 from emoray_jobs.cluster.hardware import ClusterResources
-from emoray_jobs.cluster.session import session
+from emoray_jobs.cluster.session import cluster_address, session
+from emoray_jobs.config import ClusterConfig, PlanConfig
 from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.estimate import WorkEstimate, estimate_work
 from emoray_jobs.pipeline.pending import PendingWork
@@ -90,7 +90,7 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     """
     lake = Lake(config.lake)
     utterances = select_splits(lake.utterances(config.corpus.name), splits)
-    norms = load_norms(config, lake)
+    norms = load_norms(lake, config.corpus.name, config.annotate)
     norms_hash = norms.hash if norms else None
     fingerprints = pipeline.fingerprints(config.annotate, norms_hash)
     rows = pending.utterance_lengths(utterances)
@@ -100,13 +100,14 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
         _work(lake, rows, stages, fingerprints)
         for stages in (pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None))
     ]
-    there = _machines(config)
+    there = _machines(lake, config.cluster)
     forecasts = [estimate_work(lake, work, there, config.annotate) for work in phases]
     if calibrate and any(None in one.work_s.values() for one in forecasts):
         from emoray_jobs.annotate.calibrate import measure_sample
 
         unknown = [name for one in forecasts for name, work_s in one.work_s.items() if work_s is None]
-        measure_sample(config, lake, utterances, unknown)
+        rows_to_draw = config.plan.calibrate_rows
+        measure_sample(lake, config.cluster, config.annotate, utterances, unknown, sample_rows=rows_to_draw)
         forecasts = [estimate_work(lake, work, there, config.annotate) for work in phases]
     seconds = None
     if all(one.seconds is not None for one in forecasts):
@@ -123,7 +124,7 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
         machines=there,
         pools=[pool for one in forecasts for pool in one.pools],
         seconds=seconds,
-        price=_price(config, there, seconds),
+        price=_price(config.plan, there, seconds),
     )
 
 
@@ -133,10 +134,10 @@ def _work(lake: Lake, rows: pl.DataFrame, stages: Sequence[Stage], fingerprints:
     return PendingWork(stages, rows.with_columns(pl.lit(True).alias(stage.name) for stage in stages))
 
 
-def _machines(config: Config) -> ClusterResources:
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
-        return hardware.local_resources(config.cluster)
-    with session(config.cluster, config.lake):
+def _machines(lake: Lake, cluster: ClusterConfig) -> ClusterResources:
+    if cluster_address(cluster) is None:
+        return hardware.local_resources(cluster)
+    with session(cluster, lake.config):
         return hardware.cluster_resources()
 
 
@@ -152,8 +153,8 @@ def _of_stage(stage: Stage, work: PendingWork, found: WorkEstimate, rows: int) -
     )
 
 
-def _price(config: Config, there: ClusterResources, seconds: float | None) -> float | None:
-    per_cpu_hour, per_gpu_hour = config.plan.price_per_cpu_hour, config.plan.price_per_gpu_hour
+def _price(options: PlanConfig, there: ClusterResources, seconds: float | None) -> float | None:
+    per_cpu_hour, per_gpu_hour = options.price_per_cpu_hour, options.price_per_gpu_hour
     missing = per_cpu_hour is None or (per_gpu_hour is None and there.gpus)
     if seconds is None or missing:
         return None

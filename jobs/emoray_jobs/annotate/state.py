@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,11 +12,8 @@ from emoray.digest import digest
 from emoray.errors import InputError, LakeError
 from emoray.lake.tables import Lake
 from emoray.stages import pipeline
+from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
-
-if TYPE_CHECKING:
-    from emoray_jobs.config import Config
-
 
 #: Stages that norms are fitted from.
 NORMS_READ = ("prosody", "transcribe")
@@ -38,21 +34,21 @@ class State:
     norms_hash: str
 
 
-def state(config: Config, lake: Lake) -> State:
-    """The current annotations of the configured corpus, without Ray.
+def state(lake: Lake, corpus: str, annotate: AnnotateConfig) -> State:
+    """The current annotations of a corpus, without Ray.
 
     Raises:
         LakeError: The corpus was not annotated with this configuration.
     """
-    norms = load_norms(config, lake)
+    norms = load_norms(lake, corpus, annotate)
     if norms is None:
         raise LakeError(
-            f"corpus {config.corpus.name!r} has no annotations for this configuration",
+            f"corpus {corpus!r} has no annotations for this configuration",
             where=lake.root,
             remedy="Make them: emoray annotate",
             kind="not_annotated",
         )
-    return State(pipeline.fingerprints(config.annotate, norms.hash), norms, norms.hash)
+    return State(pipeline.fingerprints(annotate, norms.hash), norms, norms.hash)
 
 
 def select_splits(utterances: pa.Table, splits: Sequence[str]) -> pa.Table:
@@ -70,19 +66,19 @@ def select_splits(utterances: pa.Table, splits: Sequence[str]) -> pa.Table:
     return utterances.filter(pc.is_in(utterances["split"], value_set=pa.array(splits)))
 
 
-def load_norms(config: Config, lake: Lake) -> Norms | None:
-    """The norms that were fitted for the configured corpus and audio stages; None if there are none yet."""
-    pointer = _norms_pointer(config)
+def load_norms(lake: Lake, corpus: str, annotate: AnnotateConfig) -> Norms | None:
+    """The norms that were fitted for a corpus and the configured audio stages; None if there are none yet."""
+    pointer = norms_pointer(corpus, annotate)
     if not lake.exists(*pointer):
         return None
     return Norms.from_json(lake.read_json("norms", f"{lake.read_json(*pointer)['norms']}.json"))
 
 
-def _norms_pointer(config: Config) -> tuple[str, ...]:
+def norms_pointer(corpus: str, annotate: AnnotateConfig) -> tuple[str, ...]:
     """Where it is kept which norms a corpus has; the same audio stages and options find the same norms again."""
-    prints = pipeline.fingerprints(config.annotate, None)
+    prints = pipeline.fingerprints(annotate, None)
     document = {
         "audio": {name: prints[name] for name in NORMS_READ},
-        "norms": config.annotate.norms.model_dump(mode="json"),
+        "norms": annotate.norms.model_dump(mode="json"),
     }
-    return "norms", "current", f"{config.corpus.name}-{digest(document)}.json"
+    return "norms", "current", f"{corpus}-{digest(document)}.json"

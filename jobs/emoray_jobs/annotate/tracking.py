@@ -10,16 +10,15 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from emoray.lake.tables import Lake
+from emoray.registry.config import TrackingConfig
+from emoray.stages.config import AnnotateConfig
 from emoray_jobs.annotate.summary import AnnotateResult, render
 from emoray_jobs.progress import spinner
-
-if TYPE_CHECKING:
-    from emoray_jobs.config import Config
 
 log = logging.getLogger(__name__)
 WIDTH = 140
@@ -27,33 +26,36 @@ WIDTH = 140
 MLFLOW_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
-def track(config: Config, lake: Lake, result: AnnotateResult, *, status: str) -> None:
+def track(
+    tracking: TrackingConfig, lake: Lake, annotate: AnnotateConfig, result: AnnotateResult, *, status: str
+) -> None:
     """Log a summary: fingerprints and options as parameters, counts and times as metrics, all of it as artifacts.
 
     A store that cannot be reached costs a warning: the annotations are there, and the summary is printed.
 
     Args:
-        config: The jobs' configuration.
+        tracking: The store.
         lake: Where a store without an address of its own lies.
+        annotate: The stages' options.
         result: What was done.
         status: FINISHED, or FAILED for a run over its error budget.
     """
     try:
         with _short_mlflow_timeouts(), spinner("logging the summary to MLflow"):
-            _log(config, lake, result, status)
+            _log(tracking, lake, annotate, result, status)
     except Exception as error:
         log.warning("the summary could not be logged: %s", error)
 
 
-def _log(config: Config, lake: Lake, result: AnnotateResult, status: str) -> None:
-    from emoray.registry import tracking
+def _log(tracking: TrackingConfig, lake: Lake, annotate: AnnotateConfig, result: AnnotateResult, status: str) -> None:
+    from emoray.registry.tracking import connect
 
-    store = tracking.connect(config.tracking, lake)
+    store = connect(tracking, lake)
     params = {
         "corpus": result.corpus,
         "fingerprint": result.fingerprints,
         "norms": result.norms_hash,
-        "annotate": config.annotate.model_dump(mode="json"),
+        "annotate": annotate.model_dump(mode="json"),
     }
     run_id = store.start_run(f"annotate {result.corpus}", params=params, tags={"emoray.verb": "annotate"})
     store.log_metrics(run_id, metrics(result))

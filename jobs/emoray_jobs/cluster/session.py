@@ -22,6 +22,11 @@ IDLE_WORKER_S = 10
 TASKS_REMEMBERED = 1000
 
 
+def cluster_address(config: ClusterConfig) -> str | None:
+    """Address of the cluster that jobs join; None where they start a local Ray."""
+    return config.address or os.environ.get("RAY_ADDRESS") or None
+
+
 @contextlib.contextmanager
 def session(config: ClusterConfig, lake: LakeConfig) -> Iterator[None]:
     """Have Ray for the time of a block.
@@ -47,7 +52,7 @@ def session(config: ClusterConfig, lake: LakeConfig) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # the verbs show their own
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(config)
     with contextlib.ExitStack() as stack:
         if address:
             _join(address, config)

@@ -56,7 +56,17 @@ def run(config: Config, *, model: str | None = None) -> EvaluateResult:
     with contextlib.ExitStack() as stack:
 
         def predict(split: str, levels: Sequence[str]) -> pl.DataFrame:
-            return predictions(config, lake, stack, bundle, [split], levels)
+            return predictions(
+                lake,
+                bundle,
+                [split],
+                levels,
+                corpus=config.corpus.name,
+                annotate=config.annotate,
+                cluster=config.cluster,
+                launch=config.launch,
+                stack=stack,
+            )
 
         reports = [
             _evaluate_split(lake, tracking, version, bundle, split, config.corpus, config.evaluate, predict)

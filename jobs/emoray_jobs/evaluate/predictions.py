@@ -25,7 +25,9 @@ from emoray_jobs.train.local import predict_levels, torch_threads
 from emoray_jobs.train.training_set import ensure_training_set, training_keys
 
 if TYPE_CHECKING:
-    from emoray_jobs.config import Config
+    from emoray.stages.config import AnnotateConfig
+    from emoray.training.config import LaunchConfig
+    from emoray_jobs.config import ClusterConfig
 
 #: Utterances that are held in memory, with their waveforms, while a version scores them from their audio.
 ROWS_AT_ONCE = 64
@@ -56,12 +58,16 @@ def find_version(tracking: Tracking, reference: str | None) -> Version:
 
 
 def predictions(
-    config: Config,
     lake: Lake,
-    stack: contextlib.ExitStack,
     bundle: Bundle,
     splits: Sequence[str],
     levels: Sequence[str],
+    *,
+    corpus: str,
+    annotate: AnnotateConfig,
+    cluster: ClusterConfig,
+    launch: LaunchConfig,
+    stack: contextlib.ExitStack,
 ) -> pl.DataFrame:
     """Predictions of a version on labelled clips of splits, one part per semantic level.
 
@@ -69,24 +75,29 @@ def predictions(
     lake has none of these (the corpus was annotated anew since), the version makes its own from the audio, as online.
 
     Args:
-        config: The jobs' configuration.
         lake: Where everything is.
-        stack: Keeps Ray, where it has to be started, beyond this call.
         bundle: The version.
         splits: Names of splits.
         levels: Semantic levels.
+        corpus: Name of the corpus.
+        annotate: Which clips its filters leave out.
+        cluster: Which Ray packs the training set, if there is none yet.
+        launch: Device, threads and batch size.
+        stack: Keeps Ray, where it has to be started, beyond this call.
 
     Raises:
         InputError: No clip of these splits has a label that the model could be judged by.
     """
-    keys = training_keys(config, lake, bundle.fingerprints)
+    keys = training_keys(lake, corpus, annotate, bundle.fingerprints)
     reads = text_read(bundle.config)
     if reads and not keys.select(pl.any_horizontal(*(pl.col(name).fill_null(False) for name in reads)).any()).item():
-        return _from_audio(config, lake, bundle, keys, splits, levels)
+        return _from_audio(lake, corpus, bundle, keys, splits, levels, threads=launch.threads)
     training_set = ensure_training_set(
-        config,
         lake,
+        cluster,
+        launch,
         stack,
+        corpus=corpus,
         fingerprints=bundle.fingerprints,
         model=bundle.config,
         audio=bundle.annotate.audio,
@@ -94,8 +105,8 @@ def predictions(
     )
     ids = [name for split in splits for name in training_set.ids(split)]
     if not ids:
-        raise _nothing_labelled(config, splits)
-    return pl.concat(predict_levels(bundle.model, training_set, ids, levels, config.launch).values())
+        raise _nothing_labelled(corpus, splits)
+    return pl.concat(predict_levels(bundle.model, training_set, ids, levels, launch).values())
 
 
 def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) -> list[Row]:
@@ -125,25 +136,32 @@ def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) 
 
 
 def _from_audio(
-    config: Config, lake: Lake, bundle: Bundle, keys: pl.DataFrame, splits: Sequence[str], levels: Sequence[str]
+    lake: Lake,
+    corpus: str,
+    bundle: Bundle,
+    keys: pl.DataFrame,
+    splits: Sequence[str],
+    levels: Sequence[str],
+    *,
+    threads: int,
 ) -> pl.DataFrame:
     scorer = load_bundle(bundle.folder)
     labelled = pl.any_horizontal(pl.col(name).is_not_null() for name in ("valence", "arousal", "dominance", "emotion"))
     ids = keys.filter(pl.col("split").is_in(list(splits)) & labelled).sort("utterance_id")["utterance_id"].to_list()
     if not ids:
-        raise _nothing_labelled(config, splits)
+        raise _nothing_labelled(corpus, splits)
     parts = []
-    with track("scoring from the audio", "utterances") as advance, torch_threads(config.launch.threads):
+    with track("scoring from the audio", "utterances") as advance, torch_threads(threads):
         for start in range(0, len(ids), ROWS_AT_ONCE):
-            rows = utterance_rows(lake, config.corpus.name, ids[start : start + ROWS_AT_ONCE], bundle)
+            rows = utterance_rows(lake, corpus, ids[start : start + ROWS_AT_ONCE], bundle)
             parts += [predict_rows(scorer, rows, semantics=REQUESTED_OF[level]) for level in levels if rows]
             advance(min(start + ROWS_AT_ONCE, len(ids)), len(ids))
     return pl.concat(parts)
 
 
-def _nothing_labelled(config: Config, splits: Sequence[str]) -> InputError:
+def _nothing_labelled(corpus: str, splits: Sequence[str]) -> InputError:
     return InputError(
-        f"corpus {config.corpus.name!r} has no labelled utterances in {', '.join(splits)}",
+        f"corpus {corpus!r} has no labelled utterances in {', '.join(splits)}",
         remedy="A model is judged by clips with labels",
         kind="empty_split",
     )

@@ -84,7 +84,10 @@ def run(
         audformat_database.library()  # before any work is done
     if audio_root is not None and format in ("msp", "parquet"):
         raise InputError(f"{format} has no use for it", where="--audio-root", remedy="Leave it out")
-    source = corpus_source(config, lake, splits) if scores is None else scores_source(lake, scores, splits)
+    if scores is None:
+        source = corpus_source(lake, config.corpus.name, config.annotate, splits)
+    else:
+        source = scores_source(lake, scores, splits)
     if not source.table.num_rows:
         raise InputError("there is nothing to export", where=source.what, remedy="Look with emoray corpus stats")
     if out is None:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -20,11 +20,9 @@ from emoray.lake.storage import connect
 from emoray.lake.tables import Lake
 from emoray.schema import DIMENSIONS, ERROR
 from emoray.stages import pipeline
+from emoray.stages.config import AnnotateConfig
 from emoray_jobs.annotate.state import load_norms, select_splits
 from emoray_jobs.pipeline.batches import join_stage_values
-
-if TYPE_CHECKING:
-    from emoray_jobs.config import Config
 
 #: Stages whose values are for people to read; the others' are measurements by frame, and vectors.
 READABLE_STAGES = ("quality", "transcribe", "emphasis", "semantics")
@@ -50,20 +48,19 @@ class Source:
     fingerprints: dict[str, str]
 
 
-def corpus_source(config: Config, lake: Lake, splits: Sequence[str]) -> Source:
-    """The configured corpus, and those of its annotations that are there."""
-    name = config.corpus.name
-    table = select_splits(lake.utterances(name), splits)
+def corpus_source(lake: Lake, corpus: str, annotate: AnnotateConfig, splits: Sequence[str]) -> Source:
+    """A corpus, and those of its annotations that are there."""
+    table = select_splits(lake.utterances(corpus), splits)
     fingerprints: dict[str, str] = {}
     if lake.list_folders("annotations"):
-        norms = load_norms(config, lake)
-        current = pipeline.fingerprints(config.annotate, None if norms is None else norms.hash)
+        norms = load_norms(lake, corpus, annotate)
+        current = pipeline.fingerprints(annotate, None if norms is None else norms.hash)
         fingerprints = {
             stage: current[stage]
             for stage in READABLE_STAGES
             if stage in current and lake.list_files("annotations", stage, current[stage])
         }
-    return Source(name, f"corpus {name}", table.sort_by("utterance_id"), None, fingerprints)
+    return Source(corpus, f"corpus {corpus}", table.sort_by("utterance_id"), None, fingerprints)
 
 
 def table_parts(lake: Lake, source: Source) -> Iterator[pa.Table]:

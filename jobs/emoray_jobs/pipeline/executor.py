@@ -24,6 +24,7 @@ from emoray.lake.tables import Lake
 from emoray.schema import stage_schema
 from emoray.stages import pipeline
 from emoray.stages.base import Stage
+from emoray.stages.config import AnnotateConfig
 from emoray.stages.decode import Decode
 from emoray_jobs.cluster import hardware
 from emoray_jobs.cluster.hardware import ClusterResources
@@ -35,7 +36,7 @@ from emoray_jobs.pipeline.pools import Pool
 from emoray_jobs.progress import track
 
 if TYPE_CHECKING:
-    from emoray_jobs.config import Config
+    from emoray_jobs.config import ClusterConfig
     from emoray_jobs.pipeline.ray_pipeline import RayPipeline
     from emoray_jobs.pipeline.writer import WriterReport
 
@@ -93,8 +94,9 @@ class StageExecutor:
     """Brings utterances through stages. Starts Ray when there is work, not before.
 
     Args:
-        config: The jobs' configuration.
         lake: Where the tables are.
+        cluster: Which Ray runs the stages.
+        annotate: Batches, error handling and how often outcomes are written.
         utterances: The utterances table; read anew for every pass.
         rows: utterance_id and seconds of those of its rows that are to be brought through, in order of id.
         stack: Ends what this starts.
@@ -106,12 +108,17 @@ class StageExecutor:
     """
 
     def __init__(
-        self, config: Config, lake: Lake, utterances: pads.Dataset, rows: pl.DataFrame, stack: contextlib.ExitStack
+        self,
+        lake: Lake,
+        cluster: ClusterConfig,
+        annotate: AnnotateConfig,
+        utterances: pads.Dataset,
+        rows: pl.DataFrame,
+        stack: contextlib.ExitStack,
     ) -> None:
         self.utterance_lengths = self.kept = rows
         self.lacked: dict[str, pl.Series] = {}
-        self._config = config
-        self._lake = lake
+        self._lake, self._cluster, self._annotate = lake, cluster, annotate
         self._utterances = utterances
         self._stack = stack
         self._stages: dict[str, Stage] = {}
@@ -123,7 +130,7 @@ class StageExecutor:
         self._busy_s: defaultdict[str, float] = defaultdict(float)
         self._had_s: defaultdict[str, float] = defaultdict(float)
         self._workers: dict[str, int] = {}
-        every = [*pipeline.audio_stages(config.annotate), *pipeline.text_stages(config.annotate, None)]
+        every = [*pipeline.audio_stages(annotate), *pipeline.text_stages(annotate, None)]
         self._types: dict[str, pa.DataType] = {stage.name: stage.value_type for stage in every}
 
     def run_until_complete(self, stages: Sequence[Stage], fingerprints: Mapping[str, str], what: str) -> None:
@@ -144,7 +151,7 @@ class StageExecutor:
             # A stage that filters read is finished before the rest of its phase, which begins with it once more.
             if stage.name not in self.lacked:
                 self.lacked[stage.name] = pending.is_member(self.utterance_lengths, work.missing(stage.name))
-        max_rows, stalled, in_turn = self._config.annotate.batch_rows, 0, False
+        max_rows, stalled, in_turn = self._annotate.batch_rows, 0, False
         while work.outcome_count:
             problems = self._pass(work, fingerprints, max_rows, what, in_turn=in_turn)
             left = pending.outstanding(self._lake, self.kept, stages, fingerprints)
@@ -184,8 +191,8 @@ class StageExecutor:
         self, work: PendingWork, fingerprints: Mapping[str, str], max_rows: int, what: str, *, in_turn: bool
     ) -> list[str]:
         """One pass with Ray Data; returns failures outside the rows."""
-        pools = estimate_work(self._lake, work, self._need_ray(), self._config.annotate).pools
-        max_audio_s = self._config.annotate.batch_audio_s
+        pools = estimate_work(self._lake, work, self._need_ray(), self._annotate).pools
+        max_audio_s = self._annotate.batch_audio_s
         total, done = work.rows.height, 0
         with (
             self._sink() as (sink, problems),
@@ -247,7 +254,7 @@ class StageExecutor:
         from emoray_jobs.pipeline.ray_pipeline import RayPipeline
 
         return RayPipeline(
-            work.active_stages(), self._types, fingerprints, self._config.annotate.guard, self._lake.config, sink
+            work.active_stages(), self._types, fingerprints, self._annotate.guard, self._lake.config, sink
         )
 
     @contextlib.contextmanager
@@ -258,8 +265,7 @@ class StageExecutor:
         from emoray_jobs.pipeline import writer
 
         if self._actor is None:
-            annotate = self._config.annotate
-            self._actor = writer.start(self._lake.config, annotate.flush_rows, annotate.flush_s)
+            self._actor = writer.start(self._lake.config, self._annotate.flush_rows, self._annotate.flush_s)
             self._stack.callback(ray.kill, self._actor)
         problems: list[str] = []
         try:
@@ -290,7 +296,7 @@ class StageExecutor:
         if self._machines is None:
             from emoray_jobs.cluster.session import session
 
-            self._stack.enter_context(session(self._config.cluster, self._config.lake))
+            self._stack.enter_context(session(self._cluster, self._lake.config))
             import ray
 
             self._machines = hardware.cluster_resources()

@@ -8,6 +8,7 @@ is done and it reads what there is. No version is registered: a protocol measure
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ from emoray_jobs.train.inputs import TrainingInputs, load_inputs, prepare_run
 from emoray_jobs.train.register import levels_of
 
 if TYPE_CHECKING:
+    from emoray.models.config import ModelConfig
+    from emoray.training.config import LaunchConfig, TrainConfig
     from emoray_jobs.config import Config
 
 log = logging.getLogger(__name__)
@@ -108,7 +111,16 @@ def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
     lake = Lake(config.lake)
     tracking = connect(config.tracking, lake)
     with contextlib.ExitStack() as stack:
-        planned = _plan(config, lake, stack, chosen)
+        data = load_inputs(
+            lake,
+            config.cluster,
+            stack,
+            corpus=config.corpus,
+            annotate=config.annotate,
+            model=config.model,
+            launch=config.launch,
+        )
+        planned = _plan(lake, data, config.model, config.train, config.launch, chosen)
         trials = [one.trial for one in planned]
         name = f"protocol-{config.model.name}-{digest({'runs': [trial.run for trial in trials]}, 12)}"
         before = {trial.run for trial in trials if finished(lake, trial) is not None}
@@ -118,9 +130,9 @@ def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
         if runs.finished and len(before) == len(trials):
             reports = write_reports(lake, config.corpus, config.evaluate, whole, runs, tracking)
         else:
-            runs.begin(config, planned[0].prepared, chosen)
+            runs.begin(planned[0].prepared, chosen)
             with tracking.running(runs.parent_id), contextlib.closing(runs):
-                errors = run_trials(config, lake, stack, planned, runs)
+                errors = run_trials(lake, config.cluster, config.protocol, stack, planned, runs)
                 broken = {one.trial.seed for one in planned if one.trial.run in errors}
                 whole = [one for one in planned if one.trial.seed not in broken]
                 logged = None if errors else tracking
@@ -139,9 +151,16 @@ def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
     )
 
 
-def _plan(config: Config, lake: Lake, stack: contextlib.ExitStack, seeds: Sequence[int]) -> list[PlannedTrial]:
+def _plan(
+    lake: Lake,
+    data: TrainingInputs,
+    model: ModelConfig,
+    train: TrainConfig,
+    launch: LaunchConfig,
+    seeds: Sequence[int],
+) -> list[PlannedTrial]:
     """The trials, seed by seed; all of them share one packed training set."""
-    data, corpus = load_inputs(config, lake, stack), config.corpus.name
+    corpus = data.corpus.name
     parts: list[tuple[folds.Fold | None, TrainingSet]]
     if folds.known(lake, corpus):
         parts, tests = [(fold, data.training_set.of_fold(fold)) for fold in folds.read(lake, corpus)], ["test"]
@@ -160,11 +179,11 @@ def _plan(config: Config, lake: Lake, stack: contextlib.ExitStack, seeds: Sequen
         )
     planned = []
     for seed in seeds:
-        own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        own = train.model_copy(update={"seed": seed})
         for fold, part in parts:
-            prepared = prepare_run(own, lake, TrainingInputs(part, data.fingerprints, data.norms), fold)
-            trial = Trial(prepared.assignment, labelled, levels_of(config.model))
-            planned.append(PlannedTrial(trial, own, prepared))
+            prepared = prepare_run(lake, dataclasses.replace(data, training_set=part), model, own, launch, fold)
+            trial = Trial(prepared.assignment, labelled, levels_of(model))
+            planned.append(PlannedTrial(trial, prepared))
     return planned
 
 

@@ -7,7 +7,6 @@ Children get their metrics from the trials' journals, whoever trained them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -18,9 +17,6 @@ from emoray.registry.tracking import Tracking
 from emoray_jobs.protocol.trial import Trial, test_predictions
 from emoray_jobs.train import metric_journal
 from emoray_jobs.train.register import PreparedRun, begin_run, parameters
-
-if TYPE_CHECKING:
-    from emoray_jobs.config import Config
 
 PROTOCOL, RUN, SEED, FOLD, ERROR = "emoray.protocol", "emoray.run", "emoray.seed", "emoray.fold", "emoray.error"
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
@@ -50,28 +46,26 @@ class ProtocolRuns:
         assert self._parent_id is not None, "begin comes first"
         return self._parent_id
 
-    def begin(self, config: Config, prepared: PreparedRun, seeds: Sequence[int]) -> None:
+    def begin(self, prepared: PreparedRun, seeds: Sequence[int]) -> None:
         """Make the parent, if it is not there.
 
         Args:
-            config: The jobs' configuration.
             prepared: Of any of the trials.
             seeds: Of the protocol.
         """
         if self._parent_id is not None:
             return
-        params = parameters(config) | {"protocol": {"seeds": list(seeds)}}
+        params = parameters(prepared) | {"protocol": {"seeds": list(seeds)}}
         del params["train"]["seed"]
         shared = {key: value for key, value in prepared.hashes.items() if key not in {RUN, SEED, "emoray.plan"}}
         tags = {**shared, PROTOCOL: self.name}
         self._parent_id = self._tracking.start_run(self.name, params=params, tags=tags)
 
-    def start(self, trial: Trial, config: Config, prepared: PreparedRun) -> None:
+    def start(self, trial: Trial, prepared: PreparedRun) -> None:
         """Make a trial's child, or find it again, and log what the trial did before this call.
 
         Args:
             trial: The trial.
-            config: The jobs' configuration with the trial's seed.
             prepared: What its training starts from.
         """
         child = self._find({MLFLOW_PARENT_RUN_ID: self.parent_id, RUN: trial.run})
@@ -81,7 +75,7 @@ class ProtocolRuns:
             tags = {MLFLOW_PARENT_RUN_ID: self.parent_id}
             if trial.fold is not None:
                 tags[FOLD] = str(trial.fold)
-            run_id = begin_run(self._tracking, config, prepared, name=trial.name, tags=tags)
+            run_id = begin_run(self._tracking, prepared, name=trial.name, tags=tags)
         else:
             run_id = str(child.info.run_id)
             self._tracking.client.update_run(run_id, status="RUNNING")

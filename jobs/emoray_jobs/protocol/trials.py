@@ -17,7 +17,7 @@ from emoray_jobs.protocol.trial import Trial, Watcher, finished, run_trial_safel
 from emoray_jobs.train.register import PreparedRun
 
 if TYPE_CHECKING:
-    from emoray_jobs.config import Config
+    from emoray_jobs.config import ClusterConfig, ProtocolConfig
 
 #: Between two lines that say how far the trials are.
 LINE_EVERY_S = 5.0
@@ -29,23 +29,27 @@ class PlannedTrial:
 
     Attributes:
         trial: The trial.
-        config: The jobs' configuration with the trial's seed.
         prepared: What its training starts from.
     """
 
     trial: Trial
-    config: Config
     prepared: PreparedRun
 
 
 def run_trials(
-    config: Config, lake: Lake, stack: contextlib.ExitStack, planned: Sequence[PlannedTrial], runs: ProtocolRuns
+    lake: Lake,
+    cluster: ClusterConfig,
+    options: ProtocolConfig,
+    stack: contextlib.ExitStack,
+    planned: Sequence[PlannedTrial],
+    runs: ProtocolRuns,
 ) -> dict[str, str]:
     """Run the trials that are not finished; one that fails does not stop the others.
 
     Args:
-        config: The jobs' configuration; `launch.workers=0` keeps them in this process.
         lake: Where everything is.
+        cluster: Which Ray runs them; with `launch.workers=0` they stay in this process.
+        options: How they share it.
         stack: Keeps Ray, where it has to be started, beyond this call.
         planned: All trials.
         runs: Their MLflow runs.
@@ -58,17 +62,17 @@ def run_trials(
         if finished(lake, one.trial) is None:
             pending.append(one)
         else:  # by another protocol, by a call that was killed, or with another tracking store
-            runs.start(one.trial, one.config, one.prepared)
+            runs.start(one.trial, one.prepared)
             runs.end(one.trial)
     if not pending:
         return {}
     watch = _Watch(lake, pending, runs, len(planned))
     trials = [one.trial for one in pending]
-    if config.launch.workers:
-        stack.enter_context(session(config.cluster, config.lake))
+    if trials[0].assignment.launch.workers:
+        stack.enter_context(session(cluster, lake.config))
         from emoray_jobs.protocol.tune import run_on_ray
 
-        run_on_ray(config, lake, trials, watch)
+        run_on_ray(lake, cluster, options, trials, watch)
     else:
         _run_here(trials, watch)
     return watch.errors
@@ -93,7 +97,7 @@ class _Watch:
 
     def start(self, number: int) -> None:
         one = self._pending[number]
-        self._runs.start(one.trial, one.config, one.prepared)
+        self._runs.start(one.trial, one.prepared)
 
     def on_step(self, number: int, step: int) -> None:
         self._runs.follow(self._pending[number].trial)

@@ -11,34 +11,37 @@ import ray
 from ray import tune
 
 from emoray.lake.tables import Lake
+from emoray_jobs.cluster.session import cluster_address
 from emoray_jobs.protocol.trial import Trial, Watcher, run_trial_safely
 
 if TYPE_CHECKING:
-    from emoray_jobs.config import Config
+    from emoray_jobs.config import ClusterConfig, ProtocolConfig
 
 NUMBER, STEP, FAILURE = "number", "step", "failure"
 
 
-def run_on_ray(config: Config, lake: Lake, trials: Sequence[Trial], watch: Watcher) -> None:
+def run_on_ray(
+    lake: Lake, cluster: ClusterConfig, options: ProtocolConfig, trials: Sequence[Trial], watch: Watcher
+) -> None:
     """Run trials to their ends; as many at once as there is room for.
 
     Tune schedules them and brings back those whose process died; what is done is on the lake, so that nothing of its
     own state is read again.
 
     Args:
-        config: The jobs' configuration.
         lake: Where everything is.
-        trials: The trials.
+        cluster: Which Ray this process uses.
+        options: What a trial reserves, and how many run at once.
+        trials: The trials; one launch for all.
         watch: Hears of them.
     """
     # Ctrl-C is the command line's, and MLflow has the figures.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    options = config.protocol
     cpus = options.cpus_per_trial
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+    if cluster_address(cluster) is None:
         cpus = min(cpus, ray.cluster_resources().get("CPU", cpus))  # this machine gets no larger while they wait
-    resources = {"cpu": cpus} | ({"gpu": options.gpus_per_trial} if config.launch.gpu else {})
+    resources = {"cpu": cpus} | ({"gpu": options.gpus_per_trial} if trials[0].assignment.launch.gpu else {})
     told = _Callback(watch)
     results = tune.Tuner(
         tune.with_resources(tune.with_parameters(_work, trials=list(trials)), resources),

@@ -19,12 +19,14 @@ from rich.table import Table
 
 from emoray.corpora.manifest import read as manifest
 from emoray.corpora.manifest.files import MANIFEST_SUFFIXES
+from emoray.corpora.manifest.read import ManifestConfig
 from emoray.errors import InputError
 from emoray.interchange import parquet
 from emoray.interchange.atomic_output import atomic_output
 from emoray.interchange.label import ExportStats
 from emoray.lake.tables import Lake
 from emoray.registry import versions
+from emoray.registry.config import TrackingConfig
 from emoray.registry.tracking import connect
 from emoray.registry.versions import CHAMPION, Version
 from emoray.schema import DIMENSIONS, ERROR, empty_row, utterances_table
@@ -34,6 +36,7 @@ from emoray.stages import pipeline
 from emoray.stages.base import Stage
 from emoray.stages.decode import Decode
 from emoray.stages.fingerprint import fingerprint
+from emoray.stages.guard import GuardConfig
 from emoray.stages.transcribe.stage import build_transcribe
 from emoray_jobs.evaluate.predictions import find_version
 from emoray_jobs.pipeline import pending
@@ -100,20 +103,27 @@ def run(
         ServiceError: Clips could not be finished.
     """
     lake = Lake(config.lake)
-    own_name, utterances = _utterances(config, lake, sources, table, transcript)
+    own_name, utterances = _utterances(lake, config.corpus.manifest, sources, table, transcript)
     version = find_version(connect(config.tracking, lake), model or CHAMPION)
     with spinner(f"fetching version {version.version} of {version.name}"):
         fitted = open_stages(versions.fetch(connect(config.tracking, lake), version))
-    stages, fingerprints = _stages(config, version, fitted, semantics, time_course=table is None)
+    stages, fingerprints = _stages(lake, config.tracking, version, fitted, semantics, time_course=table is None)
     if table is None and utterances.num_rows <= IN_PROCESS_CLIPS:
-        scores = _here(config, stages, utterances)
+        scores = _here(config.annotate.guard, stages, utterances)
         failed = sum(score["error"] is not None for score in scores)
         return ScoreResult(version.name, version.version, scores, len(scores), failed, None)
     label = name or own_name
     # Ids are unique in a table only: scores of another one must not pass for this one's.
     fingerprints["score"] = hashlib.sha256(f"{label}\0{fingerprints['score']}".encode()).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
-        executor = StageExecutor(config, lake, pads.dataset(utterances), pending.utterance_lengths(utterances), stack)
+        executor = StageExecutor(
+            lake,
+            config.cluster,
+            config.annotate,
+            pads.dataset(utterances),
+            pending.utterance_lengths(utterances),
+            stack,
+        )
         executor.run_until_complete(stages, fingerprints, f"scoring {label}")
     address = lake.uri("scores", label, f"{version.name}-{version.version}-{semantics}.parquet")
     with atomic_output(address, config.lake.storage_options, force=True) as path:
@@ -122,7 +132,7 @@ def run(
 
 
 def _utterances(
-    config: Config, lake: Lake, sources: Sequence[str], table: str | None, transcript: str | None
+    lake: Lake, options: ManifestConfig, sources: Sequence[str], table: str | None, transcript: str | None
 ) -> tuple[str, pa.Table]:
     """What to score, as an utterances table, and a name for it."""
     if bool(sources) == bool(table):
@@ -138,11 +148,11 @@ def _utterances(
             known = ", ".join(lake.corpora()) or "none"
             raise InputError(f"{table!r} is neither a corpus of the lake ({known}) nor a manifest", where="--table")
         label = os.path.splitext(os.path.basename(table))[0]
-        return label, _read_manifest(config, label, table)
+        return label, _read_manifest(options, label, table)
     tables, rows = [], []
     for source in sources:
         if os.path.isdir(source):
-            tables.append(_read_manifest(config, "score", source))
+            tables.append(_read_manifest(options, "score", source))
         else:
             uri = source if "://" in source else os.path.abspath(source)
             words = {"utterance_id": source, "audio_uri": uri, "transcript": transcript}
@@ -154,33 +164,38 @@ def _utterances(
     return os.path.basename(os.path.abspath(sources[0])), pa.concat_tables(tables)
 
 
-def _read_manifest(config: Config, label: str, path: str) -> pa.Table:
-    return manifest.read(label, config.corpus.manifest.model_copy(update={"path": path}))
+def _read_manifest(options: ManifestConfig, label: str, path: str) -> pa.Table:
+    return manifest.read(label, options.model_copy(update={"path": path}))
 
 
 def _stages(
-    config: Config, version: Version, fitted: FittedStages, semantics: RequestedSemantics, *, time_course: bool
+    lake: Lake,
+    tracking: TrackingConfig,
+    version: Version,
+    fitted: FittedStages,
+    semantics: RequestedSemantics,
+    *,
+    time_course: bool,
 ) -> tuple[list[Stage], dict[str, str]]:
     """Decode, the version's recogniser if it was fitted with one, score; and the fingerprints of all that is read."""
     annotate = fitted.annotate
     reads_text = "embed_transcript" in fitted.fingerprints
     fingerprints = pipeline.fingerprints(annotate, fitted.norms.hash if reads_text else None)
-    stages: list[Stage] = [Decode(annotate.audio, config.lake.storage_options)]
+    stages: list[Stage] = [Decode(annotate.audio, lake.config.storage_options)]
     if annotate.transcribe.kind != "reference" and semantics != "none":
         stages.append(build_transcribe(annotate.transcribe))
-    lake = Lake(config.lake).config
-    score = ScoreStage(config.tracking, lake, version, semantics, fingerprints, time_course=time_course)
+    score = ScoreStage(tracking, lake.config, version, semantics, fingerprints, time_course=time_course)
     fingerprints["score"] = fingerprint(score, fingerprints)
     return [*stages, score], fingerprints
 
 
-def _here(config: Config, stages: Sequence[Stage], utterances: pa.Table) -> list[dict[str, Any]]:
+def _here(guard: GuardConfig, stages: Sequence[Stage], utterances: pa.Table) -> list[dict[str, Any]]:
     """Score in this process, a few clips at a time."""
     scores = []
     with track("scoring", "clips") as advance:
         for start in range(0, utterances.num_rows, ROWS_AT_ONCE):
             rows = utterances.slice(start, ROWS_AT_ONCE).to_pylist()
-            done = pipeline.annotate_rows(stages, rows, config.annotate.guard)
+            done = pipeline.annotate_rows(stages, rows, guard)
             scores += [_score(*outcomes) for outcomes in zip(done["decode"], done["score"], strict=True)]
             advance(start + len(rows), utterances.num_rows)
     return scores

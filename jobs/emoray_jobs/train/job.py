@@ -8,7 +8,6 @@ it again when it is done and it hands back what there is. What makes a run is th
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from emoray.lake.tables import Lake
 from emoray.registry.tracking import Tracking, connect
 from emoray.schema import DIMENSIONS
 from emoray.training.checkpoint import Checkpoint, checkpoint_steps
-from emoray_jobs.cluster.session import session
+from emoray_jobs.cluster.session import cluster_address, session
 from emoray_jobs.progress import message, spinner
 from emoray_jobs.train import metric_journal
 from emoray_jobs.train.inputs import load_inputs, prepare_run
@@ -34,7 +33,7 @@ from emoray_jobs.train.stop_signal import StopRequest, stop_request
 from emoray_jobs.train.worker import train_here
 
 if TYPE_CHECKING:
-    from emoray_jobs.config import Config
+    from emoray_jobs.config import ClusterConfig, Config
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,11 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
     started = time.monotonic()
     lake = Lake(config.lake)
     with contextlib.ExitStack() as stack:
-        prepared = prepare_run(config, lake, load_inputs(config, lake, stack))
+        model, launch = config.model, config.launch
+        data = load_inputs(
+            lake, config.cluster, stack, corpus=config.corpus, annotate=config.annotate, model=model, launch=launch
+        )
+        prepared = prepare_run(lake, data, model, config.train, launch)
         tracking = connect(config.tracking, lake)
         record = RunRecord(lake, prepared.assignment.run, tracking)
         if fresh:
@@ -92,11 +95,14 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
         done, alias, resumed_at = record.finished(), None, None
         reused = done is not None
         if done is None:
-            resumed_at = _train(config, lake, prepared, record, tracking, stack)
+            resumed_at = _train(lake, config.cluster, prepared, record, tracking, stack)
             checkpoint = Checkpoint.latest(lake, record.run)
             assert checkpoint is not None, "training ends with a checkpoint"
             with spinner("registering the model"):
-                version, alias = register(tracking, config, prepared, checkpoint, record.run_id, champion=champion)
+                level = config.evaluate.conformal_level
+                version, alias = register(
+                    tracking, prepared, checkpoint, record.run_id, conformal_level=level, champion=champion
+                )
             dev = checkpoint.history[checkpoint.best_epoch]
             done = {
                 "version": version.version,
@@ -118,8 +124,8 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
 
 
 def _train(
-    config: Config,
     lake: Lake,
+    cluster: ClusterConfig,
     prepared: PreparedRun,
     record: RunRecord,
     tracking: Tracking,
@@ -134,7 +140,7 @@ def _train(
     before = Checkpoint.latest(lake, record.run)
     first = 0 if before is None else before.step
     if not record.has_begun:
-        record.begin(begin_run(tracking, config, prepared))
+        record.begin(begin_run(tracking, prepared))
     logger = metric_journal.MetricLogger(tracking.client, record.run_id)
     with lake.fs.open(lake.path(assignment.plan)) as file:
         lines = _EpochLines(pq.read_table(file, columns=["epoch"]), first)
@@ -148,11 +154,11 @@ def _train(
         if before is not None and first == lines.steps:
             # Killed between its last step and the end of this call.
             follower.poll()
-        elif config.launch.workers and lines.steps:
-            stack.enter_context(session(config.cluster, config.lake))
+        elif assignment.launch.workers and lines.steps:
+            stack.enter_context(session(cluster, lake.config))
             from emoray_jobs.train.launch import train_on_ray
 
-            local = not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+            local = cluster_address(cluster) is None
             with stop_request() as stop:
                 with follower.poll_in_background():
                     train_on_ray(assignment, lake, stop, share_cores=local)

@@ -29,8 +29,9 @@ from emoray_jobs.train.run_spec import RunSpec
 if TYPE_CHECKING:
     import polars as pl
 
+    from emoray.corpora import CorpusConfig
+    from emoray.stages.config import AnnotateConfig
     from emoray.stages.norms import Norms
-    from emoray_jobs.config import Config
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class PreparedRun:
 
     Attributes:
         assignment: What the workers are told.
+        corpus: The corpus.
+        annotate: Options of the stages that it was annotated with.
         training_set: The packed training set.
         plan_hash: Fingerprint of the batch plan.
         fingerprints: Fingerprints of the stages that the training set is made from.
@@ -46,6 +49,8 @@ class PreparedRun:
     """
 
     assignment: RunSpec
+    corpus: CorpusConfig
+    annotate: AnnotateConfig
     training_set: TrainingSet
     plan_hash: str
     fingerprints: dict[str, str]
@@ -68,16 +73,20 @@ def levels_of(config: ModelConfig) -> tuple[str, ...]:
     return tuple(LEVELS) if text_read(config) else ("audio",)
 
 
-def parameters(config: Config) -> dict[str, Any]:
+def parameters(prepared: PreparedRun) -> dict[str, Any]:
     """What a run logs as its parameters: what makes its result, of the corpus only the kind in use, and its launch."""
-    sections = config.model_dump(mode="json", include={"corpus", "annotate", "model", "train", "launch"})
-    sections["corpus"] = {"name": config.corpus.name, config.corpus.kind: sections["corpus"][config.corpus.kind]}
-    return sections
+    corpus, spec = prepared.corpus, prepared.assignment
+    return {
+        "corpus": {"name": corpus.name, corpus.kind: corpus.model_dump(mode="json")[corpus.kind]},
+        "annotate": prepared.annotate.model_dump(mode="json"),
+        "model": spec.model.model_dump(mode="json"),
+        "train": spec.train.model_dump(mode="json"),
+        "launch": spec.launch.model_dump(mode="json"),
+    }
 
 
 def begin_run(
     tracking: Tracking,
-    config: Config,
     prepared: PreparedRun,
     *,
     name: str | None = None,
@@ -87,7 +96,6 @@ def begin_run(
 
     Args:
         tracking: The store.
-        config: The jobs' configuration.
         prepared: What the training starts from.
         name: What the run is called; the name of its folder if left out.
         tags: Further tags.
@@ -96,17 +104,21 @@ def begin_run(
         Its id.
     """
     tags = {**prepared.hashes, **(tags or {})}
-    run_id = tracking.start_run(name or prepared.assignment.run, params=parameters(config), tags=tags)
+    run_id = tracking.start_run(name or prepared.assignment.run, params=parameters(prepared), tags=tags)
     frame = prepared.training_set.frame.drop("duration_s")
-    corpus = config.corpus.name
-    tracking.log_dataset(
-        run_id, frame, name=corpus, source=f"{config.lake.root}/utterances/{corpus}", context="training"
-    )
+    corpus, root = prepared.corpus.name, prepared.assignment.lake.root
+    tracking.log_dataset(run_id, frame, name=corpus, source=f"{root}/utterances/{corpus}", context="training")
     return run_id
 
 
 def register(
-    tracking: Tracking, config: Config, prepared: PreparedRun, checkpoint: Checkpoint, run_id: str, *, champion: bool
+    tracking: Tracking,
+    prepared: PreparedRun,
+    checkpoint: Checkpoint,
+    run_id: str,
+    *,
+    conformal_level: float,
+    champion: bool,
 ) -> tuple[Version, str]:
     """Make the version of a finished training: the weights of its best epoch and all that they were fitted with.
 
@@ -114,10 +126,10 @@ def register(
 
     Args:
         tracking: The store.
-        config: The jobs' configuration.
         prepared: What the training started from.
         checkpoint: Its last checkpoint.
         run_id: Its MLflow run.
+        conformal_level: Share of clips that its intervals should cover.
         champion: Make it champion if there is none yet.
 
     Returns:
@@ -126,13 +138,13 @@ def register(
     made = next((one for one in reversed(versions.all_versions(tracking)) if one.run_id == run_id), None)
     if made is None:
         with tempfile.TemporaryDirectory(prefix="emoray-bundle-") as work:
-            folder, dev = _bundle(Path(work) / "bundle", config, prepared, checkpoint)
+            folder, dev = _bundle(Path(work) / "bundle", prepared, checkpoint, conformal_level)
             card = model_card(
                 open_bundle(folder),
-                title=f"{tracking.model_name}: {config.model.name} on {config.corpus.name}",
-                corpus=config.corpus.name,
+                title=f"{tracking.model_name}: {prepared.assignment.model.name} on {prepared.corpus.name}",
+                corpus=prepared.corpus.name,
                 facts={"MLflow run": run_id, **prepared.hashes},
-                synthetic=config.corpus.kind == "synthetic",
+                synthetic=prepared.corpus.kind == "synthetic",
             )
             made = versions.log_bundle(tracking, run_id, folder, card=card, tags=prepared.hashes)
         tracking.log_metrics(run_id, dev, step=checkpoint.step)
@@ -145,13 +157,13 @@ def register(
 
 
 def _bundle(
-    folder: Path, config: Config, prepared: PreparedRun, checkpoint: Checkpoint
+    folder: Path, prepared: PreparedRun, checkpoint: Checkpoint, conformal_level: float
 ) -> tuple[Path, dict[str, float]]:
-    model = build(config.model)
+    spec, training_set = prepared.assignment, prepared.training_set
+    model = build(spec.model)
     assert checkpoint.best is not None, "a finished run has a best epoch"
     load_trained_weights(model, checkpoint.best)
-    training_set = prepared.training_set
-    frames = predict_levels(model, training_set, training_set.ids("dev"), levels_of(config.model), config.launch)
+    frames = predict_levels(model, training_set, training_set.ids("dev"), levels_of(spec.model), spec.launch)
     metrics = {
         f"dev/{level}/{name}": value
         for level, frame in frames.items()
@@ -160,16 +172,16 @@ def _bundle(
     }
     half_widths: conformal.HalfWidths = {}
     for frame in frames.values():
-        half_widths |= conformal.fit(frame, config.evaluate.conformal_level)
+        half_widths |= conformal.fit(frame, conformal_level)
     save_bundle(
         folder,
         model=model,
-        config=config.model,
-        annotate=config.annotate,
+        config=spec.model,
+        annotate=prepared.annotate,
         fingerprints=prepared.fingerprints,
         norms=prepared.norms,
         half_widths=half_widths,
-        conformal_level=config.evaluate.conformal_level,
+        conformal_level=conformal_level,
         scale=_scale(training_set.frame),
         metrics=metrics,
     )

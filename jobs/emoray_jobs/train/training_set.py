@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -16,39 +16,40 @@ from emoray.lake.tables import Lake
 from emoray.models.build import frontend
 from emoray.models.config import ModelConfig
 from emoray.stages import filters, pipeline
+from emoray.stages.config import AnnotateConfig
+from emoray.training.config import LaunchConfig
 from emoray.training.pack import is_sealed, pack, training_rows, training_set_hash
 from emoray.training.training_set import TrainingSet
 from emoray_jobs.cluster.session import session
+from emoray_jobs.config import ClusterConfig
 from emoray_jobs.progress import track
-
-if TYPE_CHECKING:
-    from emoray_jobs.config import Config
 
 log = logging.getLogger(__name__)
 
 
-def training_keys(config: Config, lake: Lake, fingerprints: Mapping[str, str]) -> pl.DataFrame:
-    """What a training set of the configured corpus consists of: `training_rows(…, vectors=False)` within the filters.
+def training_keys(lake: Lake, corpus: str, annotate: AnnotateConfig, fingerprints: Mapping[str, str]) -> pl.DataFrame:
+    """What a training set of a corpus consists of: `training_rows(…, vectors=False)` within the filters.
 
     Args:
-        config: The jobs' configuration; its filters hold, whichever stages the vectors come from.
         lake: Where everything is.
+        corpus: Name of the corpus.
+        annotate: Its filters hold, whichever stages the vectors come from.
         fingerprints: Of the stages whose text vectors go in.
 
     Raises:
         LakeError: A filter reads a measure that the corpus was not annotated with.
     """
-    keys = training_rows(lake, config.corpus.name, fingerprints, vectors=False)
-    own = pipeline.fingerprints(config.annotate, None)
-    for stage in sorted(config.annotate.filters.reads):
+    keys = training_rows(lake, corpus, fingerprints, vectors=False)
+    own = pipeline.fingerprints(annotate, None)
+    for stage in sorted(annotate.filters.reads):
         if not lake.list_files("annotations", stage, own[stage]):
             raise LakeError(
-                f"annotate.filters reads {stage}, and corpus {config.corpus.name!r} was not annotated with it",
+                f"annotate.filters reads {stage}, and corpus {corpus!r} was not annotated with it",
                 where=lake.root,
                 remedy="Measure it: emoray annotate. Or set no such filter",
                 kind="not_annotated",
             )
-    outside = filters.excluded(lake, keys, config.annotate.filters, own)
+    outside = filters.excluded(lake, keys, annotate.filters, own)
     if outside.height:
         reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(Counter(outside["reason"]).items()))
         log.warning("%d of %d utterances are left out by annotate.filters (%s)", outside.height, keys.height, reasons)
@@ -56,46 +57,47 @@ def training_keys(config: Config, lake: Lake, fingerprints: Mapping[str, str]) -
 
 
 def ensure_training_set(
-    config: Config,
     lake: Lake,
+    cluster: ClusterConfig,
+    launch: LaunchConfig,
     stack: contextlib.ExitStack,
     *,
+    corpus: str,
     fingerprints: Mapping[str, str],
     model: ModelConfig,
     audio: AudioConfig,
-    keys: pl.DataFrame | None = None,
+    keys: pl.DataFrame,
 ) -> TrainingSet:
-    """Pack the configured corpus for a model as far as that is not done, and open it.
+    """Pack a corpus for a model as far as that is not done, and open it.
 
     Args:
-        config: The jobs' configuration.
         lake: Where everything is.
+        cluster: Which Ray packs it, unless `launch.workers` is 0.
+        launch: Rows per shard, and where shards are cached.
         stack: Keeps Ray, where it has to be started, beyond this call.
+        corpus: Name of the corpus.
         fingerprints: Of the stages whose text vectors go in.
         model: Whose front-end and text width.
         audio: What counts as usable audio.
-        keys: `training_keys`, if the caller has them.
+        keys: Of `training_keys`.
     """
-    corpus, front = config.corpus.name, frontend(model.encoder)
-    if keys is None:
-        keys = training_keys(config, lake, fingerprints)
-    ids = keys["utterance_id"].to_list()
+    front, ids = frontend(model.encoder), keys["utterance_id"].to_list()
     set_hash = training_set_hash(keys, fingerprints, front, audio, model.text_width)
     if not is_sealed(lake, set_hash):
         options: dict[str, Any] = {
             "frontend": front,
             "audio": audio,
             "text_width": model.text_width,
-            "shard_rows": config.launch.shard_rows,
+            "shard_rows": launch.shard_rows,
         }
-        if config.launch.workers:
-            stack.enter_context(session(config.cluster, config.lake))
+        if launch.workers:
+            stack.enter_context(session(cluster, lake.config))
             from emoray_jobs.train.ray_loader import pack_with_ray
 
             with track("packing the training set", "utterances") as advance:
                 pack_with_ray(lake.config, corpus, fingerprints, ids, set_hash, advance=advance, **options)
         else:
-            storage = config.lake.storage_options or None
+            storage = lake.config.storage_options or None
             with track("packing the training set", "utterances") as advance:
                 pack(lake, corpus, fingerprints, only=ids, storage_options=storage, progress=advance, **options)
-    return TrainingSet.open(lake, set_hash, config.launch.cache_dir, model.classes)
+    return TrainingSet.open(lake, set_hash, launch.cache_dir, model.classes)

@@ -164,7 +164,7 @@ def test_two_workers_equal_one(runs, name):
     )
     assert len(steps) == len(first["steps"]) >= 4
     for one, two, same in zip(steps, first["steps"], second["steps"], strict=True):
-        assert two == pytest.approx(one, abs=1e-5)
+        assert two == pytest.approx(one, abs=1e-5, rel=1e-6)
         assert same == two
     for one, two in zip(result.history, first["history"], strict=True):
         assert two == pytest.approx(one, abs=1e-5)

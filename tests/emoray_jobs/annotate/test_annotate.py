@@ -49,7 +49,7 @@ def done(tmp_path_factory, ray_session):
 def test_ray_gives_what_a_bare_loop_gives(done):
     config, result = done
     assert result.counts == Counts(CLIPS, CLIPS, 0, 0, {})
-    expected = by_hand(config, annotation_state(config, Lake(config.lake)))
+    expected = by_hand(config, annotation_state(Lake(config.lake), config.corpus.name, config.annotate))
     for stage, table in stored(config, result.fingerprints).items():
         assert table["utterance_id"].to_list() == sorted(expected[stage])
         assert table["error"].null_count() == CLIPS
@@ -113,7 +113,7 @@ def test_another_emphasis_reads_no_audio(done):
 def test_state_needs_annotations(tmp_path):
     config = config_for(tmp_path)
     with pytest.raises(LakeError) as refused:
-        annotation_state(config, Lake(config.lake))
+        annotation_state(Lake(config.lake), config.corpus.name, config.annotate)
     assert refused.value.kind == "not_annotated"
 
 

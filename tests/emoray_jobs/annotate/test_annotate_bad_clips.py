@@ -36,7 +36,7 @@ def test_all_good_clips_come_through_and_the_exit_status_tells_whether_too_many_
     assert main(["annotate", "--config", str(file)]) == 0
     assert f"{GOOD} complete + 0 partial + {len(bad)} quarantined" in capsys.readouterr().out
 
-    fingerprints = annotation_state(config, lake).fingerprints
+    fingerprints = annotation_state(lake, config.corpus.name, config.annotate).fingerprints
     ids = pl.Series(lake.utterances(config.corpus.name, ["utterance_id"])["utterance_id"]).sort()
     assert len(ids) == GOOD + len(bad)
     for stage in CHEAP_STAGES:

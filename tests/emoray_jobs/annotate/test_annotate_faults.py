@@ -77,7 +77,7 @@ def test_killed_driver_goes_on_where_it_was(tmp_path, ray_session, monkeypatch):
     result = annotate.run(config)
     assert result.counts == Counts(clips, clips, 0, 0, {})
     assert result.stages[0].reused >= len(before)
-    expected = by_hand(config, annotation_state(config, Lake(config.lake)))
+    expected = by_hand(config, annotation_state(Lake(config.lake), config.corpus.name, config.annotate))
     for stage, table in stored(config, result.fingerprints).items():
         assert table["utterance_id"].to_list() == [f"u{number:03d}" for number in range(clips)]
         for row in table.iter_rows(named=True):
@@ -195,7 +195,7 @@ def test_two_commands_at_once_give_the_result_of_one(tmp_path, ray_session):
     results = [json.loads(out.splitlines()[-1]) for out, _ in said]
     assert results[0] == results[1]
     assert results[0]["counts"] == vars(Counts(clips, clips, 0, 0, {}))
-    state = annotation_state(config, Lake(config.lake))
+    state = annotation_state(Lake(config.lake), config.corpus.name, config.annotate)
     assert results[0]["fingerprints"] == {stage: state.fingerprints[stage] for stage in CHEAP_STAGES}
     expected = by_hand(config, state)
     for stage in CHEAP_STAGES:

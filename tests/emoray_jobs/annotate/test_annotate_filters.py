@@ -95,7 +95,8 @@ def test_a_training_set_is_within_the_filters(place, runs):
     lake = Lake(config_for(place).lake)
 
     def keys(*overrides):
-        return training_keys(config_for(place, *overrides), lake, {})["utterance_id"].to_list()
+        config = config_for(place, *overrides)
+        return training_keys(lake, config.corpus.name, config.annotate, {})["utterance_id"].to_list()
 
     assert keys() == [*GOOD, QUIET, GERMAN]
     assert keys(*FILTERS) == GOOD

@@ -104,7 +104,7 @@ def test_vllm_on_ray_gives_what_it_gives_in_a_bare_loop(ray_session, short, tmp_
     )
     result = annotate.run(config)
     assert result.counts.complete == CLIPS
-    expected = by_hand(config, annotation_state(config, Lake(config.lake)))["semantics"]
+    expected = by_hand(config, annotation_state(Lake(config.lake), config.corpus.name, config.annotate))["semantics"]
     table = stored(config, result.fingerprints)["semantics"]
     assert dict(zip(table["utterance_id"], table["value"].to_list(), strict=True)) == {
         name: outcome.value for name, outcome in expected.items()

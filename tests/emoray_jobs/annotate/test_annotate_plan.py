@@ -136,6 +136,6 @@ def test_the_summary_is_a_run_in_the_tracking_store(done):
 
 def test_a_tracking_store_that_is_away_costs_a_warning(done, caplog):
     config, result = done
-    away = changed(config, "tracking.uri=http://127.0.0.1:9")
-    annotate_tracking.track(away, Lake(config.lake), result, status="FINISHED")
+    away = changed(config, "tracking.uri=http://127.0.0.1:9").tracking
+    annotate_tracking.track(away, Lake(config.lake), config.annotate, result, status="FINISHED")
     assert "the summary could not be logged: http://127.0.0.1:9" in caplog.text

@@ -64,7 +64,7 @@ def test_throttled_slow_and_cut_short_it_still_gives_the_same_tables(ray_session
         for path in lake.fs.find(lake.path("annotations")):
             with lake.fs.open(path) as file:
                 pq.read_table(file)  # only whole files, though half of some arrived
-        expected = by_hand(config, annotation_state(config, lake))
+        expected = by_hand(config, annotation_state(lake, config.corpus.name, config.annotate))
         for stage, table in stored(config, result.fingerprints).items():
             assert table["utterance_id"].to_list() == [f"u{number:03d}" for number in range(CLIPS)]
             for row in table.iter_rows(named=True):

@@ -11,13 +11,22 @@ from emoray.lake.tables import Lake
 from emoray.schema import stage_schema
 from emoray.stages import pipeline
 from emoray.stages.decode import Decode
-from emoray_jobs.train.training_set import ensure_training_set
+from emoray_jobs.train.training_set import ensure_training_set, training_keys
 
 
 def pack(settings, lake):
     with contextlib.ExitStack() as stack:
-        audio = settings.annotate.audio
-        return ensure_training_set(settings, lake, stack, fingerprints={}, model=settings.model, audio=audio)
+        return ensure_training_set(
+            lake,
+            settings.cluster,
+            settings.launch,
+            stack,
+            corpus=settings.corpus.name,
+            fingerprints={},
+            model=settings.model,
+            audio=settings.annotate.audio,
+            keys=training_keys(lake, settings.corpus.name, settings.annotate, {}),
+        )
 
 
 def test_filtered_utterances_are_not_packed(tmp_path):

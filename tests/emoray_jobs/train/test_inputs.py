@@ -64,11 +64,11 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, TrainingIn
     folder = str(tmp_path_factory.mktemp("lake"))
     made = config(folder, "model.text_width=12")
     lake, set_hash = pack_rows(folder, planted_rows(40, seed=0), made.model)
-    return made, TrainingInputs(TrainingSet.open(lake, set_hash), {}, Norms.unfitted())
+    return made, TrainingInputs(made.corpus, made.annotate, TrainingSet.open(lake, set_hash), {}, Norms.unfitted())
 
 
 def name_of(config: Config, data: TrainingInputs) -> str:
-    return prepare_run(config, Lake(config.lake), data).assignment.run
+    return prepare_run(Lake(config.lake), data, config.model, config.train, config.launch).assignment.run
 
 
 def case(path: object) -> str | None:
