@@ -5,8 +5,8 @@
 P1 annotate against a bare loop · P2 transcription against peers · P3 run again, and after a kill · P4 audio against
 librosa · P5 training from the lake against a loop in memory · P6 training at mixed lengths against Hugging Face's
 Trainer. Without numbers P1, P3 and P5; with `--peers` all six: P2, P4 and P6 install their peers under .bench/.
-`--check` fails where a median lies beyond its floor (benchmarks/floors.yaml). Run it on a machine that has nothing
-else to do: a neighbour on one of two cores halves whichever side happens to run.
+`--check` fails where a median lies beyond its floor (benchmarks/floors.yaml). Run it on an idle machine: another
+program on one of two cores halves the speed of the contender that happens to run.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def _report(one: Measurement, bounds: dict[str, dict[str, dict[str, float]]]) ->
             kept = bound.get("at_least", 0.0) <= one.median <= bound.get("at_most", float("inf"))
             holds = holds and (kept or kind == "goals")
             print(f"  {kind[:-1]}: {bound} {'holds' if kept else 'MISSED'}")
-    for side, seconds in one.seconds.items():
+    for contender, seconds in one.seconds.items():
         times = ", ".join(f"{taken:.2f}" for taken in seconds)
-        print(f"  {side}: {times} s; peak memory {one.peak_bytes[side] / 2**20:,.0f} MiB")
+        print(f"  {contender}: {times} s; peak memory {one.peak_bytes[contender] / 2**20:,.0f} MiB")
     if one.note:
         print(f"  {one.note}")
     return holds

@@ -24,28 +24,25 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from benchmarks.quality.rows import RESULTS, Sections, configuration, pack_corpus
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from emoray.config import merge, read_preset
-from emoray.corpora import CorpusConfig, build
+from emoray.config import merge
+from emoray.corpora import build
 from emoray.corpora.emodb import FOUR_CLASSES
 from emoray.evaluation.bootstrap import Interval, interval
 from emoray.evaluation.metrics import categorical
-from emoray.lake.tables import Lake, LakeConfig
-from emoray.models.build import WITHOUT_GRADIENT, frontend
+from emoray.lake.tables import Lake
+from emoray.models.build import WITHOUT_GRADIENT
 from emoray.models.config import ModelConfig
-from emoray.stages.config import AnnotateConfig
 from emoray.training.build import build_learner, plan_run
 from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.fit import fit
 from emoray.training.loader import LocalLoader
-from emoray.training.pack import pack
 from emoray.training.predict import predict
 from emoray.training.training_set import TrainingSet
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 #: What 160 training clips of five speakers ask for: strong regularisation, small batches, masked log-mels.
 OVERRIDES: dict[str, Any] = {
@@ -114,43 +111,34 @@ def svm_predictions(training_set: TrainingSet) -> pl.DataFrame:
     return frame.rename({"emotion": "emotion_true"}).with_columns(emotion_pred=pl.Series(predicted))
 
 
-def configured(name: str, seed: int, epochs: int | None = None) -> tuple[ModelConfig, TrainConfig, LaunchConfig]:
-    """A model of `MODELS`, how it is trained and how that is carried out; in so many epochs for a trial."""
-    tree = merge(merge(read_preset("laptop"), OVERRIDES), MODELS[name])
-    if epochs:
-        tree = merge(tree, {"train": {"epochs": epochs}})
-    return (
-        ModelConfig.model_validate(tree["model"]),
-        TrainConfig.model_validate(merge(tree["train"], {"seed": seed})),
-        LaunchConfig.model_validate(tree["launch"]),
-    )
+def configured(sections: Sections, name: str, seed: int, epochs: int | None = None) -> tuple[ModelConfig, TrainConfig]:
+    """A model of `MODELS` and how it is trained; with other epochs for a trial."""
+    model, train = (merge(OVERRIDES[part], MODELS[name].get(part, {})) for part in ("model", "train"))
+    return sections.changed(model, {**train, "seed": seed, **({"epochs": epochs} if epochs else {})})
 
 
-def opened(lake: Lake, corpus: str, model: ModelConfig) -> TrainingSet:
+def opened(sections: Sections, model: ModelConfig) -> TrainingSet:
     """The corpus packed for a model's encoder."""
-    set_hash = pack(
-        lake,
-        corpus,
-        {},
-        frontend=frontend(model.encoder),
-        audio=AnnotateConfig.model_validate(read_preset("laptop")["annotate"]).audio,
-        text_width=model.text_width,
-        shard_rows=256,
-    )
-    return TrainingSet.open(lake, set_hash, classes=model.classes)
+    set_hash = pack_corpus(sections, sections.corpus.name, {}, lambda *_: None, model)
+    return TrainingSet.open(Lake(sections.lake), set_hash, classes=model.classes)
 
 
 def runs_of(
-    name: str, training_set: TrainingSet, seeds: int, folds: int | None = None, epochs: int | None = None
+    sections: Sections,
+    name: str,
+    training_set: TrainingSet,
+    seeds: int,
+    folds: int | None = None,
+    epochs: int | None = None,
 ) -> list[pl.DataFrame]:
     """Pooled predictions of all folds, or the first few, for each seed."""
     runs = []
     for seed in range(seeds):
-        model, train, launch = configured(name, seed, epochs)
+        model, train = configured(sections, name, seed, epochs)
         parts = []
         for fold in range(training_set.frame["fold"].n_unique())[:folds]:
             began = time.process_time()
-            parts.append(neural_fold(training_set, model, train, launch, fold))
+            parts.append(neural_fold(training_set, model, train, sections.launch, fold))
             clips, speaker, taken = parts[-1].height, parts[-1]["speaker_id"][0], time.process_time() - began
             print(
                 f"{name}, seed {seed}, fold {fold}: {clips} clips of speaker {speaker}, {taken:.0f} s of a core",
@@ -187,16 +175,16 @@ def main() -> None:
         sys.exit(f"no EMO-DB at {options.path}: give --path (it is free: see platform/emoray/corpora/emodb.py)")
     torch.set_num_threads(1)  # so small a model runs no faster on several
 
-    lake = Lake(LakeConfig(root=options.lake, storage_options={}))
-    corpus = merge(read_preset("laptop")["corpus"], {"name": "emodb", "kind": "emodb", "emodb": {"path": options.path}})
-    build(CorpusConfig.model_validate(corpus), lake, lambda _done, _total: None)
+    there = ["corpus.name=emodb", "corpus.kind=emodb", f"corpus.emodb.path={options.path}"]
+    sections = configuration(argparse.Namespace(lake=options.lake, set=there))
+    build(sections.corpus, Lake(sections.lake), lambda _done, _total: None)
     unweighted = categorical("ua", FOUR_CLASSES)
     results = {}
     for name in options.models:
-        training_set = opened(lake, "emodb", configured(name, 0)[0])
-        runs = runs_of(name, training_set, options.seeds, options.folds, options.epochs)
+        training_set = opened(sections, configured(sections, name, 0)[0])
+        runs = runs_of(sections, name, training_set, options.seeds, options.folds, options.epochs)
         results[TITLES[name]] = interval(unweighted, runs, level=0.95)
-    training_set = opened(lake, "emodb", configured("acoustic", 0)[0])
+    training_set = opened(sections, configured(sections, "acoustic", 0)[0])
     machine = svm_predictions(training_set).filter(pl.col("fold") < (options.folds or math.inf))
     results[TITLES["svm"]] = interval(unweighted, machine.sort("utterance_id"), level=0.95)
     print("\n" + table(results, machine.height, machine["speaker_id"].n_unique()))

@@ -2,9 +2,10 @@
 
     python -m benchmarks.quality.systems [--rows ROW …] [--set section.key=value …] [--lake FOLDER]
 
-CCC of valence, arousal, dominance and their mean, or UA and WA, with intervals, and what a system gains over the same
-without one of its parts, paired. Rows are trained as `benchmarks.quality.rows` says: in process, on packed features. A
-second run trains what is missing, so it may be killed at any time. The corpus is synthetic: this tests machinery.
+CCC of valence, arousal, dominance and their mean, or UA and WA, with intervals, and the paired difference between a
+system and the same without one of its parts. Rows are trained as `benchmarks.quality.rows` says: in process, on packed
+features. A second run trains what is missing, so the run may be killed at any time. The corpus is synthetic: the table
+tests the software.
 
 The whole took 65 min on two cores, corpus and annotation (7) included, the first 26 beside another benchmark.
 """
@@ -14,49 +15,27 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality import rows as table
 from benchmarks.quality.annotate import annotate
-from benchmarks.quality.page import Scored, write_systems
-from benchmarks.quality.rows import Job, Reporter, Sections, configuration, parser, train_missing
+from benchmarks.quality.page import Scored, write_page
+from benchmarks.quality.rows import Job, Reporter, Row, Sections
 
 from emoray.config import merge
 from emoray.corpora import CorpusConfig, build, ceiling
 from emoray.lake.tables import Lake
-from emoray.models.build import WITHOUT_GRADIENT, frontend
-from emoray.models.config import ModelConfig
-from emoray.training.pack import pack
 
-RESULTS = Path(__file__).parents[1] / "results"
+NOTE = """Every row has
+all that its model reads. Epochs are few, those of CNN14 (a quarter of the published width) fewest, so rows are compared
+within their system and not across systems. The perspective loss has its own corpus: two voices of a split in turn,
+labels that carry over from one turn to the next."""
 
 #: The emotions of the synthetic corpus, which follow from valence and arousal.
 CLASSES = ["anger", "calm", "happiness", "neutral", "sadness"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table.
-
-    Attributes:
-        name: What it is called.
-        model: What differs from the preset's model.
-        train: What differs from the preset's training, and from `EPOCHS`.
-        under: Name of the row that it is compared with, which is the same with one more or another part.
-        classes: Trained on classes alone, and judged by UA and WA.
-        dialogues: On the corpus of dialogues, in which labels carry over from turn to turn.
-    """
-
-    name: str
-    model: Mapping[str, Any]
-    train: Mapping[str, Any] = field(default_factory=dict)
-    under: str | None = None
-    classes: bool = False
-    dialogues: bool = False
-
-
-#: Turns of a dialogue, where there are any.
+#: Turns of a dialogue.
 TURNS = 10
 #: Half of the preset's.
 EPOCHS = {"epochs": 10}
@@ -166,43 +145,16 @@ def needed(row: Row, sections: Sections) -> Needed:
     return row.dialogues, str(row.model.get("encoder", {}).get("kind", sections.model.encoder.kind))
 
 
-def job_of(row: Row, seed: int, sections: Sections, set_hash: Mapping[Needed, str]) -> Job:
-    """The job that trains a row.
-
-    Args:
-        row: The row.
-        seed: Of its training.
-        sections: What the row's changes are made to.
-        set_hash: The training sets.
-    """
-    model, train = sections.changed(row.model, {**EPOCHS, **row.train, "seed": seed})
-    return Job(
-        row=row.name,
-        seed=seed,
-        lake=sections.lake,
-        set_hash=set_hash[needed(row, sections)],
-        recognised_hash=None,
-        model=model,
-        train=train,
-        launch=sections.launch,
-    )
-
-
 def jobs_of(
     systems: Mapping[str, Sequence[Row]], seeds: int, sections: Sections, set_hash: Mapping[Needed, str]
 ) -> list[Job]:
-    """All jobs, seed by seed, so that a run cut short has whole tables of fewer seeds; what no seed changes, once."""
-    rows = [row for part in systems.values() for row in part]
-    return [
-        job_of(row, seed, sections, set_hash)
-        for seed in range(seeds)
-        for row in rows
-        if seed == 0 or row.model["name"] not in WITHOUT_GRADIENT
-    ]
+    """All jobs; `EPOCHS` holds for rows that name no epochs."""
+    rows = [replace(row, train={**EPOCHS, **row.train}) for part in systems.values() for row in part]
+    return table.jobs_of(rows, seeds, sections, lambda row: set_hash[needed(row, sections)])
 
 
-def spoken(sections: Sections, dialogues: bool) -> CorpusConfig:
-    """The corpus, or its like in which two voices speak in turn."""
+def corpus_of(sections: Sections, dialogues: bool) -> CorpusConfig:
+    """The corpus, or the same with dialogues of two voices."""
     if not dialogues:
         return sections.corpus
     synthetic = sections.corpus.synthetic.model_copy(update={"dialogue_turns": TURNS})
@@ -210,45 +162,30 @@ def spoken(sections: Sections, dialogues: bool) -> CorpusConfig:
 
 
 def packed(sections: Sections, wanted: Iterable[Needed], processes: int, report: Reporter) -> dict[Needed, str]:
-    """Hash of each training set; corpora and annotations are made as far as they are not there."""
-    lake, hashes, prints = Lake(sections.lake), {}, {}
+    """Hash of each training set; corpora and annotations are made if they are missing."""
+    hashes, prints = {}, {}
     for dialogues, kind in sorted(set(wanted)):
-        corpus = spoken(sections, dialogues)
+        corpus = corpus_of(sections, dialogues)
         if dialogues not in prints:
-            build(corpus, lake, lambda done, total: report("corpus", done, total))
+            build(corpus, Lake(sections.lake), lambda done, total: report("corpus", done, total))
             prints[dialogues], _ = annotate(sections.lake, corpus.name, sections.annotate, processes, report)
-        model: ModelConfig = sections.changed({"encoder": {"kind": kind}}, {})[0]
-        hashes[dialogues, kind] = pack(
-            lake,
-            corpus.name,
-            prints[dialogues],
-            frontend=frontend(model.encoder),
-            audio=sections.annotate.audio,
-            text_width=model.text_width,
-            shard_rows=sections.launch.shard_rows,
-            storage_options=sections.lake.storage_options,
-            progress=lambda done, total: report("pack", done, total),
-        )
+        model, _ = sections.changed({"encoder": {"kind": kind}}, {})
+        hashes[dialogues, kind] = table.pack_corpus(sections, corpus.name, prints[dialogues], report, model)
     return hashes
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Build, annotate, train what is missing, print the table and write the page."""
-    summary = (__doc__ or "").splitlines()[0]
-    options = parser("python -m benchmarks.quality.systems", summary, list(ROWS), "systems", str(RESULTS)).parse_args(
-        arguments
-    )
-    report, sections, systems = Reporter(), configuration(options), chosen(options.rows)
+    options = table.options_of("benchmarks.quality.systems", __doc__, ROWS, "systems").parse_args(arguments)
+    report, sections, systems = Reporter(), table.configuration(options), chosen(options.rows)
     wanted = [needed(row, sections) for rows in systems.values() for row in rows]
     jobs = jobs_of(systems, options.seeds, sections, packed(sections, wanted, options.processes, report))
-    train_missing(jobs, options.processes, report)
-    scored = {
-        system: [Scored.of(row.name, [job for job in jobs if job.row == row.name], row.under) for row in rows]
-        for system, rows in systems.items()
-    }
-    page = write_systems(
-        Path(options.out),
-        scored,
+    table.train_missing(jobs, options.processes, report)
+    page = write_page(
+        Path(options.out) / "systems",
+        "Systems on planted speech",
+        NOTE,
+        {system: [Scored.of(row, jobs) for row in rows] for system, rows in systems.items()},
         classes=CLASSES,
         ceiling=ceiling(Lake(sections.lake), sections.corpus.name),
         seconds=time.monotonic() - report.began,

@@ -1,4 +1,4 @@
-"""What the benchmarks work on: a synthetic corpus to annotate, and clips of mixed length cut from its voices."""
+"""Data of the benchmarks: a synthetic corpus to annotate, and clips of mixed length cut from its voices."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from emoray.training.pack import pack_shard, seal, write_shard
 from emoray_jobs.config import Config
 from emoray_jobs.corpus import job as corpus
 
-#: Lengths of the mixed clips, as speech corpora have them: most last some seconds, few more than twenty. All fit into
+#: Lengths of the mixed clips, as in speech corpora: most last some seconds, few more than twenty. All fit into
 #: Whisper's window.
 MEDIAN_S, SPREAD, SHORTEST_S, LONGEST_S = 5.0, 0.6, 1.5, 28.0
 
-#: What P5 and P6 say beside their figures.
-QUIET = "means something only from a machine with nothing else to do: the sides need both of two cores"
+#: Note of P5 and P6.
+QUIET = "valid only from an idle machine: the contenders need both of two cores"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured.
+    """Size of the measurements.
 
     Attributes:
         pairs: Counted rounds.
         clips: Utterances that P1 and P3 annotate.
         asr_clips: Clips that P2 transcribes.
-        audio_clips: Files that P4 decodes …
-        f0_clips: … and of these, measures the pitch of.
+        audio_clips: Files that P4 decodes.
+        f0_clips: Of these, files whose pitch P4 measures.
         train_clips: Clips that P5 and P6 train on.
-        train_epochs: Epochs of one of their runs.
-        cores: Cores that every side has.
+        train_epochs: Epochs of one run of P5 and P6.
+        cores: Cores of every contender.
         show: Prints a line of progress.
     """
 
@@ -58,7 +58,7 @@ class Scale:
 
 
 def synthetic(folder: Path, clips: int) -> list[str]:
-    """Synthesise a corpus of about `clips` utterances in a lake of its own.
+    """Synthesise a corpus of about `clips` utterances in its own lake.
 
     Returns:
         Overrides of the configuration that name it.
@@ -75,12 +75,13 @@ def synthetic(folder: Path, clips: int) -> list[str]:
 
 
 def training_set(folder: Path, clips: int, epochs: int) -> dict[str, Any]:
-    """Pack clips of mixed length as `train` does, in a lake of its own.
+    """Pack clips of mixed length as `train` does, in their own lake.
 
-    Text vectors are random, and the labels a linear function of the transcript's: something to learn.
+    Text vectors are random, and the labels are a linear function of the transcript's vector, so that there is something
+    to learn.
 
     Returns:
-        Task of a side that trains: `overrides` of the configuration, and the training set's hash as `set`.
+        Task of a contender that trains: `overrides` of the configuration, and the training set's hash as `set`.
     """
     overrides = [
         f"lake.root={folder / 'lake'}",
@@ -110,7 +111,7 @@ def training_set(folder: Path, clips: int, epochs: int) -> dict[str, Any]:
 
 
 def voices(folder: Path, count: int) -> Iterator[npt.NDArray[np.float32]]:
-    """Clips of mixed length: sentences of synthetic voices, one after the other, cut off at a drawn length."""
+    """Clips of mixed length: sentences of synthetic voices, one after the other, cut at a random length."""
     config = load(Config, overrides=synthetic(folder / "voices", 100), environ={})
     paths = Lake(config.lake).utterances(config.corpus.name)["audio_uri"].to_pylist()
     sentences = itertools.cycle([soundfile.read(path, dtype="float32")[0] for path in paths])

@@ -1,6 +1,6 @@
 """emoray's contenders, each in its own process: `python -m benchmarks.speed.emoray_contenders TASK.json`.
 
-They speak the protocol of benchmarks/speed/peers/protocol.py.
+They follow the protocol of benchmarks/speed/peers/protocol.py.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def configured(given: dict[str, Any]) -> Config:
 
 
 def forget(config: Config) -> None:
-    """Remove all annotations, so that the next run starts from nothing."""
+    """Remove all annotations, so that the next run starts from scratch."""
     lake = Lake(config.lake)
     for table in ("annotations", "norms"):
         shutil.rmtree(lake.path(table), ignore_errors=True)
 
 
 def on_ray(given: dict[str, Any]) -> None:
-    """Annotate as users run it, on a Ray that is there already."""
+    """Annotate as users run it, on a Ray that is already running."""
     config = configured(given)
     with session(config.cluster, config.lake):
         serve(lambda: {"complete": annotate.run(config).counts.complete}, lambda: forget(config))
@@ -61,7 +61,7 @@ def bare(given: dict[str, Any]) -> None:
 
 
 def transcribe(given: dict[str, Any]) -> None:
-    """Annotate's machinery with two of its stages, decode and transcribe."""
+    """Annotate's executor with two of its stages, decode and transcribe."""
     config = configured(given)
     lake = Lake(config.lake)
     stages = [stage for stage in pipeline.audio_stages(config.annotate) if stage.name in ("decode", "transcribe")]
@@ -84,7 +84,7 @@ def transcribe(given: dict[str, Any]) -> None:
 
 
 def audio(given: dict[str, Any]) -> None:
-    """Decode and resample, or F0 and energy of what that gives; one thread."""
+    """Decode and resample, or F0 and energy of the result; one thread."""
     limits = AudioConfig(min_duration_s=0.1, max_duration_s=60, silence_dbfs=-70)
     prosody = ProsodyConfig(**{name: given[name] for name in ProsodyConfig.model_fields})
     samples = [decode(path, limits).samples for path in given["clips"]]

@@ -1,4 +1,4 @@
-"""Peers get virtual environments of their own, under `.bench/`: made at first use, then found there."""
+"""Virtual environments of the peers, under `.bench/`: made at first use."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-#: The libraries that every peer of P2 shares with us, in our versions, so that the pipelines differ and nothing else.
+#: Libraries that every peer of P2 shares with us, in our versions, so that only the pipelines differ.
 SHARED = ("torch==2.13.0", "transformers==5.19.0", "soundfile==0.14.0", "soxr==1.1.0")
 PACKAGES: dict[str, tuple[str, ...]] = {
     "librosa": ("librosa==0.11.0",),
     "daft": ("daft==0.7.26", *SHARED),
-    "data-juicer": ("py-data-juicer==1.6.1", "aiohttp==3.14.5", *SHARED),  # which it imports and does not ask for
+    "data-juicer": ("py-data-juicer==1.6.1", "aiohttp==3.14.5", *SHARED),  # which it imports but does not require
     "accelerate": ("accelerate==1.15.0",),
 }
-#: Peers that are our own environment and one package more: they see all that we do, in our versions.
+#: Peers that are our environment and one package more: they import all that we do, in our versions.
 ON_OURS = frozenset({"accelerate"})
 
 
@@ -26,10 +26,10 @@ class NotInstalledError(Exception):
 
 
 def python(peer: str) -> Path:
-    """The interpreter of a peer's environment, which is made if it is not there.
+    """The interpreter of a peer's environment, which is made if it is missing.
 
     Raises:
-        NotInstalledError: That failed.
+        NotInstalledError: It cannot be made.
     """
     folder = ROOT / ".bench" / peer
     interpreter, done = folder / "bin" / "python", folder / "installed"

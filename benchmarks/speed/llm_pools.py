@@ -1,10 +1,10 @@
-"""Which pool runs vLLM: Ray Data's LLM processor or `map_batches` actors of ours, beside a bare loop on the same cores.
+"""Which pool runs vLLM: Ray Data's LLM processor or our `map_batches` actors, compared with a bare loop.
 
     python -m benchmarks.speed.llm_pools --rows 2000 --rounds 3
 
-A tiny Qwen2 with random weights (emoray.tiny) answers made-up questions held to the record's schema. Each side runs in
-a process of its own, in turn. Two figures: rows per second from the first finished batch to the last, where loading
-does not count, and the whole time with everything that comes before. The answers must be the same.
+A tiny Qwen2 with random weights (emoray.tiny) answers synthetic questions, constrained to the record's schema. Each
+contender runs in its own process, in turn, on the same cores. Two figures: rows per second from the first finished
+batch to the last, without loading, and the whole time with everything before. The answers must be the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from emoray.stages.semantics.prompt import read_prompt
 from emoray.stages.semantics.record import decoding_schema
 from emoray.tiny import make
 
-SIDES = ("bare", "actors", "processor")
+CONTENDERS = ("bare", "actors", "processor")
 PHRASE, SENTENCE, TOKENS = 20, 40, 400
 
 
@@ -38,16 +38,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-rows", type=int, default=256, help="rows handed to an engine at once")
     parser.add_argument("--out", type=Path, help="write the table here, as JSON")
-    parser.add_argument("--side", choices=SIDES, help="run one side in this process and print what it took")
-    parser.add_argument("--model", help="folder of the checkpoint, with --side")
+    parser.add_argument("--contender", choices=CONTENDERS, help="run one contender in this process and print its times")
+    parser.add_argument("--model", help="folder of the checkpoint, with --contender")
     given = parser.parse_args()
-    if given.side:
-        print(json.dumps(run_side(given.side, given.model, given.rows, given.batch_rows)))
+    if given.contender:
+        print(json.dumps(run_contender(given.contender, given.model, given.rows, given.batch_rows)))
         return
     with tempfile.TemporaryDirectory(prefix="emoray-llm-pools-") as work:
         model = make("qwen2", Path(work) / "qwen2")
         rounds = [
-            {side: _in_process(side, model, given.rows, given.batch_rows) for side in SIDES}
+            {contender: _in_process(contender, model, given.rows, given.batch_rows) for contender in CONTENDERS}
             for _ in range(given.rounds)
         ]
     table = summarise(rounds)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def questions(rows: int) -> list[Question]:
-    """So many different ones under the shipped prompt."""
+    """Different questions with the shipped prompt."""
     prompt = read_prompt("text_llm")
     words = list(LEXICON)
     return [
@@ -74,15 +74,15 @@ def questions(rows: int) -> list[Question]:
 
 
 def engine_config() -> EngineConfig:
-    """The laptop preset's, whose engine takes 64 sequences at a time."""
+    """The laptop preset's engine, which takes 64 sequences at a time."""
     return validate(EngineConfig, read_preset("laptop")["annotate"]["semantics"]["engine"])
 
 
-def run_side(side: str, model: str, rows: int, batch_rows: int) -> dict[str, Any]:
-    """Times of one side, and a hash of its answers in order."""
+def run_contender(contender: str, model: str, rows: int, batch_rows: int) -> dict[str, Any]:
+    """Times of one contender, and a hash of its answers in order."""
     began = time.time()
     asked = questions(rows)
-    pairs = {"bare": _bare, "actors": _actors, "processor": _processor}[side](model, asked, batch_rows)
+    pairs = {"bare": _bare, "actors": _actors, "processor": _processor}[contender](model, asked, batch_rows)
     ended = time.time()
     answers = [text for _, text, _ in sorted(pairs)]
     finished = [at for _, _, at in pairs]
@@ -95,15 +95,15 @@ def run_side(side: str, model: str, rows: int, batch_rows: int) -> dict[str, Any
 
 
 def summarise(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Median, least and most of each side and of the ratios to the bare loop."""
+    """Median, minimum and maximum of each contender and of the ratios to the bare loop."""
     table: dict[str, Any] = {}
-    for side in SIDES:
+    for contender in CONTENDERS:
         for figure in ("seconds", "rows_per_s"):
-            table[f"{side} {figure}"] = _spread([one[side][figure] for one in rounds])
-        table[f"{side} rows_per_s over bare"] = _spread(
-            [o[side]["rows_per_s"] / o["bare"]["rows_per_s"] for o in rounds]
+            table[f"{contender} {figure}"] = _spread([one[contender][figure] for one in rounds])
+        table[f"{contender} rows_per_s over bare"] = _spread(
+            [o[contender]["rows_per_s"] / o["bare"]["rows_per_s"] for o in rounds]
         )
-    table["answers"] = {side: sorted({one[side]["answers"] for one in rounds}) for side in SIDES}
+    table["answers"] = {contender: sorted({one[contender]["answers"] for one in rounds}) for contender in CONTENDERS}
     return table
 
 
@@ -112,12 +112,12 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def _in_process(side: str, model: str, rows: int, batch_rows: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.speed.llm_pools", "--side", side, "--model", model]
+def _in_process(contender: str, model: str, rows: int, batch_rows: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.speed.llm_pools", "--contender", contender, "--model", model]
     command += ["--rows", str(rows), "--batch-rows", str(batch_rows)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    print(f"{side}: {found}", file=sys.stderr, flush=True)
+    print(f"{contender}: {found}", file=sys.stderr, flush=True)
     return found
 
 
@@ -132,14 +132,14 @@ def _bare(model: str, asked: list[Question], batch_rows: int) -> list[tuple[int,
 
 
 class Ask:
-    """Our actor: what a stage does with a batch."""
+    """Our actor: it does what a stage does with a batch."""
 
     def __init__(self, model: str) -> None:
         self._engine = open_engine(model, engine_config())
         self._schema = decoding_schema(PHRASE, SENTENCE)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Answer a batch, all at once."""
+        """Answer a batch in one call."""
         pairs = zip(batch["system"], batch["user"], strict=True)
         answers = self._engine.answer([Question(str(s), str(u)) for s, u in pairs], self._schema, TOKENS)
         return {"number": batch["number"], "text": [str(one) for one in answers], "at": [time.time()] * len(answers)}
@@ -194,7 +194,7 @@ def _processor(model: str, asked: list[Question], batch_rows: int) -> list[tuple
 
 
 def _schema_text() -> str:
-    # As text: Arrow would make one struct of all the schema's parts.
+    # As text: Arrow would merge the schema's parts into one struct.
     return json.dumps(decoding_schema(PHRASE, SENTENCE))
 
 
@@ -210,7 +210,7 @@ def _table(asked: list[Question]) -> Any:
 def _start_ray() -> None:
     import ray
 
-    # The workers of both sides read these when they import vLLM.
+    # The workers of both contenders read these when they import vLLM.
     wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     wanted |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     wanted["OMP_NUM_THREADS"] = str(os.cpu_count())

@@ -1,4 +1,4 @@
-"""What every measurement shares: sides that run in turn, each in a process of its own, and ratios of their times."""
+"""Measurements: contenders that run in turn, each in its own process, and ratios of their times."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from typing import Any, Self
 
 from benchmarks.proc import descendants
 
-OWN = (sys.executable, "-m", "benchmarks.speed.emoray_contenders")
+EMORAY = (sys.executable, "-m", "benchmarks.speed.emoray_contenders")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SAMPLE_S = 0.5
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One timed run of a side.
+    """One timed run of a contender.
 
     Attributes:
         seconds: Its time.
-        peak_bytes: Private memory of the side's processes together (shared memory, as of Ray's object store, left out),
-            the largest of what was seen twice a second.
-        results: What it found.
+        peak_bytes: Largest private memory of the contender's processes together, sampled twice a second; shared
+            memory, such as Ray's object store, does not count.
+        results: Its results.
     """
 
     seconds: float
@@ -48,11 +48,11 @@ class Measurement:
 
     Attributes:
         name: Key in floors.yaml.
-        what: In words, with the unit.
+        what: Description, with the unit.
         ratios: One per round.
-        seconds: Times of each side, round by round.
-        peak_bytes: Most memory that each side took.
-        note: What else was seen: equality of the results, absolute figures.
+        seconds: Times of each contender, round by round.
+        peak_bytes: Largest memory of each contender.
+        note: Further findings: equality of the results, absolute figures.
     """
 
     name: str
@@ -64,25 +64,25 @@ class Measurement:
 
     @property
     def median(self) -> float:
-        """What is quoted and held against the floor."""
+        """The figure that is quoted and compared with the floor."""
         return statistics.median(self.ratios)
 
     def record(self) -> dict[str, Any]:
-        """All of it, as JSON."""
+        """The measurement as JSON."""
         return dataclasses.asdict(self) | {"median": self.median}
 
 
 class Contender:
-    """A process that gets ready and does its work when told (benchmarks/speed/peers/protocol.py). A context manager.
+    """A process that gets ready and then runs on command (benchmarks/speed/peers/protocol.py). A context manager.
 
     Args:
-        name: What it is called in the tables.
-        command: What starts it; the file that holds `task` is put behind.
-        task: What it is told.
-        folder: For its files, its log among them.
+        name: Its name in the tables.
+        command: Command that starts it; the path of a file with `task` is appended.
+        task: Its task.
+        folder: Folder of its files and its log.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         pid: Its process.
     """
 
@@ -122,35 +122,35 @@ class Contender:
             self._process.wait()
 
     def run(self, *, reset: bool = True) -> Reading:
-        """One run, from nothing unless `reset` is false.
+        """One run, from scratch unless `reset` is false.
 
         Raises:
             RuntimeError: The process ended instead.
         """
         with _Peak(self.pid) as peak:
-            self._tell("reset" if reset else "again")
+            self._send("reset" if reset else "again")
             answer = self._answer()
         results = json.loads(Path(answer["results"]).read_text(encoding="utf-8"))
         return Reading(answer["seconds"], peak.bytes, results)
 
     def kill_after(self, seconds: float) -> Reading:
-        """Begin a run from nothing, and SIGKILL the process and all that it started so many seconds later.
+        """Begin a run from scratch, and send SIGKILL to the process and all that it started after some seconds.
 
         Raises:
             RuntimeError: It had finished by then.
         """
         with _Peak(self.pid) as peak:
-            self._tell("reset")
+            self._send("reset")
             began = time.monotonic()
             if select.select([self._process.stdout], [], [], seconds)[0]:
-                raise RuntimeError(f"side {self.name!r} was done, or dead, before it was to be killed")
+                raise RuntimeError(f"contender {self.name!r} had ended before it was to be killed")
             for pid in descendants(self.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._process.wait()
         return Reading(time.monotonic() - began, peak.bytes, None)
 
-    def _tell(self, what: str) -> None:
+    def _send(self, what: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
@@ -160,43 +160,45 @@ class Contender:
         line = self._process.stdout.readline()
         if not line:
             tail = self._log.read_text(encoding="utf-8", errors="replace")[-4000:]
-            raise RuntimeError(f"side {self.name!r} ended with status {self._process.wait()}:\n{tail}")
+            raise RuntimeError(f"contender {self.name!r} ended with status {self._process.wait()}:\n{tail}")
         return dict(json.loads(line))
 
 
-def rounds(sides: Sequence[Contender], count: int, show: Callable[[str], None]) -> dict[str, list[Reading]]:
-    """Run the sides in turn, `count` times and once before, to warm up, which is not counted.
+def rounds(contenders: Sequence[Contender], count: int, show: Callable[[str], None]) -> dict[str, list[Reading]]:
+    """Run the contenders in turn, `count` times after a warm-up round that does not count.
 
-    Every second round runs them in reverse, so that none always comes after the same one.
+    Every second round runs them in reverse, so that none always follows the same one.
     """
-    readings: dict[str, list[Reading]] = {side.name: [] for side in sides}
+    readings: dict[str, list[Reading]] = {contender.name: [] for contender in contenders}
     for number in range(count + 1):
-        for side in sides if number % 2 else reversed(sides):
-            reading = side.run()
+        for contender in contenders if number % 2 else reversed(contenders):
+            reading = contender.run()
             if number:
-                readings[side.name].append(reading)
-        now = {side.name: readings[side.name][-1].seconds for side in sides} if number else {}
+                readings[contender.name].append(reading)
+        now = {contender.name: readings[contender.name][-1].seconds for contender in contenders} if number else {}
         show(f"round {number}: " + (", ".join(f"{name} {seconds:.2f} s" for name, seconds in now.items()) or "warm-up"))
     return readings
 
 
-def against(
+def speed_ratio(
     name: str, what: str, readings: Mapping[str, Sequence[Reading]], ours: str, other: str, note: str = ""
 ) -> Measurement:
-    """How many times as fast as the other side ours is, round by round."""
+    """Speed of our contender over the other's, round by round."""
     pairs = zip(readings[ours], readings[other], strict=True)
     return Measurement(
         name=name,
         what=what,
-        ratios=[theirs.seconds / own.seconds for own, theirs in pairs],
-        seconds={side: [reading.seconds for reading in readings[side]] for side in (ours, other)},
-        peak_bytes={side: max(reading.peak_bytes for reading in readings[side]) for side in (ours, other)},
+        ratios=[theirs.seconds / mine.seconds for mine, theirs in pairs],
+        seconds={contender: [reading.seconds for reading in readings[contender]] for contender in (ours, other)},
+        peak_bytes={
+            contender: max(reading.peak_bytes for reading in readings[contender]) for contender in (ours, other)
+        },
         note=note,
     )
 
 
 class _Peak:
-    """Watches the private memory of a process and all below it while the context lasts."""
+    """Samples the private memory of a process and its descendants while the context lasts."""
 
     def __init__(self, root: int) -> None:
         self.bytes = 0

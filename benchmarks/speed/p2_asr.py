@@ -1,8 +1,8 @@
-"""P2: transcription of clips of mixed length by a small Whisper with random weights, against other ways to do it.
+"""P2: transcription of clips of mixed length by a small Whisper with random weights, compared with other tools.
 
-Ours is annotate's own machinery with the stages decode and transcribe. All sides have the same model, clips and cores,
-greedy decoding with the language given, and their texts are compared. The model writes equally many tokens whatever it
-hears, so what batches of like length save with a real one is not in these figures.
+Ours is annotate's executor with the stages decode and transcribe. All contenders have the same model, clips and cores,
+and greedy decoding with the language given; their texts are compared. The model writes the same number of tokens for
+every clip, so these figures do not show what batches of equal length save with a real model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import soundfile
 from benchmarks.speed import environments
 from benchmarks.speed.datasets import Scale, voices
-from benchmarks.speed.measure import OWN, Contender, Measurement, against, rounds
+from benchmarks.speed.measure import EMORAY, Contender, Measurement, rounds, speed_ratio
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.lake.tables import Lake, LakeConfig
@@ -23,7 +23,7 @@ from emoray.tiny import Size, make
 CORPUS = "mixed"
 MODEL = Size(width=256, layers=4, answer_tokens=48, timed=False)
 OBJECT_STORE_MIB = 1024
-#: Peer → its program, its environment (None: our own), and its clips per batch.
+#: Peer → its program, its environment (None: ours), and its clips per batch.
 PEERS: dict[str, tuple[str, str | None, int]] = {
     "hf_pipeline": ("hf_pipeline.py", None, 8),
     "ray_data": ("ray_data.py", None, 8),
@@ -34,7 +34,7 @@ OUR_BATCH = 8
 
 
 def measure(folder: Path, scale: Scale) -> list[Measurement]:
-    """Ours and every peer in turn; a peer that cannot be installed is said to be missing and left out."""
+    """Ours and every peer in turn; a peer that cannot be installed is reported and left out."""
     import contextlib
 
     model = make("whisper", folder / "whisper", size=MODEL)
@@ -51,7 +51,9 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
         f"cluster.object_store_mib={OBJECT_STORE_MIB}",
     ]
     with contextlib.ExitStack() as stack:
-        sides = [stack.enter_context(Contender("emoray", OWN, {"what": "transcribe", "overrides": overrides}, folder))]
+        contenders = [
+            stack.enter_context(Contender("emoray", EMORAY, {"what": "transcribe", "overrides": overrides}, folder))
+        ]
         for name, (program, environment, batch) in PEERS.items():
             try:
                 python = str(environments.python(environment)) if environment else sys.executable
@@ -67,17 +69,17 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
                 "object_store_bytes": OBJECT_STORE_MIB * 2**20,
             }
             command = (python, str(environments.script(program)))
-            sides.append(stack.enter_context(Contender(name, command, task, folder)))
-        readings = rounds(sides, scale.pairs, scale.show)
+            contenders.append(stack.enter_context(Contender(name, command, task, folder)))
+        readings = rounds(contenders, scale.pairs, scale.show)
     ours = readings["emoray"][-1].results
     what = f"clips/s over {{}}'s, {len(clips)} clips of mixed length, Whisper {MODEL.layers} × {MODEL.width}"
     measurements = []
-    for side in sides[1:]:
-        texts = readings[side.name][-1].results
+    for contender in contenders[1:]:
+        texts = readings[contender.name][-1].results
         equal = sum(texts[name] == ours.get(name) for name in clips)
         note = f"{equal} of {len(clips)} texts equal"
-        name = f"asr_vs_{side.name}"
-        measurements.append(against(name, what.format(side.name), readings, "emoray", side.name, note))
+        name = f"asr_vs_{contender.name}"
+        measurements.append(speed_ratio(name, what.format(contender.name), readings, "emoray", contender.name, note))
     return measurements
 
 

@@ -1,7 +1,7 @@
-"""P3: what it costs to run annotate again, when it had finished and when it had been killed, against a full run.
+"""P3: the time of another annotate run, after a finished and after a killed one, compared with a full run.
 
-Start-up is not in these times: a process says when it is ready, with Ray running, and the clock starts there. Every run
-but the one over finished work has a process and a Ray of its own.
+Start-up is not in these times: the clock starts when a process reports that it is ready, with Ray running. Every run
+except the one over finished work has its own process and its own Ray.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.speed.datasets import Scale, synthetic
-from benchmarks.speed.measure import OWN, Contender, Measurement
+from benchmarks.speed.measure import EMORAY, Contender, Measurement
 
 from emoray.config import load
 from emoray.lake.tables import Lake
@@ -21,8 +21,8 @@ KILL_AT = 0.5
 
 
 def measure(folder: Path, scale: Scale) -> list[Measurement]:
-    """Each round: a full run, one over what it finished, one killed half-way, and one that ends what that one began."""
-    # Small buffers, so that what is lost at the kill is not the half of a corpus as small as this.
+    """Each round: a full run, one over its finished work, one killed half-way, and one that completes the killed one."""
+    # Small buffers, so that the kill does not lose half of this small corpus.
     overrides = [*synthetic(folder / "again", scale.clips // 2), "annotate.flush_rows=32", "annotate.flush_s=2"]
     config = load(Config, overrides=overrides, environ={})
     lake, stages = Lake(config.lake), list(pipeline.fingerprints(config.annotate, "any norms"))
@@ -31,18 +31,18 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
     peaks = dict.fromkeys(seconds, 0)
     clips, repeated = 0, []
     for number in range(scale.pairs + 1):
-        with Contender("full", OWN, task, folder) as side:
-            whole = side.run()
-            again = side.run(reset=False)
-        with Contender("killed", OWN, task, folder) as victim:
+        with Contender("full", EMORAY, task, folder) as contender:
+            whole = contender.run()
+            again = contender.run(reset=False)
+        with Contender("killed", EMORAY, task, folder) as victim:
             cut = victim.kill_after(KILL_AT * whole.seconds)
-        with Contender("after the kill", OWN, task, folder) as successor:
+        with Contender("after the kill", EMORAY, task, folder) as successor:
             rest = successor.run(reset=False)
         clips = whole.results["complete"]
         if rest.results["complete"] != clips:
             raise RuntimeError(f"after a kill {rest.results['complete']} of {clips} clips were completed")
         if not number:
-            continue  # warms the disk's cache up
+            continue  # warms up the disk's cache
         repeated.append(_rows(lake, stages) - clips * len(stages))
         for name, reading in zip(seconds, (whole, again, cut, rest), strict=True):
             seconds[name].append(reading.seconds)
@@ -69,7 +69,7 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
 
 
 def _rows(lake: Lake, stages: list[str]) -> int:
-    """Rows in the files of stage tables, repeats and all."""
+    """Rows in the files of stage tables, repeated ones included."""
     return sum(
         dataset.count_rows()
         for stage in stages

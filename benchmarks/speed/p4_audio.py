@@ -1,6 +1,6 @@
-"""P4: hours of audio per core-hour. Decode and resample against librosa.load, F0 and energy against librosa.pyin.
+"""P4: hours of audio per core-hour. Decode and resample compared with librosa.load, F0 and energy with librosa.pyin.
 
-Times are those that a core was busy, so that others on the machine matter less.
+Times are CPU times, so that other programs on the machine matter less.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import soundfile
 import soxr
 from benchmarks.speed import environments
 from benchmarks.speed.datasets import Scale, voices
-from benchmarks.speed.measure import OWN, Contender, Measurement, Reading, against, rounds
+from benchmarks.speed.measure import EMORAY, Contender, Measurement, Reading, rounds, speed_ratio
 
 from emoray.audio.io import AUDIO_HZ
 
-#: (rate, channels, format, subtype) of the files, in turn: what corpora are delivered in.
+#: (rate, channels, format, subtype) of the files, in turn, as in published corpora.
 KINDS = (
     (16_000, 1, "WAV", "PCM_16"),
     (44_100, 2, "WAV", "PCM_16"),
@@ -34,19 +34,19 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
     prosody = {"hop_s": 0.01, "f0_floor_hz": 60.0, "f0_ceiling_hz": 500.0}
     peer = (str(environments.python("librosa")), str(environments.script("librosa_audio.py")))
     measurements = []
-    for what, files, name, text, judge in (
+    for what, files, name, text, compare in (
         ("decode", clips, "decode_vs_librosa", "decode and resample over librosa.load", _equal_samples),
         ("f0", clips[: scale.f0_clips], "prosody_vs_pyin", "F0 and energy over librosa.pyin", _agreeing_pitch),
     ):
         task = {"what": what, "clips": files, **prosody}
         hours = sum(seconds[: len(files)]) / 3600
         with (
-            Contender(f"{what} ours", OWN, task | {"out": str(folder / f"{what}-ours.npz")}, folder) as ours,
+            Contender(f"{what} ours", EMORAY, task | {"out": str(folder / f"{what}-ours.npz")}, folder) as ours,
             Contender(f"{what} librosa", peer, task | {"out": str(folder / f"{what}-peer.npz")}, folder) as theirs,
         ):
             readings = rounds([ours, theirs], scale.pairs, scale.show)
-        note = f"{judge(readings[ours.name][-1], readings[theirs.name][-1])}; {_rates(readings, hours)}"
-        measurements.append(against(name, f"hours per core-hour, {text}", readings, ours.name, theirs.name, note))
+        note = f"{compare(readings[ours.name][-1], readings[theirs.name][-1])}; {_rates(readings, hours)}"
+        measurements.append(speed_ratio(name, f"hours per core-hour, {text}", readings, ours.name, theirs.name, note))
     return measurements
 
 
@@ -65,9 +65,10 @@ def _files(folder: Path, count: int) -> tuple[list[str], list[float]]:
 
 def _rates(readings: Mapping[str, Sequence[Reading]], hours: float) -> str:
     rates = {
-        side: hours / (np.median([reading.seconds for reading in taken]) / 3600) for side, taken in readings.items()
+        contender: hours / (np.median([reading.seconds for reading in taken]) / 3600)
+        for contender, taken in readings.items()
     }
-    return ", ".join(f"{side} {rate:,.0f} h per core-hour" for side, rate in rates.items())
+    return ", ".join(f"{contender} {rate:,.0f} h per core-hour" for contender, rate in rates.items())
 
 
 def _arrays(reading: Reading) -> list[Any]:
@@ -77,20 +78,20 @@ def _arrays(reading: Reading) -> list[Any]:
 
 def _equal_samples(ours: Reading, theirs: Reading) -> str:
     pairs = list(zip(_arrays(ours), _arrays(theirs), strict=True))
-    apart = max(float(np.abs(own[: len(peer)] - peer[: len(own)]).max()) for own, peer in pairs)
-    longer = max(abs(len(own) - len(peer)) for own, peer in pairs)
+    apart = max(float(np.abs(mine[: len(peer)] - peer[: len(mine)]).max()) for mine, peer in pairs)
+    longer = max(abs(len(mine) - len(peer)) for mine, peer in pairs)
     return f"largest difference of a sample {apart:.1e} of full scale, of a length {longer}"
 
 
 def _agreeing_pitch(ours: Reading, theirs: Reading) -> str:
     voiced, both, apart = [], [], []
-    for own, peer in zip(_arrays(ours), _arrays(theirs), strict=True):
-        frames = min(len(own), len(peer))
-        own_T, peer_T = own[:frames], peer[:frames]
-        together_T = (own_T > 0) & (peer_T > 0)
-        voiced.append((own_T > 0) == (peer_T > 0))
+    for mine, peer in zip(_arrays(ours), _arrays(theirs), strict=True):
+        frames = min(len(mine), len(peer))
+        mine_T, peer_T = mine[:frames], peer[:frames]
+        together_T = (mine_T > 0) & (peer_T > 0)
+        voiced.append((mine_T > 0) == (peer_T > 0))
         both.append(together_T)
-        apart.append(np.abs(12 * np.log2(own_T[together_T] / peer_T[together_T])))
+        apart.append(np.abs(12 * np.log2(mine_T[together_T] / peer_T[together_T])))
     close = float(np.mean(np.concatenate(apart) < 0.5))
     return (
         f"same voicing in {np.mean(np.concatenate(voiced)):.0%} of the frames; where both find a pitch "

@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.p9_scale [--rows 1000,3000,10000,30000,100000]
 
-The rows share 50 clips of a fifth of a second, and the vectors, whose cost has nothing to do with the table's size, are
-left out: what remains is the platform's own work. Each size runs in a process of its own; a size that is finished is
-not repeated as long as the code is the same.
+The rows share 50 clips of a fifth of a second, and the text vectors, whose cost does not depend on the table's size, are
+left out: the rest is the platform's own work. Each size runs in its own process. A finished size is not repeated while
+the code is the same.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def drive(config_file: str) -> int:
 
 
 def watch(driver: subprocess.Popen[str], peaks: dict[str, int], ended: threading.Event) -> None:
-    """Keep the largest memory seen: of the driver, and of it with all that it started."""
+    """Record the largest memory: of the driver, and of it with all that it started."""
     while not ended.wait(SAMPLE_S):
         sizes = {pid: proc.memory_bytes(pid) for pid in proc.descendants(driver.pid)}
         peaks["driver"] = max(peaks["driver"], sizes[driver.pid])
@@ -78,12 +78,12 @@ def measure(work: Path, rows: int) -> dict[str, Any]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
         watcher = threading.Thread(target=watch, args=(driver, peaks, ended))
         watcher.start()
-        said, _ = driver.communicate()
+        printed, _ = driver.communicate()
         ended.set()
         watcher.join()
     if driver.returncode:
         raise SystemExit(f"annotate of {rows} rows ended with status {driver.returncode}")
-    result = json.loads(said.splitlines()[-1])
+    result = json.loads(printed.splitlines()[-1])
     if result["counts"]["complete"] != rows:
         raise SystemExit(f"not every row is complete: {result['counts']}")
     mib = {f"{name}_peak_mib": round(peak / 2**20, 1) for name, peak in peaks.items()}
@@ -91,7 +91,7 @@ def measure(work: Path, rows: int) -> dict[str, Any]:
 
 
 def growth(found: list[dict[str, Any]], key: str) -> float:
-    """How much a peak grew from the smallest table to the largest."""
+    """Growth of a peak from the smallest table to the largest."""
     return float(found[-1][key] / found[0][key] - 1)
 
 
@@ -100,8 +100,8 @@ def page(found: list[dict[str, Any]]) -> str:
     rows = np.array([one["rows"] for one in found], np.float64)
     wall_s = np.array([one["annotate_s"] for one in found])
     what = f"Five cheap stages, clips of {CLIP_S} s, {len(os.sched_getaffinity(0))} cores. Memory is the proportional "
-    what += "set size, sampled twice a second: that of all processes of the local Ray together, and the driver's, which"
-    what += " peaks when it is the last of them: what it shared with the others is then its own."
+    what += "set size, sampled twice a second, of all processes of the local Ray together and of the driver. The driver"
+    what += " peaks at the end, when it is the only process left and counts all shared pages."
     lines = [
         "# P9: annotate as the table grows",
         "",
@@ -127,7 +127,7 @@ def page(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Measure the sizes that are left; print and write the page. 1 if memory grew by more than it may."""
+    """Measure the sizes that are missing; print and write the page. 1 if memory grew by more than `MAX_GROWTH`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="1000,3000,10000,30000,100000")
     parser.add_argument("--work", type=Path, default=FOLDER.parent / ".bench" / "scale")

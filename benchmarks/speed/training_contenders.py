@@ -1,4 +1,4 @@
-"""Sides that train, one thread each: fed from the lake as our workers are, and a bare PyTorch loop over tensors.
+"""Contenders that train, one thread each: our worker with data from the lake, and a bare PyTorch loop over tensors.
 
 Both take the batches of one plan, from the same first weights and with the same dropout, so that their losses can be
 compared step by step.
@@ -32,11 +32,11 @@ from emoray_jobs.train.ray_loader import RayBatchLoader
 from emoray_jobs.train.run_spec import RunSpec
 
 
-class Material:
-    """What a task names, opened.
+class TrainingTask:
+    """An opened training task.
 
     Args:
-        given: The task: `overrides` of the configuration, `set`, the training set's hash.
+        given: The task: `overrides` of the configuration, and `set`, the training set's hash.
 
     Attributes:
         config: The configuration.
@@ -59,8 +59,8 @@ class Material:
             self.training_set, self.ids, config.model, config.train, config.launch, total_steps=self.plan.num_rows
         )
 
-    def judged(self, learner: Learner, ids: list[str]) -> dict[str, Any]:
-        """What the model says of clips in evaluation mode, and its loss on them."""
+    def evaluated(self, learner: Learner, ids: list[str]) -> dict[str, Any]:
+        """The model's predictions on clips in evaluation mode, and its loss on them."""
         frame = predict(learner.model, self.training_set, ids, batch_size=self.config.launch.eval_batch_size)
         prediction_N3 = torch.tensor(frame.select("^.*_pred$").drop("emotion_pred").to_numpy(), dtype=torch.float32)
         loss = float(ccc_loss(prediction_N3, self.training_set.targets(ids)))
@@ -70,19 +70,19 @@ class Material:
 def from_lake(given: dict[str, Any]) -> None:
     """Train as a Ray Train worker does: Ray tasks collate ahead of it, in another process.
 
-    The clock starts with the first batch at hand, as in the middle of a run. Results: seconds waited for data, the
-    loss of each step, and what the model says of the clips `probe` before and after.
+    The clock starts when the first batch is ready, as in the middle of a run. Results: seconds waited for data, the
+    loss of each step, and the predictions on the clips `probe` before and after.
     """
-    material = Material(given)
-    config, plan, probe = material.config, material.plan, given.get("probe", [])
+    opened = TrainingTask(given)
+    config, plan, probe = opened.config, opened.plan, given.get("probe", [])
     assignment = RunSpec(config.lake, "benchmark", config.model, config.train, config.launch, given["set"], "")
     now: dict[str, Any] = {}
 
     def reset() -> None:
-        learner = material.begin()
+        learner = opened.begin()
         shares = RayBatchLoader(assignment, 0, 1)(plan, 0)
         now.update(learner=learner, shares=itertools.chain([next(shares)], shares))
-        now["before"] = material.judged(learner, probe) if probe else None
+        now["before"] = opened.evaluated(learner, probe) if probe else None
 
     def work() -> None:
         learner, shares, losses, waited_s = now["learner"], now["shares"], [], 0.0
@@ -92,7 +92,7 @@ def from_lake(given: dict[str, Any]) -> None:
         now.update(losses=losses, waited_s=waited_s)
 
     def found() -> dict[str, Any]:
-        after = material.judged(now["learner"], probe) if probe else None
+        after = opened.evaluated(now["learner"], probe) if probe else None
         return {"after": after, **{name: now[name] for name in ("losses", "waited_s", "before")}}
 
     with session(config.cluster, config.lake):
@@ -100,7 +100,7 @@ def from_lake(given: dict[str, Any]) -> None:
 
 
 def timed_next(shares: Iterator[WorkerBatch]) -> tuple[WorkerBatch | None, float]:
-    """The next share, or None, and the seconds that it took to come."""
+    """The next share, or None, and the seconds of the wait."""
     began = time.perf_counter()
     share = next(shares, None)
     return share, time.perf_counter() - began
@@ -108,15 +108,13 @@ def timed_next(shares: Iterator[WorkerBatch]) -> tuple[WorkerBatch | None, float
 
 def in_memory(given: dict[str, Any]) -> None:
     """A bare PyTorch loop over the same batches, all collated before the clock starts. Results: losses."""
-    material = Material(given)
-    train, total = material.config.train, material.plan.num_rows
-    batches = [
-        make_worker_batch(material.training_set, row, train, 0, 1).batches[0] for row in material.plan.to_pylist()
-    ]
+    opened = TrainingTask(given)
+    train, total = opened.config.train, opened.plan.num_rows
+    batches = [make_worker_batch(opened.training_set, row, train, 0, 1).batches[0] for row in opened.plan.to_pylist()]
     now: dict[str, Any] = {}
 
     def reset() -> None:
-        model = material.begin().model
+        model = opened.begin().model
         now.update(model=model.train(), optimizer=build_optimizer(model, train.optimizer))
 
     def work() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A clip as 16 kHz mono, as every peer of P2 reads it: soundfile and soxr, which are also ours."""
+"""A clip as 16 kHz mono, as every peer of P2 reads it: with soundfile and soxr, which we use too."""
 
 from __future__ import annotations
 

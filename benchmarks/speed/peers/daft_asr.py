@@ -1,6 +1,6 @@
-"""Peer: Daft on its native runner. A class with the model, one instance in a process of its own per core.
+"""Peer: Daft on its native runner. A class with the model, one instance and process per core.
 
-As its documentation teaches: `@daft.func` for the clip, `@daft.cls` with a batch method for the model, Parquet out.
+As in its documentation: `@daft.func` for the clip, `@daft.cls` with a batch method for the model, Parquet out.
 """
 
 from __future__ import annotations

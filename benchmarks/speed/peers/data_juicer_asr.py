@@ -1,6 +1,6 @@
-"""Peer: Data-Juicer, with an operator of our own, since it has none for Whisper.
+"""Peer: Data-Juicer, with our operator, since it has none for Whisper.
 
-Written as its developer guide teaches: a batched `Mapper`, one process per core, each with its copy of the model; the
+Written as in its developer guide: a batched `Mapper`, one process per core, each with its copy of the model; the
 result is exported as JSON lines.
 """
 
@@ -64,5 +64,5 @@ def found() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    datasets.disable_caching()  # a second run would else find the first one's results
+    datasets.disable_caching()  # otherwise a second run finds the first one's results
     serve(run, lambda: OUT.unlink(missing_ok=True), found)

@@ -1,6 +1,6 @@
 """Peer: a Hugging Face `pipeline` over a generator of clips, one process with all cores, results in a list.
 
-As its documentation teaches for large inputs: a generator in, `batch_size` set, greedy.
+As in its documentation for large inputs: a generator in, `batch_size` set, greedy.
 """
 
 from __future__ import annotations

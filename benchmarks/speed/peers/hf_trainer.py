@@ -1,8 +1,8 @@
 """Peer of P6: Hugging Face's Trainer on one thread, one DataLoader worker, features of all clips in memory.
 
-As its documentation teaches: a dataset of features, a collator that pads (`fixed`: to the crop's length, `longest`: to
-the batch's longest), `group_by_length` as its own remedy for mixed lengths. The model is ours, so that the trainers
-differ and nothing else; its environment is ours and `accelerate`.
+As in its documentation: a dataset of features, a collator that pads (`fixed`: to the crop's length, `longest`: to the
+batch's longest), `group_by_length` for mixed lengths. The model is ours, so that only the trainers differ; its
+environment is ours and `accelerate`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Clips(Dataset):
             for batch in batches
         ]
         for clip in self.clips:
-            clip["input_ids"] = range(clip["length"])  # by whose length the Trainer's sampler groups
+            clip["input_ids"] = range(clip["length"])  # the Trainer's sampler groups by its length
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -55,7 +55,7 @@ class Clips(Dataset):
 
 
 class WithLoss(nn.Module):
-    """Our model as the Trainer wants one: it gives its loss."""
+    """Our model with the Trainer's interface: it returns its loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def collate(clips: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def judged(model: WithLoss) -> dict[str, Any]:
-    """What the model says of the probe in evaluation mode, and its loss on it."""
+    """The model's predictions on the probe in evaluation mode, and its loss on it."""
     model.eval()
     with torch.inference_mode():
         output = model(**collate(PROBE.clips))
@@ -124,7 +124,7 @@ def fresh() -> None:
 
 
 class FirstStep(TrainerCallback):
-    """Notes when the first batch is there: the start of the DataLoader's worker is not training."""
+    """Records when the first batch is ready: the start of the DataLoader's worker is not training."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called before each step."""

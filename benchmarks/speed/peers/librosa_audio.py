@@ -1,4 +1,4 @@
-"""Peer of P4: `librosa.load` to 16 kHz mono, or `librosa.pyin` on the samples that it gives; one thread."""
+"""Peer of P4: `librosa.load` to 16 kHz mono, or `librosa.pyin` on the result; one thread."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pitch() -> None:
 
 
 def found() -> str:
-    """Where the latest arrays are."""
+    """Path of the latest arrays."""
     np.savez(TASK["out"], *LATEST)
     return str(TASK["out"])
 

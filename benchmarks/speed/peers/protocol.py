@@ -1,6 +1,6 @@
-"""How a measured side is driven: a process that gets ready, then does its work once per line that it is sent.
+"""Protocol of a contender: a process that gets ready, then does its work once per line of its input.
 
-Standard library only: peers run in environments of their own, where this file is all they see of the project.
+Standard library only: peers run in their own environments, where this is the only file of the project.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def task() -> dict[str, Any]:
-    """What is to be done: the JSON file that the command line names."""
+    """The task: the JSON file that the command line names."""
     return dict(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
 
 
@@ -25,16 +25,16 @@ def serve(
     found: Callable[[], Any] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Answer every line with the seconds that `work` took, until there are no more lines.
+    """Answer every line of the input with the seconds that `work` took.
 
-    A line says `reset`, or `again` to go on from where the last run ended.
-    The results go to a file once the clock has stopped; what libraries print goes to standard error.
+    A line is `reset`, or `again` to continue from the end of the last run. The results are written to a file after the
+    clock has stopped; the output of libraries goes to standard error.
 
     Args:
-        work: What is timed.
-        reset: Undoes it, before the clock starts, where the line says so.
-        found: Gives the results, after the clock has stopped; by default they are what `work` returns.
-        clock: Seconds; `time.process_time` for those that a core was busy.
+        work: The work that is timed.
+        reset: Undoes the work before the clock starts, if the line is `reset`.
+        found: Returns the results after the clock has stopped; by default they are what `work` returns.
+        clock: Seconds; `time.process_time` for CPU time.
     """
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

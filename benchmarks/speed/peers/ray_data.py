@@ -1,8 +1,8 @@
 """Peer: a plain Ray Data pipeline in the stages of Ray's own tutorial "Audio batch inference" (e2e-audio).
 
 Items → map: decode and resample → an actor with the feature extractor → actors with the model → an actor with the
-tokenizer → Parquet. The tutorial's pools ask for a core or a GPU per actor, which would leave the tasks none of two
-cores; the shares here let one model run per core.
+tokenizer → Parquet. The tutorial's pools reserve a core or a GPU per actor, which would leave no core for the tasks on a
+machine with two; the shares here let one model run per core.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def found() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    # A token of this run's own: Ray would otherwise leave one in the user's home, on which every later Ray insists.
+    # A token for this run only: Ray would otherwise leave one in the user's home, which every later Ray requires.
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    # On Linux Ray would listen on every interface (jobs/emoray_jobs/cluster/session.py has the same switches).
+    # On Linux, Ray would listen on every interface (jobs/emoray_jobs/cluster/session.py has the same switches).
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 from benchmarks.quality.emodb import MODELS, TITLES, configured, table
+from benchmarks.quality.rows import configuration
 
 from emoray.evaluation.bootstrap import Interval
 from emoray.models.build import SOUND_ALONE
@@ -12,12 +15,13 @@ from emoray.models.build import SOUND_ALONE
 def test_every_model_that_hears_alone_is_there_with_a_head_for_the_classes() -> None:
     # Two need a pre-trained encoder, which is not to be had offline.
     assert set(MODELS) == SOUND_ALONE - {"challenge", "wav2vec2_dim"}
+    sections = configuration(argparse.Namespace(lake=None, set=[]))
     for name in MODELS:
-        model, train, _ = configured(name, 5)
+        model, train = configured(sections, name, 5)
         assert (model.name, len(model.classes), train.seed) == (name, 4, 5)
         objective = train.objective
         assert (objective.ccc, objective.category, objective.region) == (0.0, 1.0, 0.0)
-    assert configured("cnn14", 0)[0].encoder.cnn14.width == 0.25
+    assert configured(sections, "cnn14", 0)[0].encoder.cnn14.width == 0.25
     assert set(TITLES) == {*MODELS, "svm"}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks.quality.page import Scored, write_systems
+from benchmarks.quality.page import Scored, write_page
 from benchmarks.quality.rows import Job, configuration
 from benchmarks.quality.systems import ROWS, SYSTEMS, chosen, jobs_of
 
@@ -118,7 +118,7 @@ def page(tmp_path: Path) -> tuple[list[str], dict]:
         "Classes": [scored("named", 0.05, None, both), scored("confused", 0.3, "named", both)],
     }
     ceiling = {"arousal": 0.9, "dominance": 0.8, "valence": 1.0}  # in any order
-    text = write_systems(tmp_path, systems, classes=both, ceiling=ceiling, seconds=120, processes=2)
+    text = write_page(tmp_path / "systems", "T", "", systems, classes=both, ceiling=ceiling, seconds=120, processes=2)
     assert (tmp_path / "systems.md").read_text() == text
     return text.splitlines(), json.loads((tmp_path / "systems.json").read_text())
 

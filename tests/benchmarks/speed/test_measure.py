@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks.__main__ import _report
 from benchmarks.proc import descendants
-from benchmarks.speed.measure import Contender, Measurement, Reading, against, rounds
+from benchmarks.speed.measure import Contender, Measurement, Reading, rounds, speed_ratio
 
 PEERS = Path(__file__).parents[3] / "benchmarks" / "speed" / "peers"
 
@@ -42,8 +42,8 @@ def command(tmp_path: Path) -> list[str]:
 
 
 def test_a_side_starts_anew_or_goes_on_as_it_is_told(command: list[str], tmp_path: Path) -> None:
-    with Contender("counter", command, {"seconds": 0.7}, tmp_path) as side:
-        first, second, third = side.run(), side.run(reset=False), side.run()
+    with Contender("counter", command, {"seconds": 0.7}, tmp_path) as contender:
+        first, second, third = contender.run(), contender.run(reset=False), contender.run()
     assert [one.results["runs"] for one in (first, second, third)] == [1, 2, 1]
     assert 0.7 <= first.seconds < 5
     # Its memory and its child's, sampled while it ran: the second run held 64 MiB that the first did not.
@@ -51,11 +51,11 @@ def test_a_side_starts_anew_or_goes_on_as_it_is_told(command: list[str], tmp_pat
 
 
 def test_a_killed_side_leaves_no_process_behind(command: list[str], tmp_path: Path) -> None:
-    with Contender("counter", command, {"seconds": 0.0}, tmp_path) as side:
-        child = side.run().results["child"]
-        assert child in descendants(side.pid)
-        with pytest.raises(RuntimeError, match="done, or dead, before"):
-            side.kill_after(30.0)
+    with Contender("counter", command, {"seconds": 0.0}, tmp_path) as contender:
+        child = contender.run().results["child"]
+        assert child in descendants(contender.pid)
+        with pytest.raises(RuntimeError, match="ended before"):
+            contender.kill_after(30.0)
     with Contender("victim", command, {"seconds": 60.0}, tmp_path) as victim:
         family = descendants(victim.pid)
         assert len(family) == 2
@@ -65,8 +65,8 @@ def test_a_killed_side_leaves_no_process_behind(command: list[str], tmp_path: Pa
 
 
 def test_a_side_that_dies_says_what_it_last_printed(tmp_path: Path) -> None:
-    side = Contender("broken", [sys.executable, "-c", "raise SystemExit('the reason')"], {}, tmp_path)
-    with pytest.raises(RuntimeError, match="the reason"), side:
+    contender = Contender("broken", [sys.executable, "-c", "raise SystemExit('the reason')"], {}, tmp_path)
+    with pytest.raises(RuntimeError, match="the reason"), contender:
         pass
 
 
@@ -80,12 +80,12 @@ def test_rounds_take_turns_and_drop_the_warm_up(command: list[str], tmp_path: Pa
     assert {name: len(taken) for name, taken in readings.items()} == {"fast": 2, "slow": 2}
     assert len(lines) == 3
     # Over twice as fast, whatever else the machine does: both only wait for the clock.
-    assert against("x", "x", readings, "fast", "slow").median > 1.5
+    assert speed_ratio("x", "x", readings, "fast", "slow").median > 1.5
 
 
 def test_a_ratio_says_how_many_times_as_fast_ours_is() -> None:
     readings = {"ours": [Reading(2.0, 10, None), Reading(4.0, 30, None)], "peer": [Reading(3.0, 5, None)] * 2}
-    one = against("x", "x", readings, "ours", "peer")
+    one = speed_ratio("x", "x", readings, "ours", "peer")
     assert one.ratios == [1.5, 0.75]
     assert one.median == 1.125
     assert one.peak_bytes == {"ours": 30, "peer": 5}
