@@ -21,7 +21,7 @@ KILL_AT = 0.5
 
 
 def measure(folder: Path, scale: Scale) -> list[Measurement]:
-    """Each round: a full run, one over its finished work, one killed half-way, and one that completes the killed one."""
+    """Each round: a full run, one over its finished work, one killed half-way, one that completes it."""
     # Small buffers, so that the kill does not lose half of this small corpus.
     overrides = [*synthetic(folder / "again", scale.clips // 2), "annotate.flush_rows=32", "annotate.flush_s=2"]
     config = load(Config, overrides=overrides, environ={})

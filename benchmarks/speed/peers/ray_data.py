@@ -1,8 +1,8 @@
 """Peer: a plain Ray Data pipeline in the stages of Ray's own tutorial "Audio batch inference" (e2e-audio).
 
 Items → map: decode and resample → an actor with the feature extractor → actors with the model → an actor with the
-tokenizer → Parquet. The tutorial's pools reserve a core or a GPU per actor, which would leave no core for the tasks on a
-machine with two; the shares here let one model run per core.
+tokenizer → Parquet. The tutorial's pools reserve a core or a GPU per actor, which would leave no core for the tasks on
+two cores; the shares here let one model run per core.
 """
 
 from __future__ import annotations
