@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.p9_scale [--rows 1000,3000,10000,30000,100000]
 
-The rows share 50 clips of a fifth of a second. The text vectors, whose cost does not depend on the table's size, are left
-out: the rest is the platform's own work. Each size runs in its own process. A finished size is not repeated while
+The rows share 50 clips of a fifth of a second. Text vectors are left out: their cost does not depend on the table's
+size. The rest is the platform's own work. Each size runs in its own process. A finished size is not repeated while
 the code is the same.
 """
 

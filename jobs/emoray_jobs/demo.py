@@ -54,7 +54,6 @@ def run(config: Config, *, short: bool = False) -> DemoResult:
     """Make a corpus, annotate it, train two models, evaluate and promote them, and score one clip over HTTP.
 
     Args:
-        config: The jobs' configuration.
         short: Apply `demo.short`: the same way with little data and few epochs.
     """
     from rich.console import Console

@@ -75,11 +75,7 @@ def run(
     """Read a public checkpoint and register it as challenger.
 
     Args:
-        config: The jobs' configuration.
-        source: Hub id or folder.
-        revision: Revision on the hub.
         encoder: Folder or hub id of the encoder whose configuration the checkpoint only refers to.
-        scale: Ends of the scale that it was trained on.
         champion: Make the version champion if there is none yet.
 
     Raises:

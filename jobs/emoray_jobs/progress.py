@@ -29,10 +29,6 @@ Advance = Callable[[int, int], None]
 def track(what: str, unit: str = "") -> Iterator[Advance]:
     """Show how far a countable job is.
 
-    Args:
-        what: What is being done, as a short phrase.
-        unit: What is being counted.
-
     Yields:
         A function to call with (done, total) whenever there is news; safe to call often.
     """

@@ -69,7 +69,6 @@ def run(config: Config, *, version: str | None = None) -> PromoteResult:
     """Judge a version on the corpus's gate split and make it champion if it passes. Decision and figures are recorded.
 
     Args:
-        config: The jobs' configuration.
         version: Number or alias; the challenger if left out.
 
     Raises:

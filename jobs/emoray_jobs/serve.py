@@ -61,7 +61,6 @@ def run(
 
     Args:
         config: The configuration; `cluster.address` decides between a Ray of this machine's own and a running cluster.
-        build: Only make the Serve config.
         detach: Return once the application runs and leave it to the cluster.
         message: Receives each line of news; by default they go to stderr.
 
@@ -94,7 +93,6 @@ def running(config: Config, *, keep: bool = False) -> Iterator[str]:
     """Have the application for the time of a block.
 
     Args:
-        config: The configuration.
         keep: Leave it running afterwards (on a cluster that outlives this process).
 
     Yields:

@@ -34,8 +34,6 @@ class AliasWatcher(Generic[T]):
     Args:
         lookup: Returns the version that the alias names, None if it names none.
         load: Loads and warms up a version; raises if it cannot.
-        poll_s: Pause between two checks.
-        keep_previous_s: How long the replaced version stays in memory.
         retry_max_s: Longest pause between attempts at a version that does not load (they double from `poll_s`).
         clock: Monotonic seconds.
     """

@@ -79,13 +79,7 @@ class Counters:
 
 
 def create_app(service: ScoringService, limits: LimitsConfig, lifespan: Lifespan | None = None) -> FastAPI:
-    """The FastAPI application.
-
-    Args:
-        service: Scores the requests.
-        limits: Limits on a request.
-        lifespan: Context that the application runs in.
-    """
+    """The FastAPI application."""
     app = FastAPI(
         title="emoray",
         version="1",

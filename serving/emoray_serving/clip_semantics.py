@@ -40,7 +40,6 @@ class ClipSemantics:
         """Add the result of a deployment.
 
         Args:
-            annotated: The result.
             display_only: Stages whose values are shown in the reply but not passed to the scorer.
         """
         hidden = set(display_only)

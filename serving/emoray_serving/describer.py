@@ -18,11 +18,7 @@ NO_AUDIO_MODEL = (
 
 
 class Describer:
-    """Finds the emphasised words and writes the description, with the norms that the model version carries.
-
-    Args:
-        config: Configuration of the application.
-    """
+    """Finds the emphasised words and writes the description, with the norms that the model version carries."""
 
     def __init__(self, config: AppConfig) -> None:
         options = config.serve.describer

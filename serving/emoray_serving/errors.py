@@ -33,8 +33,6 @@ class ApiError(EmorayError):
 
     Args:
         code: One of `STATUS`.
-        what: What was wrong.
-        remedy: What the caller can do.
         detail: A more specific name, for example the kind of an undecodable clip.
     """
 

@@ -32,14 +32,7 @@ logger = logging.getLogger(__name__)
 
 @serve.ingress()
 class Gateway:
-    """One replica of the gateway; it keeps no state between requests.
-
-    Args:
-        config: Configuration of the application.
-        scorer: Handle of the scorer.
-        transcriber: Handle of the transcriber.
-        describer: Handle of the describer.
-    """
+    """One replica of the gateway; it keeps no state between requests."""
 
     def __init__(
         self,

@@ -54,7 +54,6 @@ async def read_request(request: Request, query: ScoreParameters, limits: LimitsC
     Args:
         request: The request, its body not yet read.
         query: Parameters of the query; fields of a multipart form override them.
-        limits: Limits on a request.
 
     Raises:
         ApiError: payload_too_large, unsupported_media_type, bad_parameter, undecodable_audio (an empty body).

@@ -23,11 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class ScorerReplica:
-    """One replica of the scorer.
-
-    Args:
-        config: Configuration of the application.
-    """
+    """One replica of the scorer."""
 
     async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         options = config.serve.scorer

@@ -59,8 +59,6 @@ class SemanticsClient:
     """Calls the transcriber and the describer.
 
     Args:
-        transcriber: Handle of the transcriber.
-        describer: Handle of the describer.
         recogniser: The transcriber's recogniser for missing transcripts.
     """
 

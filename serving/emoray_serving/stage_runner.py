@@ -42,8 +42,6 @@ def chained_fingerprints(stages: Sequence[Stage], known: Mapping[str, str], norm
 
     Args:
         stages: In order.
-        known: Fingerprints of earlier stages that they read.
-        norms_hash: Hash of the norms in use.
     """
     found = dict(known)
     for stage in stages:

@@ -20,9 +20,6 @@ class Transcriber:
     A given transcript is aligned with the options that the version was fitted with. A missing one is recognised by the
     configured recogniser; unless the version was fitted with that recogniser, the words have another fingerprint and
     count as absent.
-
-    Args:
-        config: Configuration of the application.
     """
 
     def __init__(self, config: AppConfig) -> None:

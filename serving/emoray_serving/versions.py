@@ -19,9 +19,6 @@ class Versions:
     """The registry, opened at the first call: a replica also starts while the store cannot be reached.
 
     Safe to use from several threads.
-
-    Args:
-        config: Configuration of the application.
     """
 
     def __init__(self, config: AppConfig) -> None:

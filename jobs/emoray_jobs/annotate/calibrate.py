@@ -42,14 +42,6 @@ def measure_sample(
 ) -> None:
     """Measure stages and lay their costs down in the lake. Stages that they read run too.
 
-    Args:
-        lake: Where costs are kept.
-        cluster: Which Ray measures.
-        annotate: The stages' options.
-        utterances: The rows to draw the sample from.
-        wanted: Names of the stages.
-        sample_rows: Utterances in the sample.
-
     Raises:
         StageError: Nothing in the sample could be measured.
         ServiceError: The process that measured died.

@@ -40,7 +40,6 @@ def run(
     """Annotate the configured corpus as far as it is not done.
 
     Args:
-        config: The jobs' configuration.
         retry_failed: Forget recorded errors first, so that those rows are tried again.
         refit_norms: Fit the norms anew from the prosody at hand, even where there are some.
         splits: Only these splits; the others count as filtered, as does what `annotate.filters` leaves out. Empty for

@@ -78,8 +78,6 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     """What `annotate` would do now. Starts no Ray where it would start one of its own, and writes nothing.
 
     Args:
-        config: The jobs' configuration.
-        splits: Only these splits; empty for all.
         calibrate: First measure the stages whose cost is unknown, on a few utterances. That starts Ray, and the lake
             remembers what was measured.
 

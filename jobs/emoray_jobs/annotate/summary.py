@@ -118,12 +118,8 @@ def classify_utterances(
     """Sort every utterance into exactly one class, from the stage tables.
 
     Args:
-        lake: Where the tables are.
-        utterances: How many there are in the corpus.
         kept: utterance_id of those that were not left out, in order.
-        filtered: utterance_id and reason of those that were.
         stages: Every stage, in order; the first decides on quarantine.
-        fingerprints: Fingerprint of each.
 
     Raises:
         LakeError: Outcomes that were there are gone.

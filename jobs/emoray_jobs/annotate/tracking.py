@@ -34,10 +34,6 @@ def track(
     A store that cannot be reached costs a warning: the annotations are there, and the summary is printed.
 
     Args:
-        tracking: The store.
-        lake: Where a store without an address of its own lies.
-        annotate: The stages' options.
-        result: What was done.
         status: FINISHED, or FAILED for a run over its error budget.
     """
     try:

@@ -93,7 +93,6 @@ def server_version(address: str, timeout_s: float) -> str:
 
     Args:
         address: As `resolve_address` gives it.
-        timeout_s: How long it may take to answer.
 
     Raises:
         ServiceError: It does not answer, refuses the token, or is no job server.

@@ -35,7 +35,6 @@ def session(config: ClusterConfig, lake: LakeConfig) -> Iterator[None]:
     `RAY_ADDRESS`; without either, starts a local Ray on loopback with token authentication, and stops it in the end.
 
     Args:
-        config: Which Ray to use.
         lake: Where the local Ray's token is kept (so that `serve status` and the like can be given its path).
 
     Raises:

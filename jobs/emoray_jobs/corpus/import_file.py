@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 def run(config: Config, *, path: str, force: bool = False) -> corpus.Stats:
     """Import an audformat database, an EmotionML document or exported Parquet as the corpus `corpus.name`.
 
-    Args:
-        config: The jobs' configuration.
-        path: Folder of the database, or local file.
-        force: Replace a corpus of that name.
-
     Raises:
         InputError: There is a corpus of that name, or the source is none of the three or breaks their rules.
         SchemaError: The table breaks its contract, or a train speaker occurs in another split.

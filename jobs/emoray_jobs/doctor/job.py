@@ -58,12 +58,7 @@ class DoctorResult:
 
 
 def run(config: Config, *, deadline_s: float = DEADLINE_S) -> DoctorResult:
-    """Look at this machine, the storage and the services that the configuration names.
-
-    Args:
-        config: The configuration that a job would run with.
-        deadline_s: How long the checks may take together.
-    """
+    """Look at this machine, the storage and the services that the configuration names."""
     started = time.monotonic()
     found: dict[str, Finding] = {}
 

@@ -45,10 +45,6 @@ def join_stage_values(
     Each table is read once and spread over the parts (local scratch files), as a join does that exceeds memory.
 
     Args:
-        lake: Where the tables are.
-        utterances: The utterances table.
-        ids: Which of the utterances.
-        fingerprints: Stages to join in, with their fingerprints.
         columns: Columns of the utterances table, utterance_id among them; None for all.
 
     Yields:
@@ -124,7 +120,6 @@ def write_batches(
         work: Which rows, and what they lack, which goes along as `_lacking`.
         utterances: The utterances table; what is not in `work` is left out.
         reads: Stages whose values go along, with their fingerprints.
-        max_rows: Rows of a batch.
         max_audio_s: Seconds of audio of a batch (a single clip may be longer).
 
     Returns:

@@ -162,10 +162,6 @@ def run_measured(
     """Run a stage over rows, as `run_isolating_rows` does, and measure.
 
     Args:
-        stage: The stage.
-        rows: Utterances; values are put into them.
-        guard: Retries.
-        machine: Kind of machine that this process computes on.
         on_gpu: Count the time that passes. Otherwise that of the cores: it stays the same when others use them too.
     """
     mark = (key(stage), machine)

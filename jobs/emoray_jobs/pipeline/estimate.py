@@ -42,12 +42,6 @@ class WorkEstimate:
 def estimate_work(lake: Lake, work: PendingWork, machines: ClusterResources, config: AnnotateConfig) -> WorkEstimate:
     """Plan a phase.
 
-    Args:
-        lake: Where costs are kept.
-        work: What is to do.
-        machines: What there is to do it with.
-        config: Batch sizes.
-
     Raises:
         ConfigError: A stage wants more GPUs than there are.
     """

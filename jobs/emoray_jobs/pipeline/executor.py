@@ -94,12 +94,9 @@ class StageExecutor:
     """Brings utterances through stages. Starts Ray when there is work, not before.
 
     Args:
-        lake: Where the tables are.
-        cluster: Which Ray runs the stages.
         annotate: Batches, error handling and how often outcomes are written.
         utterances: The utterances table; read anew for every pass.
         rows: utterance_id and seconds of those of its rows that are to be brought through, in order of id.
-        stack: Ends what this starts.
 
     Attributes:
         durations: utterance_id and seconds of the rows.
@@ -139,7 +136,6 @@ class StageExecutor:
         Args:
             stages: Stages of one phase, in order.
             fingerprints: Fingerprint of every stage that the phase may read.
-            what: What is being done, for the progress display.
 
         Raises:
             ServiceError: A pass got nowhere.

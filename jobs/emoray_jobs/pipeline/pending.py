@@ -36,9 +36,6 @@ def outcome_status(lake: Lake, stage: str, fingerprint: str, ids: pl.Series) -> 
     """What a stage table says of utterances, without the values.
 
     Args:
-        lake: Where the table is.
-        stage: Name of the stage.
-        fingerprint: Its fingerprint.
         ids: utterance_ids, sorted, each once.
 
     Returns:
@@ -171,10 +168,7 @@ def outstanding(
     """Hold the utterances against the stage tables.
 
     Args:
-        lake: Where the tables are.
         utterances: utterance_id and seconds, in order of id.
-        stages: The stages of a phase.
-        fingerprints: Fingerprint of each.
     """
     ids = utterances["utterance_id"]
     lacks = [~outcome_status(lake, one.name, fingerprints[one.name], ids)["answered"].alias(one.name) for one in stages]

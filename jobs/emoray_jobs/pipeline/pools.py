@@ -109,8 +109,6 @@ def size_pools(demands: Sequence[PoolDemand], machines: ClusterResources, batche
 
     Args:
         demands: The pools, in order of the flow; `gpus` as `gpus_of_worker` says.
-        machines: What there is.
-        batches: How many batches the phase has.
 
     Returns:
         One pool per demand, in order.

@@ -44,13 +44,7 @@ class WriterReport:
 
 
 class OutcomeWriter:
-    """Buffers outcomes per stage and writes a file when enough has come together or enough time has passed.
-
-    Args:
-        lake: Where the tables are.
-        flush_rows: Rows of one stage that make a file.
-        flush_s: Longest time that a row waits in the buffer.
-    """
+    """Buffers outcomes per stage and writes a file when enough has come together or enough time has passed."""
 
     def __init__(self, lake: LakeConfig, flush_rows: int, flush_s: float) -> None:
         self._lake = Lake(lake)
@@ -78,8 +72,6 @@ class OutcomeWriter:
 
         Args:
             outcomes: Rows of stage tables by (stage, fingerprint).
-            process: Name of the process that computed them.
-            peak_rss_bytes: Its largest resident memory so far.
 
         Raises:
             EmorayError: A file could not be written; all rows stay in the buffer.

@@ -74,7 +74,6 @@ def run(
     Args:
         config: The resolved configuration; the job gets exactly this.
         verb: A verb that the table `VERBS` lets run as a job.
-        arguments: The verb's own arguments.
         address: The job server; overrides `submit.address`.
         wait: Stream the job's log until it ends. Ctrl-C then leaves the job running.
         emit: Takes the log as it comes; prints it by default.

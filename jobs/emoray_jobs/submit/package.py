@@ -84,8 +84,6 @@ class JobPackage:
     """A job's working directory while it is being filled.
 
     Args:
-        folder: The working directory.
-        address: The job server.
         shared_folders: Folders that every node mounts at the same place.
         max_mib: Cap on the files.
     """

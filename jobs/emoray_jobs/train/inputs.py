@@ -68,13 +68,7 @@ def load_inputs(
     """Pack a corpus for a model, as far as that is not done.
 
     Args:
-        lake: Where everything is.
-        cluster: Which Ray packs it.
-        stack: Keeps Ray, where it has to be started, beyond this call.
-        corpus: The corpus.
         annotate: Options of the stages that it was annotated with, and its filters.
-        model: The model to train.
-        launch: Where and how it is packed.
 
     Raises:
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
@@ -110,11 +104,8 @@ def prepare_run(
     """Plan the batches of a run.
 
     Args:
-        lake: Where everything is.
         data: Of `load_inputs`; with the fold's splits already, if there is a fold.
         model: The model to train; `data` was loaded for it.
-        train: What it learns.
-        launch: How that is carried out.
         fold: The fold whose train and dev parts the run sees; None: the corpus's own splits.
 
     Raises:

@@ -71,7 +71,6 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
     """Train the configured model on the configured corpus and register it as challenger.
 
     Args:
-        config: The jobs' configuration.
         fresh: Begin anew, even where the same run is finished or under way.
         champion: Make the version champion if there is none yet.
 

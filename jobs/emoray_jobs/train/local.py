@@ -20,10 +20,6 @@ def predict_levels(
     """Predictions at each semantic level, made in this process; the model is on the CPU afterwards.
 
     Args:
-        model: A model with its weights.
-        training_set: Where the clips are.
-        ids: Which clips.
-        levels: Semantic levels.
         launch: Batch size, threads, and whether to compute on a GPU.
 
     Returns:

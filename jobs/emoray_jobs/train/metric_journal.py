@@ -33,9 +33,6 @@ def write(lake: Lake, run: str, step: int, metrics: Sequence[Metrics]) -> None:
     """Write the entry of a checkpoint.
 
     Args:
-        lake: Where the run's folder is.
-        run: Name of the run.
-        step: The checkpoint's step.
         metrics: {"step": …, name: value} of the steps and epochs since the checkpoint before.
     """
     entry = {"step": step, "timestamp_ms": int(time.time() * 1000), "metrics": [dict(row) for row in metrics]}
@@ -43,13 +40,7 @@ def write(lake: Lake, run: str, step: int, metrics: Sequence[Metrics]) -> None:
 
 
 def entries(lake: Lake, run: str, after: int = -1) -> list[dict[str, Any]]:
-    """Entries of a run that belong to a stored checkpoint, in order of step.
-
-    Args:
-        lake: Where the run's folder is.
-        run: Name of the run.
-        after: Only entries of later steps.
-    """
+    """Entries of a run that belong to a stored checkpoint, in order of step."""
     stored = checkpoint_steps(lake, run)
     if not stored or stored[-1] <= after:
         return []
@@ -63,12 +54,7 @@ def entries(lake: Lake, run: str, after: int = -1) -> list[dict[str, Any]]:
 
 
 class MetricLogger:
-    """Logs journal entries to an MLflow run, no (key, step) twice, whoever logged before.
-
-    Args:
-        client: MLflow client.
-        run_id: The run.
-    """
+    """Logs journal entries to an MLflow run, no (key, step) twice, whoever logged before."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client = client
@@ -96,8 +82,6 @@ class MetricJournalReader:
     """Sees each entry of a run's journal once, in order.
 
     Args:
-        lake: Where the run's folder is.
-        run: Name of the run.
         see: Called with each entry.
     """
 

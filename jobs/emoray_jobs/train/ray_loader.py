@@ -46,15 +46,8 @@ def pack_with_ray(
     """Pack a training set with Ray tasks and seal it; the bytes are those of `emoray.training.training_set.pack`.
 
     Args:
-        lake: Where the tables are and the shards go.
-        corpus: Which corpus.
-        fingerprints: Of the stages with text vectors.
         ids: All utterances, sorted.
         set_hash: `training_set_hash` of all this.
-        frontend: The features' front-end.
-        audio: What counts as usable audio.
-        text_width: Width of the text vectors.
-        shard_rows: Utterances per shard.
         advance: Called with (utterances done, all).
     """
     numbers = range(-(-len(ids) // shard_rows))
@@ -126,8 +119,6 @@ class RayBatchLoader:
 
     Args:
         assignment: The training set, and how batches are made of it.
-        rank: This worker.
-        world: How many workers there are.
     """
 
     def __init__(self, assignment: RunSpec, rank: int, world: int) -> None:

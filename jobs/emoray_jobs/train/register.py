@@ -95,10 +95,7 @@ def begin_run(
     """Make the MLflow run of a training, with its parameters, tags and dataset.
 
     Args:
-        tracking: The store.
-        prepared: What the training starts from.
         name: What the run is called; the name of its folder if left out.
-        tags: Further tags.
 
     Returns:
         Its id.
@@ -125,10 +122,6 @@ def register(
     A version that a killed call registered already is taken over.
 
     Args:
-        tracking: The store.
-        prepared: What the training started from.
-        checkpoint: Its last checkpoint.
-        run_id: Its MLflow run.
         conformal_level: Share of clips that its intervals should cover.
         champion: Make it champion if there is none yet.
 

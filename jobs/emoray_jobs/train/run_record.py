@@ -12,13 +12,7 @@ from emoray.registry.tracking import Tracking
 
 
 class RunRecord:
-    """The record of a run, which lets the same command go on with it, or hand back what it came to.
-
-    Args:
-        lake: Where the run's folder is.
-        run: Name of the run.
-        tracking: The tracking store.
-    """
+    """The record of a run, which lets the same command go on with it, or hand back what it came to."""
 
     def __init__(self, lake: Lake, run: str, tracking: Tracking) -> None:
         self.run = run

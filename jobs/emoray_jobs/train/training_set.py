@@ -31,10 +31,7 @@ def training_keys(lake: Lake, corpus: str, annotate: AnnotateConfig, fingerprint
     """What a training set of a corpus consists of: `training_rows(…, vectors=False)` within the filters.
 
     Args:
-        lake: Where everything is.
-        corpus: Name of the corpus.
         annotate: Its filters hold, whichever stages the vectors come from.
-        fingerprints: Of the stages whose text vectors go in.
 
     Raises:
         LakeError: A filter reads a measure that the corpus was not annotated with.
@@ -71,14 +68,7 @@ def ensure_training_set(
     """Pack a corpus for a model as far as that is not done, and open it.
 
     Args:
-        lake: Where everything is.
         cluster: Which Ray packs it, unless `launch.workers` is 0.
-        launch: Rows per shard, and where shards are cached.
-        stack: Keeps Ray, where it has to be started, beyond this call.
-        corpus: Name of the corpus.
-        fingerprints: Of the stages whose text vectors go in.
-        model: Whose front-end and text width.
-        audio: What counts as usable audio.
         keys: Of `training_keys`.
     """
     front, ids = frontend(model.encoder), keys["utterance_id"].to_list()
