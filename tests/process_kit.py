@@ -53,7 +53,7 @@ def stop_at(code: str, *arguments: str, line: str, with_signal: signal.Signals) 
 
 
 def kill_when_stored(code: str, *arguments: str, cwd: Path | None = None) -> None:
-    """Run code in a process of its own, and kill it where it has printed `stored` and waits."""
+    """Run code in a separate process, and kill it where it has printed `stored` and waits."""
     victim = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""The plugin that keeps `.ci/run` honest, in runs of pytest of its own."""
+"""The plugin that keeps `.ci/run` honest, in separate runs of pytest."""
 
 from __future__ import annotations
 

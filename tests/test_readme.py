@@ -38,7 +38,7 @@ REFUSED = 3
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: recordings, a table of them with names of its own, and the README's configuration file."""
+    """A user's folder: recordings, a table of them with its own names, and the README's configuration file."""
     folder = tmp_path_factory.mktemp("desk")
     lake = Lake(LakeConfig(root=str(folder / "made"), storage_options={}))
     synthetic = {"synthetic": {"speakers": SPEAKERS, "utterances_per_speaker": dict.fromkeys(SPEAKERS, 6)}}

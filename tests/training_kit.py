@@ -151,7 +151,7 @@ class SharedRun(NamedTuple):
         model: The model.
         train: How it is trained.
         name: Its name; each of its checkpoints is kept as run `<name>-<step>` of the lake.
-        resume: Such a checkpoint to go on from.
+        resume: Such a checkpoint to resume from.
         stop_after: Steps after which the last process, and no other, is asked to stop.
         launch: How it is carried out; None for the preset's way.
     """

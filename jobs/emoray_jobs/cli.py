@@ -122,13 +122,13 @@ def annotate(
     compact: bool = False,
     common: Common = DEFAULTS,
 ) -> None:
-    """Annotate the corpus: transcripts, emphasis, semantics and their vectors. After a kill the same command goes on.
+    """Annotate the corpus: transcripts, emphasis, semantics and their vectors. After a kill the same command resumes.
 
     Args:
         plan: Print what would be computed and reused, with which workers, how long and for how much, and stop.
         calibrate: For the plan, measure the stages whose cost is unknown on a few utterances.
         retry_failed: Try the rows again whose errors are on record.
-        refit_norms: Fit the speakers' and the corpus's norms anew.
+        refit_norms: Fit the speakers' and the corpus's norms again.
         split: Only this split; may be repeated.
         compact: Only tidy up: few files per stage table, one row per utterance, leftovers of killed runs removed.
     """
@@ -147,12 +147,12 @@ def annotate(
 
 @app.command
 def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAULTS) -> None:
-    """Train the configured model on the annotated corpus and register it. After a kill the same command goes on.
+    """Train the configured model on the annotated corpus and register it. After a kill the same command resumes.
 
     SIGTERM and Ctrl-C make it checkpoint after the step in hand and end with status 130; a second one ends it at once.
 
     Args:
-        fresh: Begin anew, even where the same run is finished or under way.
+        fresh: Start from the beginning, even if the same run is finished or under way.
         champion: Make the version champion if there is none yet.
     """
     _do("train", common, fresh=fresh, champion=champion)
@@ -167,7 +167,7 @@ def protocol(
     """Measure the configured model by the corpus's own protocol: each fold and seed, test predictions pooled.
 
     Folds (IEMOCAP: a session, EMO-DB: a speaker left out) or the corpus's own partitions (MSP-Podcast). It registers no
-    version: a protocol measures, `emoray train` fills the registry. After a kill the same command goes on; a trial that
+    version: a protocol measures, `emoray train` fills the registry. After a kill the same command resumes; a trial that
     failed is tried again, and until all are finished the exit status is 1.
 
     Args:
@@ -190,7 +190,7 @@ def evaluate(
 
     Args:
         model: Version, alias or models:/name@alias; the newest challenger, else the champion, if left out.
-        compare: Instead: two of these, held against each other on the same clips, with paired intervals.
+        compare: Instead: two of these, compared on the same clips, with paired intervals.
         robustness: Instead: the model on clips with noise, codecs, other speeds, wrong and missing words.
     """
     if compare is None:

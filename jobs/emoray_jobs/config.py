@@ -40,10 +40,10 @@ class SubmitConfig(Section):
         python: Interpreter on the cluster.
         connect_timeout_s: How long to wait for the job server's first answer.
         pending_notice_s: How often to say why a job that waits for resources has not started.
-        max_upload_mib: Cap on the local files that travel along (Ray's own lies at 512 MiB).
+        max_upload_mib: Limit for the local files that are sent along (Ray's own limit is 512 MiB).
         shared_folders: Absolute folders that every node mounts at the same place; paths below them stay as they are.
         env: Environment variables of the job. The dashboard shows them: leave secrets to the nodes' own identity.
-        pass_env: Names of variables of this shell to pass on; the same warning holds.
+        pass_env: Names of variables of this shell to pass on; the same warning applies.
     """
 
     address: str | None
@@ -121,7 +121,7 @@ class ProtocolConfig(Section):
 
 
 class Config(Section):
-    """Everything that the verbs can be told.
+    """The configuration of all verbs.
 
     Attributes:
         lake: Where tables and artefacts live.

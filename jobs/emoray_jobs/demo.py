@@ -197,7 +197,7 @@ def _until_serving(client: Any, version: str, timeout_s: float) -> None:
     raise ServiceError(
         f"the application does not serve version {version} after {timeout_s:g} s; it says {said}",
         where=str(client.base_url),
-        remedy="The replicas' logs lie under /tmp/ray/session_latest/logs/serve",
+        remedy="The replicas' logs are under /tmp/ray/session_latest/logs/serve",
         kind="not_ready",
     )
 
@@ -224,7 +224,7 @@ def _reply_table(reply: dict[str, Any], row: dict[str, Any], took_ms: float) -> 
     lines = [f"It used {reply['semantics']['used']} semantics."]
     if reply["transcript"] is not None:
         words = (word["word"].upper() if word["emphasised"] else word["word"] for word in reply["transcript"]["words"])
-        lines.append(f"It heard (emphasis in capitals): {' '.join(words)}")
+        lines.append(f"Words (emphasis in capitals): {' '.join(words)}")
     gates = reply["explanation"]["gates"]
     if gates is not None:
         lines.append("Gates: " + ", ".join(f"{name.upper()} {share:.2f}" for name, share in gates.items()))

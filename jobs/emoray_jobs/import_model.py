@@ -149,7 +149,7 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
     except Exception as error:
         raise ConfigError(
             f"cannot fetch {source!r} from the Hugging Face hub: {type(error).__name__}",
-            remedy="Check the name and the network, or give a folder that holds its files",
+            remedy="Check the name and the network, or give a folder with its files",
         ) from error
     return folder, folder.name
 

@@ -35,7 +35,7 @@ STATUS_S = 0.5
 _HEADER = """\
 # Serve config of emoray, made by `emoray serve --build`: for `serve deploy`,
 # and for KubeRay as serveConfigV2. args: what differs from the preset.
-# deployments: the scaling; what stands there wins over args.
+# deployments: the scaling; what is set there wins over args.
 """
 
 

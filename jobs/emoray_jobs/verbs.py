@@ -11,7 +11,7 @@ class Verb:
     """A command.
 
     Attributes:
-        module: Module under `emoray_jobs` that holds its function and its `render`.
+        module: Module under `emoray_jobs` with its function and its `render`.
         function: Function that takes the configuration and does the work.
         tracking: It reads or writes the tracking store.
         ray: Its work runs on Ray: the cluster at `cluster.address`, or a local one.

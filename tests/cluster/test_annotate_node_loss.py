@@ -19,7 +19,7 @@ from emoray_jobs.annotate.summary import Counts
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 CLIPS = 40
-#: A cluster of its own, whose death disturbs no other test: takes its driver's arguments, kills a node's raylet once
+#: A separate cluster, whose death disturbs no other test: takes its driver's arguments, kills a node's raylet once
 #: the first outcomes are there, and ends as the driver ends.
 SCRIPT = """
 import contextlib, os, random, subprocess, sys, threading

@@ -232,12 +232,12 @@ def test_ctrl_c_leaves_the_job_running_and_inside_it_python_and_the_parts_are_in
     shell.send_signal(signal.SIGINT)
     out, err = shell.communicate(timeout=60)
     assert shell.returncode == submit.EXIT_INTERRUPTED, err
-    assert f"{submission_id} goes on without this terminal" in out
+    assert f"{submission_id} continues without this terminal" in out
     token = Path(place.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
     client = JobSubmissionClient(place.address, headers={"Authorization": f"Bearer {token}"})
     log = place.emoray("submit", "doctor", "--no-wait")
     assert log.returncode == 0
-    assert "goes on without this terminal" in log.stdout
+    assert "continues without this terminal" in log.stdout
     for job in (submission_id, log.stdout.split()[0]):
         watch = submit._Watch(client, job, 10, lambda _: None)
         assert watch.to_the_end().status.value == "SUCCEEDED", watch.tail

@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine, in a process of its own: `python three_nodes.py`.
+"""A Ray cluster of three nodes on this machine, in a separate process: `python three_nodes.py`.
 
 Prints one line of JSON with the addresses once all nodes are up, and takes the cluster down when its standard input
 closes, so that it ends with whoever started it. The environment decides about the token.

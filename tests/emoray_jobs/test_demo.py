@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it: in a process of its own, from nothing, and again over what the first one left."""
+"""The demo as a newcomer runs it: in a separate process, from nothing, and again over what the first one left."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def trained(tmp_path_factory, ray_session):
 
 @pytest.fixture
 def config(trained, tmp_path):
-    """The same with a registry and tables of its own; audio and artifacts stay where they are."""
+    """The same with its own registry and tables; audio and artifacts stay where they are."""
     root = tmp_path / "lake"
     shutil.copytree(trained, root, ignore=shutil.ignore_patterns("audio", "mlartifacts", "ray"))
     return jobs_kit.config(root)

@@ -1,4 +1,4 @@
-"""The alias watch, with real threads and a clock of its own."""
+"""The alias watch, with real threads and its own clock."""
 
 import asyncio
 

@@ -1,6 +1,6 @@
 """--calibrate: measure stages on a few utterances, on the machines and with the GPUs that a run would use.
 
-Each pool's stages run in one process of their own, one pool after the other. Norms are fitted to the sample: for the
+Each pool's stages run in a separate process, one pool after the other. Norms are fitted to the sample: for the
 cost of a stage they need not be the corpus's. Nothing is written but the costs.
 """
 

@@ -35,7 +35,7 @@ class CompactResult:
 
 
 def run(config: Config) -> CompactResult:
-    """Compact every stage table of the lake. Runs of annotate and readers may go on meanwhile; needs no Ray.
+    """Compact every stage table of the lake. Runs of annotate and readers may continue meanwhile. It needs no Ray.
 
     Raises:
         LakeError: A file is damaged or cannot be written.

@@ -1,6 +1,6 @@
 """annotate: utterances → stage tables, in two phases with the fitted norms between them (docs/decisions/0001).
 
-Run it again after a kill, beside another run, or with another prompt: what the stage tables hold is not done again, and
+Run it again after a kill, beside another run, or with another prompt: what is in the stage tables is not done again.
 Ray starts only if there is work.
 """
 
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 def run(
     config: Config, *, retry_failed: bool = False, refit_norms: bool = False, splits: Sequence[str] = ()
 ) -> AnnotateResult:
-    """Annotate the configured corpus as far as it is not done.
+    """Annotate what is missing of the configured corpus.
 
     Args:
         retry_failed: Forget recorded errors first, so that those rows are tried again.
-        refit_norms: Fit the norms anew from the prosody at hand, even where there are some.
+        refit_norms: Fit the norms again from the measured prosody, even if there are norms.
         splits: Only these splits; the others count as filtered, as does what `annotate.filters` leaves out. Empty for
             all.
 
@@ -127,7 +127,7 @@ def render(result: AnnotateResult) -> RenderableType:
 
 
 def _filter_checkpoints(audio: Sequence[Stage], config: FiltersConfig) -> list[list[Stage]]:
-    """How far the audio stages go before filters are held against the rows: what they leave out goes no further."""
+    """The audio stages, split where filters apply: rows that a filter excludes go no further."""
     names = [stage.name for stage in audio]
     # Quality follows decode at once: what decode says can wait for it, and no clip is opened once more in between.
     reads = config.reads - ({"decode"} if "quality" in config.reads else set())

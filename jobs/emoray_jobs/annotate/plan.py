@@ -55,9 +55,9 @@ class Plan:
 
     Attributes:
         corpus: Name of the corpus.
-        filtered: Utterances that the filters leave out, by reason, as far as they are measured; the rest is planned.
+        filtered: Utterances that the filters exclude, by reason. Unmeasured ones count as to be computed.
         stages: Per stage, in order.
-        norms_hash: The norms at hand; None if they are yet to be fitted: every text stage is then to be computed.
+        norms_hash: The fitted norms; None if they must be fitted first: every text stage is then to be computed.
         machines: What there is to do it with.
         pools: The workers of each phase with something to do.
         seconds: How long it takes; None where a cost is unknown.
@@ -75,7 +75,7 @@ class Plan:
 
 
 def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) -> Plan:
-    """What `annotate` would do now. Starts no Ray where it would start one of its own, and writes nothing.
+    """What `annotate` would do now. It starts no local Ray and writes nothing.
 
     Args:
         calibrate: First measure the stages whose cost is unknown, on a few utterances. That starts Ray, and the lake
@@ -84,7 +84,7 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     Raises:
         LakeError: The corpus is not in the lake.
         InputError: The corpus has no such split.
-        ConfigError: A stage wants more GPUs than there are.
+        ConfigError: A stage needs more GPUs than there are.
     """
     lake = Lake(config.lake)
     utterances = select_splits(lake.utterances(config.corpus.name), splits)

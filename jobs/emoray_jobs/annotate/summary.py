@@ -88,7 +88,7 @@ class AnnotateResult:
         audio_s: Seconds of audio of the utterances that could be decoded.
         wall_s: How long the run took.
         resources: Who took part, and with how much memory.
-        flush_rows: Rows per stage that the sink gathers before it writes a file.
+        flush_rows: Rows per stage that the writer gathers before it writes a file.
     """
 
     corpus: str
@@ -158,16 +158,16 @@ def classify_utterances(
 
 def summarize_stage(lake: Lake, job: StageExecutor, stage: Stage, fingerprint: str) -> StageSummary:
     """What was done for a stage, read from its table."""
-    outcome_status = pending.outcome_status(lake, stage.name, fingerprint, job.utterance_lengths["utterance_id"])
-    computed = outcome_status["answered"] & job.lacked[stage.name]
-    failed = outcome_status.filter(pl.col("failed").is_not_null()).group_by("failed").len().sort("failed")
+    outcomes = pending.outcome_status(lake, stage.name, fingerprint, job.utterance_lengths["utterance_id"])
+    computed = outcomes["answered"] & job.lacked[stage.name]
+    failed = outcomes.filter(pl.col("failed").is_not_null()).group_by("failed").len().sort("failed")
     return StageSummary(
         name=stage.name,
         fingerprint=fingerprint,
         computed=int(computed.sum()),
-        reused=int((outcome_status["answered"] & ~computed).sum()),
+        reused=int((outcomes["answered"] & ~computed).sum()),
         failed=dict(failed.iter_rows()),
-        busy_s=float(outcome_status["elapsed_s"].filter(computed).cast(pl.Float64).sum()),
+        busy_s=float(outcomes["elapsed_s"].filter(computed).cast(pl.Float64).sum()),
         audio_s=float(job.utterance_lengths["seconds"].filter(computed).sum()),
     )
 
@@ -198,7 +198,7 @@ def check_error_budget(counts: Counts, stages: Sequence[StageSummary], max_error
     raise ErrorBudgetExceeded(
         f"{failed} of {counts.attempted} utterances failed, more than"
         f" annotate.max_error_fraction={max_error_fraction:g} allows ({', '.join(kinds)})",
-        remedy="The stage tables hold each error. Mend the causes and run with --retry-failed, or raise the fraction",
+        remedy="Each error is in the stage tables. Fix the causes and run with --retry-failed, or raise the fraction",
     )
 
 
@@ -212,8 +212,8 @@ def render(result: AnnotateResult) -> RenderableType:
     for stage in result.stages:
         failed = ", ".join(f"{kind} {number}" for kind, number in stage.failed.items()) or "0"
         factor = "–" if stage.real_time_factor is None else f"{stage.real_time_factor:.4f}"
-        outcome_count = (f"{stage.computed:,}", f"{stage.reused:,}", failed, f"{stage.busy_s:.1f}", factor)
-        table.add_row(stage.name, stage.fingerprint, *outcome_count)
+        cells = (f"{stage.computed:,}", f"{stage.reused:,}", failed, f"{stage.busy_s:.1f}", factor)
+        table.add_row(stage.name, stage.fingerprint, *cells)
     counts, work = result.counts, result.resources
     partial = f"{counts.partial:,} partial" + (f" ({counts.untimed:,} without word times)" if counts.untimed else "")
     classes = f"{counts.complete:,} complete + {partial} + {counts.quarantined:,} quarantined"
@@ -229,5 +229,5 @@ def render(result: AnnotateResult) -> RenderableType:
         + (f" on {work.nodes} nodes" if work.nodes > 1 else "")
         + f", spilled to disk: {spilled}",
         *([f"workers at work: {', '.join(busy)}"] if busy else []),
-        f"A kill costs at most the rows in flight and {result.flush_rows:,} buffered per stage; the command goes on",
+        f"A kill costs at most the rows in flight and {result.flush_rows:,} buffered per stage; run it again to resume",
     )

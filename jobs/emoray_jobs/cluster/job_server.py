@@ -1,4 +1,4 @@
-"""The doors of a Ray cluster's head: where its job server is, which token it wants, which Ray it runs."""
+"""The head of a Ray cluster: the address of its job server, the token that it requires, and its version of Ray."""
 
 from __future__ import annotations
 

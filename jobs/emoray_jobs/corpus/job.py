@@ -33,7 +33,7 @@ class SplitStats:
         utterances: How many.
         speakers: Known speakers.
         unknown_speakers: Utterances whose speaker is not known.
-        hours: Hours of audio, as far as the table says.
+        hours: Hours of audio; utterances of unknown length are not counted.
     """
 
     split: str

@@ -43,7 +43,7 @@ def _check_endpoint(url: str | None, key: str | None) -> Finding:
     try:
         reply = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=REPLY_S)
     except httpx.TransportError as error:
-        return Finding("fail", f"{url} does not answer: {type(error).__name__}", "Start it, or mend the address")
+        return Finding("fail", f"{url} does not answer: {type(error).__name__}", "Start it, or correct the address")
     if reply.status_code != 200:
         return Finding("fail", f"{url} answers {reply.status_code}", "Check the address and the key")
     try:

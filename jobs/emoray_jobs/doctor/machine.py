@@ -100,11 +100,11 @@ def check_machine(config: Config) -> Finding:
         return Finding(
             "warn",
             text,
-            f"The laptop preset wants {MIN_CORES} cores and {MIN_MEMORY_GIB} GiB; launch.workers=1 takes less",
+            f"The laptop preset needs {MIN_CORES} cores and {MIN_MEMORY_GIB} GiB; launch.workers=1 takes less",
         )
     if shared < config.cluster.object_store_mib / 2**10:
         return Finding(
-            "warn", text, "Ray's object store would lie on disk, which is slow: give the container --shm-size"
+            "warn", text, "Ray's object store would be on disk, which is slow: give the container --shm-size"
         )
     return Finding("ok", text)
 

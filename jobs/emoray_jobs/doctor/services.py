@@ -32,7 +32,7 @@ def check_lake(config: Config) -> Finding:
     name, data = f".doctor-{uuid.uuid4().hex}", b"emoray"
     try:
         lake.write_bytes(data, "work", name)
-    except Exception as error:  # every store has exceptions of its own
+    except Exception as error:  # each store raises its own exceptions
         return Finding(
             "fail", f"{lake.root}: {error}", "Check lake.root, its permissions and, for s3://, the credentials"
         )
@@ -138,13 +138,13 @@ def check_ray(config: Config) -> Finding:
 
 
 def check_token(_config: Config) -> Finding:
-    """Whether a Ray token is at hand, and only its owner can read it."""
+    """Whether there is a Ray token, and only its owner can read it."""
     token, place = job_server.auth_token()
     if place == "RAY_AUTH_MODE=disabled":
         remedy = "Unset it: whoever reaches the ports of a Ray without a token can run any code on it"
         return Finding("warn", f"{place}: token authentication is off", remedy)
     if token is None:
-        return Finding("ok", f"none at {place}; a local Ray makes its own, a cluster wants RAY_AUTH_TOKEN_PATH")
+        return Finding("ok", f"none at {place}; a local Ray makes its own, a cluster requires RAY_AUTH_TOKEN_PATH")
     if os.path.isfile(place) and stat.S_IMODE(os.stat(place).st_mode) & 0o077:
         return Finding("warn", f"{place} can be read by others", f"chmod 600 {place}")
     return Finding("ok", f"from {place}")

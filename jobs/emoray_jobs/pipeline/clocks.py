@@ -21,7 +21,7 @@ class SharedClock:
         self._read_at = now()
 
     def start(self) -> float:
-        """A batch begins; returns what `stop` wants to be given."""
+        """A batch starts; returns the argument for `stop`."""
         with self._lock:
             self._advance()
             self._running += 1

@@ -190,7 +190,7 @@ def peak_memory_bytes() -> int:
 
 
 def key(stage: Stage) -> str:
-    """Under which a stage's cost is kept: its version and options, whatever its inputs were made by."""
+    """Key of a stage's cost: its version and options. Its inputs do not matter."""
     return f"{stage.name}-{fingerprint(stage, {})}"
 
 

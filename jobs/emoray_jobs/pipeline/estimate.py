@@ -1,4 +1,4 @@
-"""What a phase will need: its pools, and its time as far as its stages' costs were measured. For runs and `--plan`."""
+"""What a phase will need: its pools, and its time where its stages' costs were measured. For runs and `--plan`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def estimate_work(lake: Lake, work: PendingWork, machines: ClusterResources, con
     """Plan a phase.
 
     Raises:
-        ConfigError: A stage wants more GPUs than there are.
+        ConfigError: A stage needs more GPUs than there are.
     """
     groups = group_stages(work.active_stages())
     gpus = [gpus_of_worker(group, machines) for group in groups]
@@ -92,7 +92,7 @@ def _costs(lake: Lake, stages: Sequence[Stage], kinds: Mapping[str, float]) -> d
 def _work_s(stage: Stage, work: PendingWork, costs: Mapping[str, Cost]) -> float | None:
     if stage.name not in costs:
         return None
-    # Whatever hears the clip has it decoded once more, also where the outcome of `decode` is there.
+    # A stage that reads the waveform decodes the clip again, even if `decode` has an outcome.
     rows = work.rows if stage.name == Decode.name else work.missing(stage.name)
     return costs[stage.name].work_s(rows.height, float(rows["seconds"].sum()))
 

@@ -1,8 +1,8 @@
 """Drives a phase to its end: pass after pass over what the stage tables still lack.
 
-A pass loses the batches whose process dies, and what a dying sink held. The next pass finds them by the same anti-join,
-with smaller batches; the few rows that are left run one by one, stage by stage, and a row that even then kills its
-process becomes an outcome of its own.
+A pass loses the batches whose process dies, and what a writer that dies had buffered. The next pass finds them by the
+same anti-join, with smaller batches; the few rows that are left run one by one, stage by stage, and a row that even then kills its
+process gets an error as its outcome.
 """
 
 from __future__ import annotations
@@ -95,13 +95,13 @@ class StageExecutor:
 
     Args:
         annotate: Batches, error handling and how often outcomes are written.
-        utterances: The utterances table; read anew for every pass.
-        rows: utterance_id and seconds of those of its rows that are to be brought through, in order of id.
+        utterances: The utterances table; read again for every pass.
+        rows: utterance_id and seconds of the rows to process, in order of id.
 
     Attributes:
         durations: utterance_id and seconds of the rows.
         kept: Those of them that are not left out.
-        lacked: By stage, which of the rows it lacked when it was begun: one truth value per row of `utterance_lengths`.
+        lacked: By stage, which rows it lacked when it started: one truth value per row of `utterance_lengths`.
     """
 
     def __init__(
@@ -153,10 +153,10 @@ class StageExecutor:
             left = pending.outstanding(self._lake, self.kept, stages, fingerprints)
             if left.outcome_count:
                 cause = "; ".join(problems) or "worker processes died"
-                # Where processes died, the fewer rows they hold the sooner the one is found that does it.
+                # If processes died: the fewer rows a batch has, the sooner the row that causes it is found.
                 in_turn = not problems
                 stalled = stalled + 1 if left.outcome_count == work.outcome_count else 0
-                # What the sink could not write, after all retries, no further pass will write either.
+                # What could not be written after all retries, no further pass will write either.
                 if self._unwritten or (stalled > 1 and (problems or max_rows == 1)):
                     _give_up(left, cause)
                 log.warning("%d utterances are not finished and are tried again: %s", left.rows.height, cause)
@@ -219,7 +219,7 @@ class StageExecutor:
                 self._spilled_bytes = None
 
     def _run_rows_isolated(self, work: PendingWork, fingerprints: Mapping[str, str]) -> None:
-        """Each row in a task of its own, a stage at a time: a process that dies then tells which it was."""
+        """Each row in a separate task, a stage at a time, so that a process that dies shows which row it was."""
         audio = [stage for stage in work.stages if stage.name == Decode.name]
         for stage in work.stages:
             stages = [*audio, stage] if pending.needs_waveform(stage) else [stage]
@@ -255,7 +255,7 @@ class StageExecutor:
 
     @contextlib.contextmanager
     def _sink(self) -> Iterator[tuple[Any, list[str]]]:
-        """The run's sink, and a list that holds the problems of the pass afterwards."""
+        """The run's writer, and a list that has the pass's failures afterwards."""
         import ray
 
         from emoray_jobs.pipeline import writer
@@ -309,6 +309,6 @@ class StageExecutor:
 def _give_up(left: PendingWork, cause: str) -> None:
     raise ServiceError(
         f"{left.rows.height} utterances cannot be finished: {cause}",
-        remedy="Mend the cause and run the same command again: what is done is kept",
+        remedy="Fix the cause and run the same command again: what is done is kept",
         kind="annotate_stuck",
     )

@@ -1,6 +1,6 @@
 """What is still to do: anti-joins of ids against the stage tables, and the batches that follow from them. No Ray.
 
-Ids are held once, sorted; what a table says of them is read a few thousand rows at a time and laid down by place. A row
+Ids are in memory once, sorted. A table's outcomes are read a few thousand rows at a time and stored by position. A row
 costs the driver its id and some twenty bytes, however many stages there are.
 """
 
@@ -26,7 +26,7 @@ from emoray.stages.decode import Decode
 ANSWER_ROWS = 16_384
 #: Files of a table that are read at the same time.
 READ_AHEAD = 4
-#: What of the utterances table is held in memory.
+#: Columns of the utterances table that the driver keeps in memory.
 DRIVER_COLUMNS = ("utterance_id", "start_s", "end_s", "duration_s", "split")
 #: Length assumed for an utterance that nothing is known about.
 UNKNOWN_DURATION_S = 10.0
@@ -72,7 +72,7 @@ def outcome_status(lake: Lake, stage: str, fingerprint: str, ids: pl.Series) -> 
 
 
 def positions(ids: pl.Series, some: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Where ids stand among others that are sorted, and whether they do.
+    """Positions of ids among sorted ids, and whether each is among them.
 
     Returns:
         Place of each (any, where it is not among them), and whether it is among them.
@@ -156,7 +156,7 @@ class PendingWork:
         return self.rows.filter(stage)
 
     def active_stages(self) -> list[Stage]:
-        """The stages that must run: those with something to do, and `decode` where one of them hears the clip."""
+        """The stages that must run: those with something to do, and `decode` if one of them reads the waveform."""
         busy = [stage for stage in self.stages if self.rows[stage.name].any()]
         heard = any(map(needs_waveform, busy))
         return [stage for stage in self.stages if stage in busy or (heard and stage.name == Decode.name)]
@@ -191,6 +191,6 @@ def needs_waveform(stage: Stage) -> bool:
 
 
 def required_inputs(stages: Sequence[Stage]) -> list[str]:
-    """Names of the stage values that stages read, their own among them; `decode` stands for the waveform."""
+    """Names of the stage values that stages read, their own included; `decode` stands for the waveform."""
     names = [Decode.name if name == WAVEFORM else name for stage in stages for name in (*stage.requires, *stage.uses)]
     return list(dict.fromkeys(names))

@@ -77,7 +77,7 @@ class Pool:
 
 
 def group_stages(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Stages that share workers: neighbouring tasks, and neighbouring stages that hold the same weights."""
+    """Stages that share workers: neighbouring tasks, and neighbouring stages with the same weights."""
     groups = itertools.groupby(stages, lambda stage: stage.resources == "actor" and (stage.weights or stage.name))
     return [list(group) for _, group in groups]
 
@@ -86,7 +86,7 @@ def gpus_of_worker(stages: Sequence[Stage], machines: ClusterResources) -> int:
     """GPUs that a worker of a pool gets: those that its stages want, 0 where the cluster has none.
 
     Raises:
-        ConfigError: A stage wants more than any machine has.
+        ConfigError: A stage needs more than any machine has.
     """
     wanted = max(stage.gpus if stage.resources == "actor" else 0 for stage in stages)
     if not machines.gpus or not wanted:
@@ -94,7 +94,7 @@ def gpus_of_worker(stages: Sequence[Stage], machines: ClusterResources) -> int:
     most = max(node.gpus for node in machines.nodes)
     if wanted > most:
         raise ConfigError(
-            f"stage {stages[0].name!r} wants {wanted} GPUs for one worker, and no machine has more than {most}",
+            f"stage {stages[0].name!r} needs {wanted} GPUs for one worker, and no machine has more than {most}",
             remedy="Lower its tensor parallelism, or join a cluster with larger machines",
             kind="too_few_gpus",
         )
@@ -105,7 +105,7 @@ def size_pools(demands: Sequence[PoolDemand], machines: ClusterResources, batche
     """Workers of each pool of a phase.
 
     All pools together ask for no more than there is, and each has at least one worker that can start whatever the
-    others hold: a task asks for no more than what the fullest cluster must have free on some machine.
+    others use: a task asks for no more than what the fullest cluster must have free on some machine.
 
     Args:
         demands: The pools, in order of the flow; `gpus` as `gpus_of_worker` says.
@@ -227,7 +227,7 @@ def _max_actors_by_startup(demand: PoolDemand) -> int:
 
 
 def _fit_memory(demands: Sequence[PoolDemand], workers: dict[int, int], machines: ClusterResources) -> None:
-    """Take workers away from the pool that holds most memory until all fit, or each has but one."""
+    """Take workers from the pool that uses most memory until all fit, or each has one."""
     while sum(demands[place].memory_bytes * number for place, number in workers.items()) > machines.memory_bytes:
         several = [place for place, number in workers.items() if number > 1 and demands[place].memory_bytes]
         if not several:

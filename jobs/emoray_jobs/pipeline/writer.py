@@ -1,4 +1,4 @@
-"""The sink: one actor that gathers outcomes and writes them to the stage tables as whole files.
+"""The outcome writer: one actor that gathers outcomes and writes them to the stage tables as whole files.
 
 What is in its buffer is not done: if it dies, the anti-join of the next pass finds those rows again. The rework after a
 kill is therefore at most the rows in flight plus one buffer per stage, whose size is `flush_rows` or `flush_s`.
@@ -22,7 +22,7 @@ MAX_PROBLEMS = 20
 
 @dataclass
 class WriterReport:
-    """What a sink saw since its last report.
+    """What a writer received since its last report.
 
     Attributes:
         rows: Outcomes received.
@@ -107,7 +107,7 @@ class OutcomeWriter:
             return sum(part.num_rows for parts in self._buffers.values() for part in parts)
 
     def finish(self) -> WriterReport:
-        """Write everything that is buffered, as far as it can be written; the report's problems say what could not."""
+        """Write everything that is buffered. The report's problems say what could not be written."""
         with self._lock:
             self._write_or_note(list(self._buffers))
             report, self._seen = self._seen, WriterReport()
@@ -149,7 +149,7 @@ def one_line(error: Exception) -> str:
 
 
 def start(lake: LakeConfig, flush_rows: int, flush_s: float) -> Any:
-    """Start a sink on this node. It takes no core, and comes back if its process dies: empty, and asked again."""
+    """Start a writer on this node. It takes no core. If its process dies, Ray restarts it with an empty buffer."""
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=True
     )

@@ -47,7 +47,7 @@ class SubmitResult:
         watched: Whether the end was waited for; `--no-wait` and Ctrl-C leave the job running.
         exit_code: For the shell. Of a watched job 0 if it succeeded, else its driver's own or 1; 0 after `--no-wait`,
             130 after Ctrl-C.
-        hint: A cause that lies with the cluster, where the log names one.
+        hint: A cause on the cluster's side, if the log names one.
     """
 
     submission_id: str
@@ -69,7 +69,7 @@ def run(
     wait: bool = True,
     emit: Emit | None = None,
 ) -> SubmitResult:
-    """Send a verb to a cluster and, unless told otherwise, follow it to its end.
+    """Send a verb to a cluster and follow it to its end unless `wait` is false.
 
     Args:
         config: The resolved configuration; the job gets exactly this.
@@ -120,7 +120,7 @@ def render(result: SubmitResult) -> RenderableType:
     follow = f"ray job logs --address {result.address} --follow {result.submission_id}"
     stop = f"ray job stop --address {result.address} {result.submission_id}"
     if not result.watched:
-        return Text(f"{result.submission_id} goes on without this terminal.\n  follow: {follow}\n  stop:   {stop}")
+        return Text(f"{result.submission_id} continues without this terminal.\n  follow: {follow}\n  stop:   {stop}")
     lines = [f"{result.submission_id}: {result.status} after {result.seconds:.0f} s"]
     if result.exit_code:
         lines += [line for line in (result.message.strip(), result.hint) if line]

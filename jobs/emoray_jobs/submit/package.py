@@ -46,7 +46,7 @@ def build_job_package(config: Config, words: Sequence[str], verb: Verb, address:
         The folder, and the command to run in it.
 
     Raises:
-        ConfigError: Tables lie in a folder that the cluster does not see.
+        ConfigError: Tables are in a folder that the cluster does not see.
         InputError: The files come to more than `submit.max_upload_mib`.
     """
     with tempfile.TemporaryDirectory(prefix="emoray-submit-") as folder:
@@ -108,7 +108,7 @@ class JobPackage:
         if self._is_shared(absolute):
             return absolute
         raise ConfigError(
-            f"{path!r} lies on this machine, where the nodes of {self.address} do not see it",
+            f"{path!r} is on this machine, where the nodes of {self.address} do not see it",
             where=where,
             remedy="Use a store that every node reaches (s3://…), or list their common mount in submit.shared_folders",
             kind="not_shared",
@@ -126,7 +126,7 @@ class JobPackage:
         if not isinstance(value, str) or "://" in value:
             return value
         path = os.path.abspath(os.path.expanduser(value))
-        # A plain word is a name even if something of that name happens to lie here.
+        # A plain word is a name, even if there is a file of that name here.
         if (os.sep not in value and not Path(value).suffix) or not os.path.exists(path):
             return value
         return self.cluster_path(value, where) if os.path.isdir(path) or self._is_shared(path) else self._copy(path)

@@ -65,7 +65,7 @@ def load_inputs(
     model: ModelConfig,
     launch: LaunchConfig,
 ) -> TrainingInputs:
-    """Pack a corpus for a model, as far as that is not done.
+    """Pack a corpus for a model, unless that is done.
 
     Args:
         annotate: Options of the stages that it was annotated with, and its filters.

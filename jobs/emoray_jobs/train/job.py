@@ -1,6 +1,6 @@
 """train: annotated corpus → packed training set → batch plan → Ray Train workers → a registered model version.
 
-Run it again after a kill and it goes on where its last checkpoint is; SIGTERM and Ctrl-C make it write one first. Run
+Run it again after a kill and it resumes from its last checkpoint; SIGTERM and Ctrl-C make it write one first. Run
 it again when it is done and it hands back what there is. What makes a run is the data and the sections `model` and
 `train`; the section `launch`, workers and machines do not.
 """
@@ -71,7 +71,7 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
     """Train the configured model on the configured corpus and register it as challenger.
 
     Args:
-        fresh: Begin anew, even where the same run is finished or under way.
+        fresh: Start from the beginning, even if the same run is finished or under way.
         champion: Make the version champion if there is none yet.
 
     Raises:
@@ -177,7 +177,7 @@ def _raise_if_stopped(stop: StopRequest, lake: Lake, run: str, steps: int) -> No
         raise StoppedError(
             f"stopped by {stop.signal}",
             where=run,
-            remedy=f"The same command goes on from step {kept[-1] if kept else 0} of {steps}",
+            remedy=f"The same command resumes from step {kept[-1] if kept else 0} of {steps}",
         )
 
 
@@ -219,7 +219,7 @@ def render(result: TrainResult) -> RenderableType:
     """The result as it is printed."""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in result.dev.items() if name != "score")
     if result.reused:
-        how = "was finished before (--fresh trains anew)"
+        how = "was finished before (--fresh trains again)"
     else:
         went_on = "" if result.resumed_at is None else f", continued from step {result.resumed_at}"
         how = f"took {result.seconds:.0f} s for {result.steps} steps{went_on}"

@@ -28,7 +28,7 @@ LOOK_S = 0.5
 
 
 def train_on_ray(assignment: RunSpec, lake: Lake, stop: StopRequest, *, share_cores: bool) -> None:
-    """Have Ray Train run the workers of a run to the end; after a worker's death all go on from the last checkpoint.
+    """Have Ray Train run the workers of a run to the end. After a worker's death all resume from the last checkpoint.
 
     Once asked to stop they checkpoint and end; after `launch.stop_s` it returns without waiting for that.
 
@@ -38,7 +38,7 @@ def train_on_ray(assignment: RunSpec, lake: Lake, stop: StopRequest, *, share_co
             the tasks that collate, which they wait for.
 
     Raises:
-        TrainingError: The run cannot go on, or workers died more often than `launch.max_failures`.
+        TrainingError: The run cannot continue, or workers died more often than `launch.max_failures`.
     """
     error = ("checkpoints", assignment.run, ERROR)
     for name in (ERROR, STOP):
@@ -59,7 +59,7 @@ def train_on_ray(assignment: RunSpec, lake: Lake, stop: StopRequest, *, share_co
         raise TrainingError(
             f"workers failed more than {assignment.launch.max_failures} times: {' '.join(str(failure).split())}",
             where=assignment.run,
-            remedy="Mend the cause and run the same command again: it goes on from the last checkpoint",
+            remedy="Fix the cause and run the same command again: it resumes from the last checkpoint",
             kind="workers_failed",
         ) from failure
     except ray.exceptions.RayError as failure:
@@ -95,7 +95,7 @@ def _trainer(assignment: RunSpec, lake: Lake, share_cores: bool) -> TorchTrainer
 
 
 def _fit(trainer: TorchTrainer) -> queue.SimpleQueue[BaseException | None]:
-    """Fit in a thread: in the main one Ray Train takes Ctrl-C for itself, and ends with an error of its own.
+    """Fit in a thread: in the main thread Ray Train handles Ctrl-C itself and ends with another error.
 
     Returns:
         Where its error comes, or None, once it has ended.

@@ -1,4 +1,4 @@
-"""What training does in the process at hand: device, threads, predictions."""
+"""What training does in its own process: device, threads, predictions."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from emoray.training.training_set import TrainingSet
 from emoray_jobs.progress import Advance
 from emoray_jobs.train.run_spec import RunSpec
 
-#: Shards that one task packs at most: it scans the stage tables once for all of them, and holds their text vectors.
+#: Shards that one task packs at most: it scans the stage tables once for all, with their text vectors in memory.
 SHARDS_PER_TASK = 32
 TENSORS = ("features_BTF", "lengths_B", "text_BKE", "present_BK", "target_B3", "label_B", "dialogue_B", "turn_B")
 #: What a task gives per step: epoch, step, clips, start; of each micro-batch ids, and its tensors as safetensors.

@@ -12,7 +12,7 @@ from emoray.registry.tracking import Tracking
 
 
 class RunRecord:
-    """The record of a run, which lets the same command go on with it, or hand back what it came to."""
+    """The record of a run, from which the same command resumes it, or returns its result."""
 
     def __init__(self, lake: Lake, run: str, tracking: Tracking) -> None:
         self.run = run
@@ -38,7 +38,7 @@ class RunRecord:
         self._write({"run_id": run_id})
 
     def finish(self, done: Mapping[str, Any]) -> None:
-        """Note what it came to: `version` and whatever the caller wants back."""
+        """Record the result: `version`, and what the caller wants to read again."""
         self._write({**self._record, "done": dict(done)})
 
     def finished(self) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What a training worker is told."""
+"""What defines a training run; its workers get it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emoray.training.config import LaunchConfig, TrainConfig
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What the workers of a run are told.
+    """What defines a training run.
 
     Attributes:
         lake: Where everything is.
@@ -22,7 +22,7 @@ class RunSpec:
         launch: How it is carried out.
         training_set: Hash of the packed training set.
         plan: Path of the batch plan below the lake's root.
-        fold: The fold whose splits hold; None: the corpus's own.
+        fold: The fold whose splits apply; None for the corpus's own.
     """
 
     lake: LakeConfig

@@ -31,7 +31,7 @@ def training_keys(lake: Lake, corpus: str, annotate: AnnotateConfig, fingerprint
     """What a training set of a corpus consists of: `training_rows(…, vectors=False)` within the filters.
 
     Args:
-        annotate: Its filters hold, whichever stages the vectors come from.
+        annotate: Its filters apply, whichever stages the vectors come from.
 
     Raises:
         LakeError: A filter reads a measure that the corpus was not annotated with.
@@ -65,7 +65,7 @@ def ensure_training_set(
     audio: AudioConfig,
     keys: pl.DataFrame,
 ) -> TrainingSet:
-    """Pack a corpus for a model as far as that is not done, and open it.
+    """Pack a corpus for a model, unless that is done, and open it.
 
     Args:
         cluster: Which Ray packs it, unless `launch.workers` is 0.

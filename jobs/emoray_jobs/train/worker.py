@@ -22,7 +22,7 @@ from emoray_jobs.train.run_spec import RunSpec
 
 #: In a run's folder: why its workers stopped, where a restart would not help.
 ERROR = "error.json"
-#: In a run's folder: its driver was told to stop. Rank 0 looks for it so often.
+#: In a run's folder: the driver asks to stop. Rank 0 checks for it this often.
 STOP = "stop.json"
 LOOK_LOCAL_S = 0.3
 LOOK_REMOTE_S = 5.0
@@ -85,7 +85,7 @@ def train_on_worker(config: dict[str, Any]) -> None:
 
 
 def _poll_stop_file(assignment: RunSpec) -> Callable[[], bool]:
-    """A function that says whether the run was told to stop, and looks only now and then."""
+    """A function that says whether the run should stop. It checks the folder only now and then."""
     lake = Lake(assignment.lake)
     pause = LOOK_LOCAL_S if lake.is_local else LOOK_REMOTE_S
     looked = time.monotonic()

@@ -95,7 +95,7 @@ def test_a_folder_of_parquet_files_with_one_split(tmp_path, lake):
     made = dataset(sounds, text=["hello", "bye"], speaker=["ann", "bob"])
     made.to_parquet(str(tmp_path / "calls" / "data" / "train-00000-of-00001.parquet"))
     rows = build(tmp_path / "calls", lake)
-    # Sound that has a file of its own keeps its address.
+    # Sound that has its own file keeps its address.
     assert [row["audio_uri"] for row in rows] == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
     assert [row["transcript"] for row in rows] == ["hello", "bye"]
     # One split only: whole speakers are dealt out.

@@ -1,4 +1,4 @@
-"""The time limit of a call into native code, in a process of its own."""
+"""The time limit of a call into native code, in a separate process."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_without_any_label_there_is_nothing_to_report():
 
 
 def _of_protocol(seeds=(0, 1), folds=4):
-    """What each seed predicts, with noise of its own, and the fold of each speaker."""
+    """What each seed predicts, with its own noise, and the fold of each speaker."""
     truth = _predictions(levels=("audio",))
     fold = pl.col("speaker_id").str.split("-").list.last().cast(pl.Int32) % folds
     noisy = [

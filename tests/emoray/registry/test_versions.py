@@ -239,7 +239,7 @@ def test_missing_files_are_named(tracking, logged, tmp_path):
 
 @pytest.fixture
 def fresh(tracking, logged):
-    """A registered model of its own with four versions."""
+    """A separate registered model with four versions."""
     name = f"model-{len(tracking.client.search_registered_models())}"
     tracking.client.create_registered_model(name)
     own = dataclasses.replace(tracking, model_name=name)

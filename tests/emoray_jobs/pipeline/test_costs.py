@@ -95,7 +95,7 @@ def test_new_measurements_make_themselves_felt(tmp_path):
 
 def test_a_stage_is_measured_while_it_runs(tmp_path):
     config = config_for(tmp_path).annotate
-    # An option of its own: the process may have run the stage before.
+    # Its own option: the process may have run the stage before.
     prosody = MeasureProsody(config.prosody.model_copy(update={"f0_floor_hz": 61.25}))
     rows = [{"utterance_id": f"u{number}", "duration_s": 1.0, WAVEFORM: speech(1.0, 120.0)} for number in range(3)]
     first, second = (run_measured(prosody, rows, config.guard, "here", on_gpu=False)[1] for _ in range(2))

@@ -109,7 +109,7 @@ def test_a_signal_has_training_checkpoint_and_the_same_command_goes_on(bare, tmp
     other = jobs_kit.config(tmp_path / "other", "model.name=acoustic")
     jobs_kit.write_corpus(Lake(other.lake))
     status, errors = stop_at(_STOPPED, other.lake.root, "4", line="in step 4", with_signal=signal.SIGTERM)
-    goes_on = f"The same command goes on from step 5 of {undisturbed.steps}"
+    goes_on = f"The same command resumes from step 5 of {undisturbed.steps}"
     assert re.fullmatch(rf"error: acoustic-\w+: stopped by SIGTERM\. {goes_on}", errors.splitlines()[-1])
     assert "Traceback" not in errors
     assert status == 130
