@@ -1,8 +1,8 @@
 """Drives a phase to its end: pass after pass over what the stage tables still lack.
 
 A pass loses the batches whose process dies, and what a writer that dies had buffered. The next pass finds them by the
-same anti-join, with smaller batches; the few rows that are left run one by one, stage by stage, and a row that even then kills its
-process gets an error as its outcome.
+same anti-join, with smaller batches. The few rows that are left run one by one, stage by stage. A row that even then
+kills its process gets an error as its outcome.
 """
 
 from __future__ import annotations
