@@ -1,6 +1,6 @@
 """Short clips for the fault and scale benchmarks: a buzz with syllables, and ten ways in which a file can be bad.
 
-They test machinery. Nobody speaks in them.
+They test software. They contain no speech.
 """
 
 from __future__ import annotations
@@ -24,15 +24,7 @@ SPEAKERS = 20
 
 
 def buzz(seconds: float, seed: int) -> npt.NDArray[np.float32]:
-    """A voiced sound of its own for every seed: pitch, melody, syllables and level differ.
-
-    Args:
-        seconds: Length.
-        seed: Which sound.
-
-    Returns:
-        float32 (S,), 16 kHz.
-    """
+    """A voiced sound, float32 (S,), 16 kHz; pitch, melody, syllables and level depend on the seed."""
     rng = np.random.default_rng(seed)
     time_s = np.arange(round(seconds * AUDIO_HZ)) / AUDIO_HZ
     melody = 1 + rng.uniform(0.05, 0.2) * np.sin(2 * np.pi * rng.uniform(0.5, 1.5) * time_s)
@@ -65,7 +57,7 @@ def utterance(number: int, audio_uri: str, duration_s: float | None) -> dict[str
 
 
 def make_clips(folder: Path, count: int) -> list[dict[str, object]]:
-    """Write clips of 1 to 1.5 s, as far as they are not there yet.
+    """Write clips of 1 to 1.5 s that are missing.
 
     Returns:
         A row of the utterances table for each.
@@ -83,7 +75,7 @@ def make_clips(folder: Path, count: int) -> list[dict[str, object]]:
 
 
 def write_corpus(lake: Lake, rows: list[dict[str, object]]) -> None:
-    """Put rows into a lake as its corpus."""
+    """Write rows to a lake as its corpus."""
     lake.write_utterances(CORPUS, utterances_table(rows))
 
 
@@ -100,16 +92,15 @@ def _with_nan() -> bytes:
 
 
 def _huge_header() -> bytes:
-    """A header that promises ten times the samples that follow."""
+    """A header that announces ten times the samples that follow."""
     data = bytearray(_wav(buzz(1.0, 2)))
     place = data.index(b"data") + 4
-    promised_bytes = int.from_bytes(data[place : place + 4], "little") * 10
-    data[place : place + 4] = promised_bytes.to_bytes(4, "little")
+    announced_bytes = int.from_bytes(data[place : place + 4], "little") * 10
+    data[place : place + 4] = announced_bytes.to_bytes(4, "little")
     return bytes(data)
 
 
-#: Ten kinds of bad clip: name → (content, the `kind` of the error that it must be quarantined with); None for a file
-#: that is missing.
+#: Ten kinds of bad clip: name → (content, or None for a missing file; the expected `kind` of the error).
 BAD: dict[str, tuple[Callable[[], bytes] | None, str]] = {
     "empty": (lambda: b"", "empty_file"),
     "cut_off": (lambda: _wav(buzz(1.0, 3))[:9000], "truncated_audio"),
@@ -125,10 +116,10 @@ BAD: dict[str, tuple[Callable[[], bytes] | None, str]] = {
 
 
 def make_bad_clips(folder: Path, first: int, count: int) -> dict[str, tuple[dict[str, object], str]]:
-    """Write bad clips, kind after kind in turn.
+    """Write bad clips of all kinds in turn.
 
     Returns:
-        utterance_id → (its row, the kind of error that it must be quarantined with).
+        utterance_id → (its row, the expected kind of its error).
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = {}

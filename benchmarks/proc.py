@@ -1,4 +1,4 @@
-"""Processes as Linux shows them in /proc: descendants, names, memory."""
+"""Processes from Linux's /proc: descendants, names, memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def parents() -> dict[int, int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                # The name stands in brackets and may hold anything; the parent is the second field after it.
+                # The name stands in brackets and may contain anything; the parent is the second field after it.
                 found[int(entry)] = int(Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[1])
     return found
 
@@ -32,7 +32,7 @@ def descendants(root: int) -> list[int]:
 
 
 def command(pid: int) -> str:
-    """The command line of a process; empty if it is gone."""
+    """The command line of a process; empty if it has ended."""
     try:
         return Path("/proc", str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
@@ -40,7 +40,7 @@ def command(pid: int) -> str:
 
 
 def memory_bytes(pid: int) -> int:
-    """Memory of a process in which pages that it shares count in equal parts (PSS); 0 if it is gone."""
+    """Proportional set size of a process: shared pages count in equal parts; 0 if it has ended."""
     try:
         for line in Path("/proc", str(pid), "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

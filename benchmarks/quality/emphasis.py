@@ -1,9 +1,9 @@
-"""How well planted emphasis is found, per word, with the synthesiser's word times and with aligned ones.
+"""Detection of planted emphasis, per word, with the synthesiser's word times and with aligned ones.
 
-    python benchmarks/quality/emphasis.py [--lake FOLDER] [--corpus NAME] [--limit CLIPS]
+    python -m benchmarks.quality.emphasis [--lake FOLDER] [--corpus NAME] [--limit CLIPS]
 
 Prints precision, recall and F1. Without `--lake` a small synthetic corpus is made in a temporary folder. The figures
-say how the detector does on synthesised speech whose emphasis was planted by rule; they say nothing about people.
+hold for synthesised speech with emphasis planted by rule; they are no evidence about people.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Emphasis detection on planted emphasis")
     parser.add_argument("--lake", help="lake that holds a corpus with planted emphasis; a new one is made without it")
     parser.add_argument("--corpus", default="synthetic", help="name of the corpus in the lake")
-    parser.add_argument("--limit", type=int, help="use only so many clips")
+    parser.add_argument("--limit", type=int, help="use only this many clips")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="emoray-emphasis-") as folder:
         lake = Lake(LakeConfig(root=arguments.lake or folder, storage_options={}))
@@ -94,7 +94,7 @@ def make_corpus(lake: Lake, name: str) -> None:
 
 
 def measure(rows: list[Row], times: str) -> dict[str, Any]:
-    """Run the stages up to emphasis with word times from one source, and judge the marks.
+    """Run the stages up to emphasis with word times from one source, and evaluate the marks.
 
     Args:
         rows: Utterances with planted emphasis in their words.
@@ -103,17 +103,17 @@ def measure(rows: list[Row], times: str) -> dict[str, Any]:
     over = {"transcribe": {"kind": "reference", "reference": {"times": times}}}
     config = validate(AnnotateConfig, merge(read_preset("laptop")["annotate"], over))
     started = time.perf_counter()
-    heard = annotate_rows(audio_stages(config), rows, config.guard)
+    outcomes = annotate_rows(audio_stages(config), rows, config.guard)
     for row in rows:
         row.pop("waveform", None)
     stage = Emphasis(config.emphasis.prosody, Norms.fit(rows, config.norms))
     annotate_rows([stage], rows, config.guard)
     elapsed_s = time.perf_counter() - started
-    errors = collections.Counter(outcome.error["type"] for outcome in heard["transcribe"] if outcome.error)
-    judged = [row for row in rows if row.get("emphasis")]
+    errors = collections.Counter(outcome.error["type"] for outcome in outcomes["transcribe"] if outcome.error)
+    marked = [row for row in rows if row.get("emphasis")]
     scores = {}
     for split in ("all", *SPLITS):
-        chosen = [row for row in judged if split in ("all", row["split"])]
+        chosen = [row for row in marked if split in ("all", row["split"])]
         if chosen:
             found = [[word["emphasised"] for word in row["emphasis"]["words"]] for row in chosen]
             planted = [[word["emphasised"] for word in row["words"]] for row in chosen]

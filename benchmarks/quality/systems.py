@@ -40,7 +40,7 @@ TURNS = 10
 #: Half of the preset's.
 EPOCHS = {"epochs": 10}
 #: A clip of 3 s costs MSF-SER 7 ms of a core, forward and backward, CNN14 a hundred: few epochs, small batches for more
-#: steps in them, and half of a clip at a time. Evaluation hears the whole.
+#: steps per epoch, and half of a clip at a time. Evaluation uses the whole clip.
 CNN14: dict[str, Any] = {"encoder": {"kind": "cnn14"}, "granularities": ["gs"]}
 CNN14_TRAIN: dict[str, Any] = {
     "epochs": 2,
@@ -48,7 +48,7 @@ CNN14_TRAIN: dict[str, Any] = {
     "augment": {"crop_s": 1.5, "modality_dropout": 0.0},
 }
 CATEGORICAL = {"objective": {"ccc": 0.0, "category": 1.0, "region": 0.0}}
-#: As published but for fewer epochs, and 4 dialogues a batch instead of 20, for more steps in them.
+#: As published, except for fewer epochs, and 4 dialogues a batch instead of 20 for more steps per epoch.
 DIALOGUES_TRAIN: dict[str, Any] = {
     "epochs": 20,
     "plan": {"batch_size": 4, "buckets": 1},
@@ -131,12 +131,12 @@ ROWS = {row.name: row for rows in SYSTEMS.values() for row in rows}
 
 
 def chosen(names: Sequence[str] | None) -> dict[str, tuple[Row, ...]]:
-    """The systems with the rows of these names alone, or all; those that are left without a row are left out."""
+    """The systems with the rows of these names alone, or all; systems without a row are left out."""
     picked = {system: tuple(row for row in rows if not names or row.name in names) for system, rows in SYSTEMS.items()}
     return {system: rows for system, rows in picked.items() if rows}
 
 
-#: Which training set a row needs: whether of dialogues, and the kind of encoder.
+#: Training set of a row: whether it consists of dialogues, and the kind of encoder.
 Needed = tuple[bool, str]
 
 

@@ -189,7 +189,7 @@ def speed_ratio(
         name=name,
         what=what,
         ratios=[theirs.seconds / mine.seconds for mine, theirs in pairs],
-        seconds={contender: [reading.seconds for reading in readings[contender]] for contender in (ours, other)},
+        seconds={name: [reading.seconds for reading in readings[name]] for name in (ours, other)},
         peak_bytes={
             contender: max(reading.peak_bytes for reading in readings[contender]) for contender in (ours, other)
         },

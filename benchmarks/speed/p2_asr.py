@@ -71,12 +71,12 @@ def measure(folder: Path, scale: Scale) -> list[Measurement]:
             command = (python, str(environments.script(program)))
             contenders.append(stack.enter_context(Contender(name, command, task, folder)))
         readings = rounds(contenders, scale.pairs, scale.show)
-    ours = readings["emoray"][-1].results
+    texts = readings["emoray"][-1].results
     what = f"clips/s over {{}}'s, {len(clips)} clips of mixed length, Whisper {MODEL.layers} × {MODEL.width}"
     measurements = []
     for contender in contenders[1:]:
-        texts = readings[contender.name][-1].results
-        equal = sum(texts[name] == ours.get(name) for name in clips)
+        theirs = readings[contender.name][-1].results
+        equal = sum(theirs[name] == texts.get(name) for name in clips)
         note = f"{equal} of {len(clips)} texts equal"
         name = f"asr_vs_{contender.name}"
         measurements.append(speed_ratio(name, what.format(contender.name), readings, "emoray", contender.name, note))

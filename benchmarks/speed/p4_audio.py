@@ -68,7 +68,7 @@ def _rates(readings: Mapping[str, Sequence[Reading]], hours: float) -> str:
         contender: hours / (np.median([reading.seconds for reading in taken]) / 3600)
         for contender, taken in readings.items()
     }
-    return ", ".join(f"{contender} {rate:,.0f} h per core-hour" for contender, rate in rates.items())
+    return ", ".join(f"{name} {rate:,.0f} h per core-hour" for name, rate in rates.items())
 
 
 def _arrays(reading: Reading) -> list[Any]:
