@@ -14,7 +14,7 @@ from emoray.registry.config import TrackingConfig
 from emoray.stages.config import AnnotateConfig
 
 Semantics = Literal["none", "transcript", "full"]
-Recogniser = Literal["none", "pocketsphinx", "whisper", "whisper_vllm"]
+Recogniser = Literal["none", "pocketsphinx", "moonshine", "whisper", "whisper_vllm", "endpoint"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
