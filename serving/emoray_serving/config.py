@@ -13,7 +13,7 @@ from emoray.lake.tables import LakeConfig
 from emoray.registry.config import TrackingConfig
 from emoray.stages.config import AnnotateConfig
 
-Recogniser = Literal["none", "pocketsphinx", "whisper", "whisper_vllm"]
+Recogniser = Literal["none", "pocketsphinx", "moonshine", "whisper", "whisper_vllm", "endpoint"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 

@@ -10,7 +10,7 @@ import functools
 import math
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,28 +18,33 @@ import pocketsphinx
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.errors import StageError
+from emoray.stages.transcribe.alignment import (
+    FRAME_S,
+    Segment,
+    check_score,
+    join,
+    join_known,
+    mismatch,
+    tokens_of,
+    without_misfits,
+)
 
-FRAME_S = 0.01
 LANGUAGE = "en"
 EDGE_DB = 40.0  # quieter than the loudest frame by this much counts as silence at a clip's edges
 EDGE_MARGIN_S = 0.03
 WIDE = 1e-200
-#: Mean score per frame that an alignment must reach: on synthetic voices 98 % of true transcripts do, and 10 % of wrong
-#: ones.
-MIN_SCORE = -0.006
 #: Kinds of errors by which a transcript that may be right all the same cannot be aligned.
 UNALIGNABLE = ("unknown_word", "alignment_mismatch")
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A word heard between two times, with its posterior probability and its acoustic log-likelihood (scaled)."""
-
-    word: str
-    start_s: float
-    end_s: float
-    probability: float
-    score: float
+#: The dictionary's phonemes (ARPAbet), each as a word of its own, in place of a word that the dictionary lacks …
+PHONEMES = (
+    *("AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY"),
+    *("F", "G", "HH", "IH", "IY", "JH", "K", "L", "M", "N", "NG", "OW", "OY"),
+    *("P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH"),
+)
+#: … and what each of them costs: little enough that it does not matter, enough that no known word loses frames to them.
+PHONEME_PROBABILITY = 0.001 / len(PHONEMES)
+PHONEME_MARK = "~"  # no word of the dictionary begins with it
+SEARCH = "known words"
 
 
 class Aligner:
@@ -57,6 +62,7 @@ class Aligner:
             lm=None, loglevel="FATAL", bestpath=False, beam=WIDE, wbeam=WIDE, pbeam=WIDE, maxhmmpf=-1
         )
         self._lock = threading.Lock()
+        self._knows_phonemes = False
 
     def align(self, samples: np.ndarray, text: str) -> list[dict[str, Any]]:
         """Find each word's times.
@@ -71,21 +77,85 @@ class Aligner:
         Raises:
             StageError: `empty_transcript`, `unknown_word` (not in the dictionary), or `alignment_mismatch`.
         """
-        tokens = [token for token in text.split() if any(character.isalnum() for character in token)]
-        if not tokens:
-            raise StageError(f"no words in the transcript {text!r}", remedy="Give the words", kind="empty_transcript")
+        tokens = tokens_of(text)
         with self._lock:
             forms = [self._dictionary_forms(token) for token in tokens]
-            wanted = [form for group in forms for form in group]
-            first, last = _loud_part(samples)
-            found: list[Segment] = []
-            for silences, start, end in ((True, 0, len(samples)), (False, first, last)):
-                self._decoder.config["fsgusefiller"] = silences
-                self._decoder.set_align_text(" ".join(wanted))
-                found = _segments(self._decoder, samples[start:end], offset_s=start / AUDIO_HZ)
-                if [segment.word for segment in found] == wanted:
-                    break
-        return _join(tokens, forms, _checked(found, wanted))
+            found = self._find([form for group in forms for form in group], samples)
+        check_score(found)
+        return join(tokens, forms, found)
+
+    def align_known(self, samples: np.ndarray, text: str) -> list[dict[str, Any]]:
+        """Find the times of those words that can be aligned; the others have none.
+
+        A word that the dictionary lacks, or that does not sound like itself, is replaced by any sequence of phonemes,
+        which shows where it stands. Where several stand side by side, nothing shows which is which.
+
+        Args:
+            samples: float32 (S,), mono, 16 kHz.
+            text: What is said; all of its words come back.
+
+        Returns:
+            Words as in `emoray.schema.WORD`: times in seconds, in order and within the clip, or None.
+
+        Raises:
+            StageError: `empty_transcript`, or `alignment_mismatch` where no word can be aligned.
+        """
+        tokens = tokens_of(text)
+        with self._lock:
+            forms = [self._known_forms(token) for token in tokens]
+            if all(forms):
+                found = self._find([form for group in forms for form in group], samples)
+                forms = without_misfits(forms, found)
+            if not all(forms):
+                found = self._find_around(forms, samples)
+        check_score([segment for segment in found if segment.word])
+        return join_known(tokens, forms, found)
+
+    def _find(self, wanted: list[str], samples: np.ndarray) -> list[Segment]:
+        """The words in order, all of them."""
+        first, last = _loud_part(samples)
+        found: list[Segment] = []
+        for silences, start, end in ((True, 0, len(samples)), (False, first, last)):
+            self._decoder.config["fsgusefiller"] = silences
+            self._decoder.set_align_text(" ".join(wanted))
+            found = _segments(self._decoder, samples[start:end], offset_s=start / AUDIO_HZ)
+            if [segment.word for segment in found] == wanted:
+                return found
+        raise mismatch(f"only {len(found)} of the transcript's {len(wanted)} words could be aligned")
+
+    def _find_around(self, forms: list[list[str]], samples: np.ndarray) -> list[Segment]:
+        """The words in order, with one segment without a word for each stretch of words that have no forms."""
+        if not self._knows_phonemes:
+            for phoneme in PHONEMES:
+                self._decoder.add_word(_phoneme_word(phoneme), phoneme, phoneme == PHONEMES[-1])
+            self._knows_phonemes = True
+        transitions: list[tuple[int, int, float, str]] = []
+        wanted: list[str] = []
+        for group in forms:
+            if not group and wanted[-1:] == [""]:
+                continue
+            for form in group or [""]:
+                state = len(wanted)
+                wanted.append(form)
+                if form:
+                    transitions.append((state, state + 1, 1.0, form))
+                for phoneme in () if form else map(_phoneme_word, PHONEMES):
+                    transitions.append((state, state + 1, PHONEME_PROBABILITY, phoneme))
+                    transitions.append((state + 1, state + 1, PHONEME_PROBABILITY, phoneme))
+        self._decoder.config["fsgusefiller"] = True
+        self._decoder.add_fsg(SEARCH, self._decoder.create_fsg(SEARCH, 0, len(wanted), transitions))
+        self._decoder.activate_search(SEARCH)
+        found = _without_phonemes(_segments(self._decoder, samples, offset_s=0.0))
+        if [segment.word for segment in found] != wanted:
+            raise mismatch("the transcript's words could not be aligned")
+        return found
+
+    def _known_forms(self, token: str) -> list[str]:
+        """The word's forms in the dictionary; none if it lacks one of them."""
+        try:
+            return self._dictionary_forms(token)
+        except StageError:
+            return []
 
     def _dictionary_forms(self, token: str) -> list[str]:
         plain = token.lower().replace("’", "'")
@@ -151,32 +221,21 @@ def _segments(decoder: pocketsphinx.Decoder, samples: np.ndarray, *, offset_s: f
     ]
 
 
-def _checked(found: list[Segment], wanted: list[str]) -> list[Segment]:
-    """The alignment, if it has the words that were wanted and sounds like them."""
-    if [segment.word for segment in found] != wanted:
-        what = f"only {len(found)} of the transcript's {len(wanted)} words could be aligned"
-    else:
-        frames = sum(segment.end_s - segment.start_s for segment in found) / FRAME_S
-        score = sum(segment.score for segment in found) / frames
-        if score >= MIN_SCORE:
-            return found
-        what = f"the clip does not sound like its transcript (score {score:.4f} per frame, at least {MIN_SCORE} wanted)"
-    raise StageError(
-        what,
-        remedy="Check that the clip says what the transcript says, or give word times with the corpus",
-        kind="alignment_mismatch",
-    )
+def _phoneme_word(phoneme: str) -> str:
+    return f"{PHONEME_MARK}{phoneme}"
 
 
-def _join(tokens: list[str], forms: list[list[str]], found: list[Segment]) -> list[dict[str, Any]]:
-    """Words as the text spells them: a hyphenated one spans its parts."""
-    words = []
-    position = 0
-    for token, group in zip(tokens, forms, strict=True):
-        parts = found[position : position + len(group)]
-        position += len(group)
-        words.append({"word": token, "start_s": parts[0].start_s, "end_s": parts[-1].end_s, "emphasised": None})
-    return words
+def _without_phonemes(found: list[Segment]) -> list[Segment]:
+    """The same, each run of phonemes as one segment without a word."""
+    joined: list[Segment] = []
+    for segment in found:
+        if not segment.word.startswith(PHONEME_MARK):
+            joined.append(segment)
+        elif joined and not joined[-1].word:
+            joined[-1] = replace(joined[-1], end_s=segment.end_s)
+        else:
+            joined.append(replace(segment, word=""))
+    return joined
 
 
 def _loud_part(samples: np.ndarray) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from emoray.audio.io import AUDIO_HZ
 from emoray.engines.local import LocalEngine, local_engine
 from emoray.errors import ConfigError
+from emoray.stages.transcribe.pieces import cut_into_pieces
 from emoray.stages.weights import model_folder
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 Waveform = npt.NDArray[np.float32]
 
 WINDOW_S = 30
-#: A longer clip is cut within the last so many seconds of the window, in the quietest frame.
-CUT_WITHIN_S = 5
-FRAME_S = 0.05
 NEVER = -100.0  # the lowest bias that vLLM takes
 
 
@@ -50,7 +48,7 @@ def recognise(waveforms: Sequence[Waveform], config: WhisperVllmConfig) -> list[
     folder = model_folder(config.model)
     engine = local_engine(str(folder), config.vllm, speech=True)
     checkpoint = _Checkpoint(folder)
-    pieces = [list(_pieces(samples)) for samples in waveforms]
+    pieces = [list(cut_into_pieces(samples, WINDOW_S)) for samples in waveforms]
     languages = _languages(engine, checkpoint, [own[0] for own in pieces], config.language)
     prompts = [
         _prompt(piece, checkpoint.start(language))
@@ -134,18 +132,6 @@ def _languages(engine: LocalEngine, checkpoint: _Checkpoint, clips: Sequence[Wav
 def _prompt(samples: Waveform, start: list[int]) -> dict[str, Any]:
     sound = {"prompt": "", "multi_modal_data": {"audio": (samples, AUDIO_HZ)}}
     return {"encoder_prompt": sound, "decoder_prompt": {"prompt_token_ids": start}}
-
-
-def _pieces(samples: Waveform) -> Iterator[Waveform]:
-    """Cut a clip into pieces of at most the window, each in the quietest frame near its end."""
-    window, frame = WINDOW_S * AUDIO_HZ, int(FRAME_S * AUDIO_HZ)
-    while len(samples) > window:
-        tail = samples[window - CUT_WITHIN_S * AUDIO_HZ : window].reshape(-1, frame)
-        quietest = int(np.argmin(np.square(tail, dtype=np.float64).sum(axis=1)))
-        cut = window - CUT_WITHIN_S * AUDIO_HZ + quietest * frame + frame // 2
-        yield samples[:cut]
-        samples = samples[cut:]
-    yield samples
 
 
 @functools.cache

@@ -111,6 +111,37 @@ def test_auto_keeps_a_transcript_that_cannot_be_aligned(spoken, reference, trans
     assert only_error(reference("auto"), {**spoken[0], "words": None, "transcript": "— …"}).kind == "empty_transcript"
 
 
+def test_a_word_that_the_dictionary_lacks_costs_at_most_its_own_times(spoken):
+    row = next(row for row in spoken if len(row["words"]) > 5)
+    planted = row["words"]
+    known = [word["word"] for word in planted]
+    for unknown in ([2], [0], [len(known) - 1], [1, 4]):
+        text = " ".join("brillig" if index in unknown else word for index, word in enumerate(known))
+        words = aligner().align_known(row["waveform"], text)
+        assert [word["word"] for word in words] == text.split()
+        off = [abs(a["start_s"] - b["start_s"]) for a, b in zip(words[1:], planted[1:], strict=True)]
+        assert np.median(off) < 0.05  # the first word's start is the end of the silence before it
+        assert max(off) < 0.3
+    together = " ".join("slithy" if index in (2, 3) else word for index, word in enumerate(known))
+    times = [word["start_s"] for word in aligner().align_known(row["waveform"], together)]
+    assert [time is None for time in times] == [index in (2, 3) for index in range(len(known))]
+    assert [time for time in times if time is not None] == sorted(time for time in times if time is not None)
+
+
+def test_a_text_of_another_clip_has_no_word_that_can_be_aligned(spoken):
+    with pytest.raises(StageError) as caught:
+        aligner().align_known(spoken[0]["waveform"], "nobody expects seventeen purple elephants to juggle tomorrow")
+    assert caught.value.kind == "alignment_mismatch"
+
+
+def test_unknown_words_leave_no_trace_in_the_aligner(spoken):
+    row = spoken[0]
+    before = aligner().align(row["waveform"], row["transcript"])
+    aligner().align_known(spoken[1]["waveform"], f"brillig {spoken[1]['transcript']}")
+    assert aligner().align(row["waveform"], row["transcript"]) == before
+    assert aligner().align_known(row["waveform"], row["transcript"]) == before
+
+
 def test_pocketsphinx_hears_words_with_times(spoken, configure):
     stage = build_transcribe(configure({"transcribe": {"kind": "pocketsphinx"}}).transcribe)
     value = stage.run(spoken[:1])[0]
@@ -126,5 +157,5 @@ def test_pocketsphinx_hears_words_with_times(spoken, configure):
 
 def test_pocketsphinx_says_when_it_hears_nothing(configure):
     stage = build_transcribe(configure({"transcribe": {"kind": "pocketsphinx"}}).transcribe)
-    row = {"utterance_id": "hiss", "waveform": np.zeros(1600, np.float32)}
-    assert only_error(stage, row).kind == "empty_transcript"
+    (outcome,) = stage.run([{"utterance_id": "hiss", "waveform": np.zeros(1600, np.float32)}])
+    assert outcome.kind == "empty_transcript"

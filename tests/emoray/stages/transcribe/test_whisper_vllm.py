@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from emoray.errors import ConfigError, StageError
+from emoray.stages.transcribe.pieces import cut_into_pieces
 from emoray.stages.transcribe.stage import build_transcribe
-from emoray.stages.transcribe.whisper_vllm import WINDOW_S, _pieces
+from emoray.stages.transcribe.whisper_vllm import WINDOW_S
 
 
 @pytest.fixture(scope="session")
@@ -58,13 +59,16 @@ def test_a_clip_longer_than_the_window_is_heard_in_pieces(settings, spoken):
     stage = build_transcribe(settings("whisper_vllm"))
     short, both = stage.run([spoken[1], long])
     assert short == stage.run([spoken[1]])[0]
-    assert len(both["text"]) > len(stage.run([{**long, "waveform": next(_pieces(long["waveform"]))}])[0]["text"])
+    first = next(iter(cut_into_pieces(long["waveform"], WINDOW_S)))
+    assert len(both["text"]) > len(stage.run([{**long, "waveform": first}])[0]["text"])
+        stage.run([{**long, "waveform": next(iter(cut_into_pieces(long["waveform"], WINDOW_S)))}])[0]["text"]
+    )
 
 
 def test_pieces_are_cut_in_the_quiet_and_nothing_is_lost():
     samples = np.ones(70 * 16_000, np.float32)
     samples[27 * 16_000 : 27 * 16_000 + 1600] = 0.0
-    pieces = list(_pieces(samples))
+    pieces = list(cut_into_pieces(samples, WINDOW_S))
     assert np.array_equal(np.concatenate(pieces), samples)
     assert all(0 < len(piece) <= WINDOW_S * 16_000 for piece in pieces)
     assert 27 * 16_000 <= len(pieces[0]) <= 27 * 16_000 + 1600
