@@ -98,7 +98,7 @@ def run(
         name: Name of a table's stored scores; the table's name if left out.
 
     Raises:
-        InputError: Nothing to score (`nothing_to_score`), no such table (`unknown_table`), or one transcript for several
+        InputError: Nothing to score (`nothing_to_score`), no such table (`unknown_table`), one transcript for several
             files (`transcript_for_several`).
         RegistryError: There is no such version, or no champion yet.
         ServiceError: Clips could not be finished.

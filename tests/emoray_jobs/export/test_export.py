@@ -142,7 +142,7 @@ def test_scores_by_name(config):
         export.run(config, format="msp", scores=CORPUS)
     other = export.run(config, format="msp", scores=f"{CORPUS}/emoray-4-none", splits=["train"])
     assert pd.read_csv(other.address)["EmoVal"].tolist() == [3.0]
-    with pytest.raises(InputError, match="'x'.*emoray-3-full", check=of_kind("no_such_scores")):
+    with pytest.raises(InputError, match=r"'x'.*emoray-3-full", check=of_kind("no_such_scores")):
         export.run(config, format="msp", scores=f"{CORPUS}/x")
     with pytest.raises(InputError, match=f"'calls'.*{CORPUS}", check=of_kind("no_such_scores")):
         export.run(config, format="msp", scores="calls")

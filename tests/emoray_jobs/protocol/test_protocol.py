@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import protocol_kit
 import pytest
-from error_kit import of_kind
 from docs_kit import DOCS, blocks
+from error_kit import of_kind
 from metrics_kit import ccc
 from process_kit import kill_when_stored
 
