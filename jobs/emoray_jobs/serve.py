@@ -34,8 +34,8 @@ WATCH_S = 2.0
 STATUS_S = 0.5
 _HEADER = """\
 # Serve config of emoray, made by `emoray serve --build`: for `serve deploy`,
-# and for KubeRay as serveConfigV2. args: what differs from the preset.
-# deployments: the scaling; what is set there wins over args.
+# and for KubeRay as serveConfigV2. args: the differences from the preset.
+# deployments: the scaling, which overrides args.
 """
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jobs_kit
 import polars as pl
 import pytest
+from error_kit import of_kind
 
 from emoray.errors import InputError, RegistryError
 from emoray.lake.tables import Lake
@@ -64,9 +65,8 @@ def test_a_better_challenger_replaces_the_champion_and_rollback_returns_it(confi
     back = promote.rollback(config)
     assert (back.stepped_down, back.champion) == (MSF_SER, ACOUSTIC)
     assert named(config, "champion") == ACOUSTIC
-    with pytest.raises(RegistryError, match="first champion") as error:
+    with pytest.raises(RegistryError, check=of_kind("no_previous_champion")):
         promote.rollback(config)
-    assert error.value.kind == "no_previous_champion"
 
 
 def test_a_worse_challenger_is_refused_and_that_is_on_record(config, capsys):
@@ -77,9 +77,8 @@ def test_a_worse_challenger_is_refused_and_that_is_on_record(config, capsys):
     assert named(config, "champion") == MSF_SER
     version = versions.by_version(jobs_kit.store(config), ACOUSTIC)
     assert version.tags["emoray.decision"] == "refused"
-    with pytest.raises(RegistryError) as error:
+    with pytest.raises(RegistryError, check=of_kind("no_previous_champion")):
         promote.rollback(config)
-    assert error.value.kind == "no_previous_champion"
 
 
 def test_a_version_that_does_not_load_elsewhere_is_refused(config, trained):
@@ -91,22 +90,18 @@ def test_a_version_that_does_not_load_elsewhere_is_refused(config, trained):
 
 
 def test_errors_say_what_is_missing(config, tmp_path):
-    with pytest.raises(RegistryError, match=r"no champion yet.*emoray train") as error:
+    with pytest.raises(RegistryError, check=of_kind("no_champion")):
         promote.rollback(config)
-    assert error.value.kind == "no_champion"
     promote.run(config)
-    with pytest.raises(RegistryError, match="champion already") as error:
+    with pytest.raises(RegistryError, check=of_kind("already_champion")):
         promote.run(config, version=MSF_SER)
-    assert error.value.kind == "already_champion"
-    with pytest.raises(RegistryError, match=r"no challenger yet.*emoray train") as error:
+    with pytest.raises(RegistryError, check=of_kind("no_challenger")):
         promote.run(config)
-    assert error.value.kind == "no_challenger"
-    with pytest.raises(RegistryError, match=r"no version 9.*it has: 1, 2") as error:
+    with pytest.raises(RegistryError, check=of_kind("no_such_version")):
         evaluate.run(config, model="9")
-    assert error.value.kind == "no_such_version"
-    with pytest.raises(RegistryError, match="'nobody' has no champion"):
+    with pytest.raises(RegistryError, match="'nobody'", check=of_kind("no_champion")):
         evaluate.run(config, model="models:/nobody@champion")
-    with pytest.raises(InputError, match="names no version"):
+    with pytest.raises(InputError, check=of_kind("bad_model_address")):
         evaluate.run(config, model="models:/emoray")
 
 

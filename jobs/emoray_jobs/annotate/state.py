@@ -62,7 +62,11 @@ def select_splits(utterances: pa.Table, splits: Sequence[str]) -> pa.Table:
     known = sorted(name for name in pc.unique(utterances["split"]).to_pylist() if name is not None)
     for split in splits:
         if split not in known:
-            raise InputError(f"the corpus has no split {split!r}", remedy=f"It has: {', '.join(known) or 'none'}")
+            raise InputError(
+                f"the corpus has no split {split!r}",
+                remedy=f"It has: {', '.join(known) or 'none'}",
+                kind="no_such_split",
+            )
     return utterances.filter(pc.is_in(utterances["split"], value_set=pa.array(splits)))
 
 

@@ -31,6 +31,7 @@ def run(config: Config, *, path: str, force: bool = False) -> corpus.Stats:
             f"corpus {name!r} is in this lake already",
             where=lake.root,
             remedy="Take another name with --set corpus.name=…, or replace it with --force",
+            kind="exists",
         )
     table = _read(os.path.expanduser(path), name)
     assert_speaker_disjoint(table)
@@ -54,4 +55,5 @@ def _read(path: str, name: str) -> pa.Table:
         "neither an audformat database (a folder with db.yaml) nor .xml, .emotionml or .parquet",
         where=path,
         remedy="csv, jsonl and folders of audio are manifests: emoray corpus build --set corpus.kind=manifest",
+        kind="unknown_format",
     )

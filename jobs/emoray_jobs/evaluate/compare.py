@@ -27,8 +27,8 @@ from emoray_jobs.evaluate.stored import EvaluateResult, SplitReport
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
-#: Instead of one level: each model with all that it reads.
-FULLEST = "everything that it hears"
+#: In place of one level: each model with all of its inputs.
+FULLEST = "all inputs of each"
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def render(result: CompareResult) -> RenderableType:
         some = next(iter(next(iter(split.levels.values())).values()))["difference"]
         table = tables.table(
             f"{split.split}: {split.n_clips:,} clips, {100 * some['level']:g} % intervals over {split.unit}s",
-            ["hears", "metric"],
+            ["input", "metric"],
             [
                 *(f"{version.kind}, version {version.version}" for version in (result.first, result.second)),
                 "difference",

@@ -135,7 +135,7 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
     shown = tables.table(
         f"{split}: {first['n_clips']:,} clips, {first['n_speakers']} speakers;"
         f" {100 * first['interval_level']:g} % intervals over {first['unit']}s",
-        ["model", "hears"],
+        ["model", "input"],
         [*(TITLES[name] for name in names), *([] if nominal is None else [f"{100 * nominal:g} % intervals cover"])],
     )
     for result, report in reports:

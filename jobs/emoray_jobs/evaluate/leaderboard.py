@@ -173,7 +173,7 @@ def _board(
             result,
             result.report(split),
             aliases.get(result.version, ()),
-            _behind(lake, split, headline, ordered[0], result, options) if place else None,
+            _difference(lake, split, headline, ordered[0], result, options) if place else None,
         )
         for place, result in enumerate(ordered)
     ]
@@ -181,7 +181,7 @@ def _board(
     return SplitBoard(split, headline, names, standings, best)
 
 
-def _behind(
+def _difference(
     lake: Lake, split: str, headline: str, first: EvaluateResult, other: EvaluateResult, options: EvaluateConfig
 ) -> dict[str, Any] | None:
     """Paired difference of a version to the first, on the clips that both scored; None if their outputs differ."""
@@ -203,8 +203,8 @@ def render(result: LeaderboardResult) -> RenderableType:
     for board in result.splits:
         table = tables.table(
             f"{result.title}, {board.name}: {board.best['n_clips']:,} clips",
-            ["version", "model", "hears"],
-            [*(TITLES[name] for name in board.metrics), "behind the first"],
+            ["version", "model", "input"],
+            [*(TITLES[name] for name in board.metrics), "difference from the first"],
         )
         for row in board.standings:
             alias = f" ({', '.join(row.aliases)})" if row.aliases else ""

@@ -1,4 +1,4 @@
-"""What evaluation and promotion share: finding a registered version, and its predictions on a split."""
+"""Shared by evaluation and promotion: finding a registered version, and its predictions on a split."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from emoray.training.config import LaunchConfig
     from emoray_jobs.config import ClusterConfig
 
-#: Utterances that are held in memory, with their waveforms, while a version scores them from their audio.
+#: Utterances in memory, with their waveforms, while a version scores them from their audio.
 ROWS_AT_ONCE = 64
 
 
@@ -72,7 +72,7 @@ def predictions(
     """Predictions of a version on labelled clips of splits, one part per semantic level.
 
     Its text vectors come from the stage tables that it was fitted with, through a packed training set. Where the
-    lake has none of these (the corpus was annotated anew since), the version makes its own from the audio, as online.
+    lake no longer has these (the corpus was annotated again), the version computes them from the audio, as online.
 
     Args:
         lake: Where everything is.
@@ -80,13 +80,13 @@ def predictions(
         splits: Names of splits.
         levels: Semantic levels.
         corpus: Name of the corpus.
-        annotate: Which clips its filters leave out.
-        cluster: Which Ray packs the training set, if there is none yet.
+        annotate: Its filters leave clips out.
+        cluster: Ray that packs the training set, if there is none yet.
         launch: Device, threads and batch size.
-        stack: Keeps Ray, where it has to be started, beyond this call.
+        stack: Keeps Ray, if it has to be started, beyond this call.
 
     Raises:
-        InputError: No clip of these splits has a label that the model could be judged by.
+        InputError: No clip of these splits has a label (`empty_split`).
     """
     keys = training_keys(lake, corpus, annotate, bundle.fingerprints)
     reads = text_read(bundle.config)
@@ -116,7 +116,7 @@ def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) 
         lake: Where the corpus is.
         corpus: Its name.
         ids: Which utterances.
-        bundle: The version that says what counts as usable audio.
+        bundle: The version, whose rules for usable audio apply.
     """
     frame = pl.DataFrame(lake.utterances(corpus))
     rows: list[Row] = frame.filter(pl.col("utterance_id").is_in(list(ids))).sort("utterance_id").to_dicts()
@@ -162,6 +162,6 @@ def _from_audio(
 def _nothing_labelled(corpus: str, splits: Sequence[str]) -> InputError:
     return InputError(
         f"corpus {corpus!r} has no labelled utterances in {', '.join(splits)}",
-        remedy="A model is judged by clips with labels",
+        remedy="A model is evaluated on clips with labels",
         kind="empty_split",
     )

@@ -189,7 +189,7 @@ def render(result: RobustnessResult) -> RenderableType:
     table = tables.table(
         f"{result.title}, {result.report.split}: {found['n_clips']:,} clips",
         ["condition"],
-        [*(TITLES[name] for name in found["shown"]), "against clean"],
+        [*(TITLES[name] for name in found["shown"]), "difference from clean"],
     )
     for one in found["conditions"]:
         cells = [tables.cell(one["metrics"][name]) for name in found["shown"]]

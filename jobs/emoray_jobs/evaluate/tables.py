@@ -9,7 +9,7 @@ from rich.table import Table
 
 from emoray.evaluation.summary import headline_metrics
 
-#: How a cell shows an interval: on a line of its own, or behind the estimate.
+#: Place of an interval in a cell: on the next line, or after the estimate.
 BELOW, BESIDE = "\n{:{sign}.3f} … {:{sign}.3f}", " [{:{sign}.3f}, {:{sign}.3f}]"
 
 
@@ -19,7 +19,7 @@ def table(title: str, text: Sequence[str], figures: Sequence[str]) -> Table:
     Args:
         title: Its title.
         text: Headings of the columns with text.
-        figures: Headings of the columns with figures, behind them.
+        figures: Headings of the columns with figures, after those.
     """
     made = Table(title=title, title_justify="left")
     for heading in text:

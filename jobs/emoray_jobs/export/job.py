@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 Format = Literal["audformat", "emotionml", "msp", "parquet"]
 
-#: What comes after the name of an export; a database is a folder.
+#: Suffix of an export's name; a database is a folder.
 SUFFIXES: dict[Format, str] = {"audformat": "", "emotionml": ".emotionml.xml", "msp": ".csv", "parquet": ".parquet"}
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was exported.
+    """The result of an export.
 
     Attributes:
         format: Name of the format.
@@ -83,13 +83,15 @@ def run(
     if format == "audformat":
         audformat_database.library()  # before any work is done
     if audio_root is not None and format in ("msp", "parquet"):
-        raise InputError(f"{format} has no use for it", where="--audio-root", remedy="Leave it out")
+        raise InputError(f"{format} does not use it", where="--audio-root", remedy="Leave it out", kind="unused_option")
     if scores is None:
         source = corpus_source(lake, config.corpus.name, config.annotate, splits)
     else:
         source = scores_source(lake, scores, splits)
     if not source.table.num_rows:
-        raise InputError("there is nothing to export", where=source.what, remedy="Look with emoray corpus stats")
+        raise InputError(
+            "there is nothing to export", where=source.what, remedy="See emoray corpus stats", kind="nothing_to_export"
+        )
     if out is None:
         out = lake.uri("exports", f"{source.label.replace('/', '-')}{SUFFIXES[format]}")
     stats = ExportStats()
@@ -101,7 +103,12 @@ def run(
         _write(format, path, lake, source, stats, audio_root)
         if not stats.written:
             reasons = ", ".join(f"{why}: {rows:,}" for why, rows in stats.left_out.most_common())
-            raise InputError(f"nothing could be written ({reasons})", where=source.what, remedy="Choose another format")
+            raise InputError(
+                f"nothing could be written ({reasons})",
+                where=source.what,
+                remedy="Choose another format",
+                kind="nothing_to_export",
+            )
     if scores is None and format in ("audformat", "parquet"):
         found = ", ".join(source.fingerprints) or "none for this configuration"
         stats.notes.append(f"annotations: {found}")

@@ -1,4 +1,4 @@
-"""What `emoray export` exports: the configured corpus with its current annotations, or the scores of a table."""
+"""Sources of `emoray export`: the configured corpus with its current annotations, or the scores of a table."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from emoray.stages.config import AnnotateConfig
 from emoray_jobs.annotate.state import load_norms, select_splits
 from emoray_jobs.pipeline.batches import join_stage_values
 
-#: Stages whose values are for people to read; the others' are measurements by frame, and vectors.
+#: Stages with readable values; the values of the others are measurements per frame, and vectors.
 READABLE_STAGES = ("quality", "transcribe", "emphasis", "semantics")
 JSON_SUFFIXES = (".jsonl", ".json")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported.
+    """The exported rows.
 
     Attributes:
         label: Its name: the corpus's, or the scores'.
@@ -64,7 +64,7 @@ def corpus_source(lake: Lake, corpus: str, annotate: AnnotateConfig, splits: Seq
 
 
 def table_parts(lake: Lake, source: Source) -> Iterator[pa.Table]:
-    """The rows with the stages' values beside them, all parts of one schema."""
+    """The rows with columns of the stages' values; all parts have one schema."""
     if not source.fingerprints:
         yield source.table
         return
@@ -80,7 +80,7 @@ def table_parts(lake: Lake, source: Source) -> Iterator[pa.Table]:
 
 
 def scores_source(lake: Lake, name: str, splits: Sequence[str]) -> Source:
-    """Scores by name or file, with the clips' stretches of audio where their corpus is in the lake."""
+    """Scores by name or file, with the clips' times if their corpus is in the lake."""
     if name.endswith(JSON_SUFFIXES):
         label, table = os.path.splitext(os.path.basename(name))[0], _from_json(name)
     elif name.endswith(".parquet"):
@@ -95,13 +95,19 @@ def scores_source(lake: Lake, name: str, splits: Sequence[str]) -> Source:
             f"these are no scores: there is no column {missing[0]!r}",
             where=name,
             remedy="Make some: emoray score --table",
+            kind="not_scores",
         )
     corpus = label.split("/")[0]
     if corpus in lake.corpora():
         table = _beside(table, lake.utterances(corpus, ["utterance_id", "start_s", "end_s", "split"]))
     if splits:
         if "split" not in table.column_names:
-            raise InputError(f"scores of {corpus!r}, which is no corpus of the lake, have no splits", where="--split")
+            raise InputError(
+                f"scores of {corpus!r}, which is no corpus of the lake, have no splits",
+                where="--split",
+                remedy="Leave it out",
+                kind="no_such_split",
+            )
         table = select_splits(table, splits)
     known = sorted({f"{model}-{version}" for model, version in _versions(table)})
     return Source(label, f"scores {label}", table.sort_by("utterance_id"), ", ".join(known) or "unknown", {})
@@ -113,17 +119,28 @@ def _find(lake: Lake, label: str, file: str) -> str:
     if not found:
         known = ", ".join(lake.list_folders("scores")) or "none"
         raise InputError(
-            f"no scores of {label!r} (there are: {known})", where="--scores", remedy="Make them: emoray score --table"
+            f"no scores of {label!r} (there are: {known})",
+            where="--scores",
+            remedy="Make them: emoray score --table",
+            kind="no_such_scores",
         )
     if file:
         if file not in found:
             raise InputError(
-                f"no scores {file!r} of {label!r}", where="--scores", remedy=f"There are {', '.join(sorted(found))}"
+                f"no scores {file!r} of {label!r}",
+                where="--scores",
+                remedy=f"There are {', '.join(sorted(found))}",
+                kind="no_such_scores",
             )
         return found[file]
     if len(found) > 1:
         choices = ", ".join(f"{label}/{name}" for name in sorted(found))
-        raise InputError(f"{label!r} was scored more than once", where="--scores", remedy=f"Name one of {choices}")
+        raise InputError(
+            f"{label!r} was scored more than once",
+            where="--scores",
+            remedy=f"Name one of {choices}",
+            kind="ambiguous_scores",
+        )
     return next(iter(found.values()))
 
 
@@ -133,13 +150,15 @@ def _read(lake: Lake, path: str, *, stored: bool = False) -> pa.Table:
         with system.open(inner) as file:
             return pq.read_table(file)
     except FileNotFoundError:
-        raise InputError("no such file", where=path, remedy="Check --scores") from None
+        raise InputError("no such file", where=path, remedy="Check --scores", kind="missing_file") from None
     except pa.ArrowInvalid as error:
-        raise InputError(f"not a Parquet file ({error})", where=path, remedy="Check --scores") from None
+        raise InputError(
+            f"not a Parquet file ({error})", where=path, remedy="Check --scores", kind="not_scores"
+        ) from None
 
 
 def _from_json(path: str) -> pa.Table:
-    """What `emoray score --json` printed, as the rows of a table of scores. These have time courses."""
+    """The output of `emoray score --json` as the rows of a table of scores, with time courses."""
     from emoray_jobs.score.stage import ScoreStage
 
     rows = []
@@ -147,7 +166,9 @@ def _from_json(path: str) -> pa.Table:
         with open(path, encoding="utf-8") as file:
             lines = file.read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read it ({error})", where=path, remedy="Check --scores") from None
+        raise InputError(
+            f"cannot read it ({error})", where=path, remedy="Check --scores", kind="unreadable_file"
+        ) from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -165,7 +186,8 @@ def _from_json(path: str) -> pa.Table:
             raise InputError(
                 f"not a line of `emoray score --json` ({error!r})",
                 where=f"{path}, line {number}",
-                remedy="Print it again",
+                remedy="Write the file again",
+                kind="not_scores",
             ) from None
     schema = pa.schema(
         [("utterance_id", pa.string()), ("audio_uri", pa.string()), ("error", ERROR), ("value", ScoreStage.value_type)]
@@ -174,7 +196,10 @@ def _from_json(path: str) -> pa.Table:
         table = pa.Table.from_pylist(rows, schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InputError(
-            f"not what `emoray score --json` prints ({error})", where=path, remedy="Print it again"
+            f"not the output of `emoray score --json` ({error})",
+            where=path,
+            remedy="Write the file again",
+            kind="not_scores",
         ) from None
     values = table["value"].combine_chunks()
     flat = table.drop_columns(["value"])
@@ -190,13 +215,13 @@ def _from_json(path: str) -> pa.Table:
 
 
 def _audio(one: dict[str, Any]) -> str:
-    """A file that was scored by name is its own id."""
+    """The address of the audio; the id of a file that was scored by name is its path."""
     name = str(one.get("audio_uri") or one["utterance_id"])
     return name if "://" in name else os.path.abspath(name)
 
 
 def _beside(table: pa.Table, utterances: pa.Table) -> pa.Table:
-    """Put the corpus's times and splits beside its scores."""
+    """Add the corpus's times and splits to its scores."""
     place = pc.index_in(table["utterance_id"], value_set=utterances["utterance_id"].combine_chunks())
     for name in ("start_s", "end_s", "split"):
         if name not in table.column_names:

@@ -1,8 +1,8 @@
-"""protocol: a model measured by the corpus's own protocol, every fold and seed a trial, test predictions pooled.
+"""protocol: a model evaluated by the corpus's own protocol: a trial per fold and seed, test predictions pooled.
 
-A trial is the same run as a training by `emoray train` with its seed (and fold), and lies beside those: protocols of
-other seeds, and train itself, go on with it or reuse it. Run it again after a kill and it goes on; run it again when it
-is done and it reads what there is. No version is registered: a protocol measures.
+A trial is the same run as a training by `emoray train` with its seed (and fold) and has the same folder: protocols of
+other seeds, and train itself, resume or reuse it. After a kill, the same command resumes; when all is done, it reads
+what is stored. No version is registered.
 """
 
 from __future__ import annotations
@@ -95,19 +95,21 @@ def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
     """Train and test the configured model on every fold with every seed, and report on the pooled predictions.
 
     Args:
-        config: The jobs' configuration.
+        config: The whole configuration: a run's parameters are logged.
         seeds: Seeds; those of the configuration if left out.
 
     Raises:
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
         SchemaError: A known speaker of train is in dev or a test set.
         TrainingError: A fold has nothing to train on or to select by.
-        InputError: There is no seed, or no labelled test clip.
+        InputError: There is no seed (`no_seed`), or no labelled test clip (`no_test_split`, `empty_split`).
     """
     started = time.monotonic()
     chosen = tuple(dict.fromkeys(seeds or config.protocol.seeds))
     if not chosen:
-        raise InputError("a protocol needs a seed", where="protocol.seeds", remedy="For example --seeds 0 1 2")
+        raise InputError(
+            "a protocol needs a seed", where="protocol.seeds", remedy="For example --seeds 0 1 2", kind="no_seed"
+        )
     lake = Lake(config.lake)
     tracking = connect(config.tracking, lake)
     with contextlib.ExitStack() as stack:
@@ -169,19 +171,19 @@ def _plan(
         if unknown:
             log.warning("%d utterances have no known speaker: their splits cannot be checked", unknown)
         parts, tests = [(None, data.training_set)], test_splits(lake, corpus)
-    # A set whose labels are hidden is there for submissions.
+    # A test set whose labels are hidden is for submissions.
     labelled = tuple(name for name in tests if any(part.ids(name) for _, part in parts))
     if not labelled:
         raise InputError(
             f"corpus {corpus!r} has no labelled utterances in {', '.join(tests)}",
-            remedy="A model is judged by clips with labels",
+            remedy="A model is evaluated on clips with labels",
             kind="empty_split",
         )
     planned = []
     for seed in seeds:
-        own = train.model_copy(update={"seed": seed})
+        seeded = train.model_copy(update={"seed": seed})
         for fold, part in parts:
-            prepared = prepare_run(lake, dataclasses.replace(data, training_set=part), model, own, launch, fold)
+            prepared = prepare_run(lake, dataclasses.replace(data, training_set=part), model, seeded, launch, fold)
             trial = Trial(prepared.assignment, labelled, levels_of(model))
             planned.append(PlannedTrial(trial, prepared))
     return planned
@@ -191,13 +193,13 @@ def render(result: ProtocolResult) -> RenderableType:
     """The tables as they are printed."""
     new = [one for one in result.trials if one.outcome is not None and not one.reused]
     done = len(result.trials) - len(result.failed)
-    said = f"{done} of {len(result.trials)} trials are finished, {len(new)} of them by this call"
+    counts = f"{done} of {len(result.trials)} trials are finished, {len(new)} of them by this call"
     parts: list[RenderableType] = []
     for report in result.reports:
         parts += [_table(result, report), f"Report: {report.page}"]
         if report.metrics["warning"]:
             parts.append(report.metrics["warning"])
-    parts.append(f"{said} ({result.seconds:.0f} s). Parent run {result.run_id} in MLflow; no version was registered.")
+    parts.append(f"{counts} ({result.seconds:.0f} s). Parent run {result.run_id} in MLflow; no version was registered.")
     parts += [f"Failed: {one.trial.name} (checkpoints/{one.trial.run}): {one.error}" for one in result.failed]
     if result.failed:
         seeds = ", ".join(map(str, dict.fromkeys(one.trial.seed for one in result.failed)))

@@ -1,7 +1,7 @@
 """The MLflow runs of a protocol: one parent, one child per trial, each found again by its tags.
 
-No file says which run is which: a run is there with its tags or not at all, so a killed call leaves no second one.
-Children get their metrics from the trials' journals, whoever trained them.
+Runs are identified by their tags alone: a run is made together with its tags, so a killed call leaves no second one.
+Children get their metrics from the trials' journals, whichever call trained them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ProtocolRuns:
 
     Args:
         tracking: The store.
-        lake: Where the trials' folders are.
+        lake: Lake of the trials' folders.
         name: The protocol's name.
     """
 
@@ -36,7 +36,7 @@ class ProtocolRuns:
         self._tracking, self._lake = tracking, lake
         parent = self._find({PROTOCOL: name})
         self._parent_id = None if parent is None else str(parent.info.run_id)
-        #: Nothing is left to log in it.
+        #: Whether everything is logged in it.
         self.finished = parent is not None and parent.info.status == FINISHED
         self._open: dict[str, tuple[str, metric_journal.MetricJournalReader]] = {}
 
@@ -47,7 +47,7 @@ class ProtocolRuns:
         return self._parent_id
 
     def begin(self, prepared: PreparedRun, seeds: Sequence[int]) -> None:
-        """Make the parent, if it is not there.
+        """Make the parent, if it is missing.
 
         Args:
             prepared: Of any of the trials.
@@ -66,7 +66,7 @@ class ProtocolRuns:
 
         Args:
             trial: The trial.
-            prepared: What its training starts from.
+            prepared: The inputs of its training.
         """
         child = self._find({MLFLOW_PARENT_RUN_ID: self.parent_id, RUN: trial.run})
         if child is not None and child.info.status == FINISHED:
@@ -86,12 +86,12 @@ class ProtocolRuns:
         self.follow(trial)
 
     def follow(self, trial: Trial) -> None:
-        """Log what a trial has done since."""
+        """Log what a trial has done since the last call."""
         if trial.run in self._open:
             self._open[trial.run][1].poll()
 
     def end(self, trial: Trial, error: str | None = None) -> None:
-        """End a trial's child, with the metrics of its own test clips or with what stopped it."""
+        """End a trial's child, with the metrics of its test clips or with its error."""
         if trial.run not in self._open:
             return
         self.follow(trial)

@@ -1,7 +1,7 @@
 """A trial of a protocol: one training, by one seed on one fold, and what its best epoch predicts on the test clips.
 
-Its predictions lie beside its checkpoints and are the record that it is finished: a trial that was killed goes on from
-its checkpoint, one that is finished is read. Nothing is registered.
+Its predictions are stored beside its checkpoints and mark it as finished: a killed trial resumes from its checkpoint, a
+finished one is read. Nothing is registered.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PREDICTIONS, OUTCOME = "test.parquet", "test.json"
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial is told.
+    """The task of a trial.
 
     Attributes:
         assignment: The training, its seed and fold.
@@ -55,24 +55,24 @@ class Trial:
 
     @property
     def fold(self) -> int | None:
-        """Number of its fold; None where the corpus's own partitions are used."""
+        """Number of its fold; None with the corpus's own partitions."""
         return None if self.assignment.fold is None else self.assignment.fold.fold
 
     @property
     def name(self) -> str:
-        """What tables and messages call it."""
+        """Its name in tables and messages."""
         return f"seed {self.seed}" if self.fold is None else f"seed {self.seed}, fold {self.fold}"
 
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """What a finished trial came to.
+    """The outcome of a finished trial.
 
     Attributes:
         steps: Steps of its training.
         best_epoch: Epoch whose weights made the predictions, from 0; selected on dev.
         dev: Dev metrics of that epoch.
-        seconds: How long the call took that finished it.
+        seconds: Duration of the call that finished it.
     """
 
     steps: int
@@ -82,14 +82,14 @@ class TrialOutcome:
 
 
 def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None:
-    """Train in this process, as far as that is not done, predict the test clips and store what came of it.
+    """Train in this process if that is not done, predict the test clips and store the outcome.
 
     Args:
         trial: The trial.
         on_checkpoint: Called with each checkpoint once it is stored.
 
     Raises:
-        TrainingError: The training cannot go on, or its checkpoint is broken.
+        TrainingError: The training cannot continue, or its checkpoint is broken.
     """
     started = time.monotonic()
     assignment = trial.assignment
@@ -113,7 +113,7 @@ def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None
         "seconds": time.monotonic() - started,
     }
     lake.write_json(outcome, "checkpoints", trial.run, OUTCOME)
-    prune(lake, trial.run, 1)  # nobody goes back to an earlier one now, and a protocol has many trials
+    prune(lake, trial.run, 1)  # earlier ones are not needed any more, and a protocol has many trials
 
 
 def run_trial_safely(trial: Trial, on_step: Callable[[int], None]) -> str | None:
@@ -124,7 +124,7 @@ def run_trial_safely(trial: Trial, on_step: Callable[[int], None]) -> str | None
         on_step: Called with the step of each checkpoint once it is stored.
 
     Returns:
-        What stopped it, on one line; None if it is finished.
+        Its error, on one line; None if it is finished.
     """
     try:
         run_trial(trial, lambda checkpoint: on_step(checkpoint.step))
@@ -136,22 +136,22 @@ def run_trial_safely(trial: Trial, on_step: Callable[[int], None]) -> str | None
 
 
 def finished(lake: Lake, trial: Trial) -> TrialOutcome | None:
-    """What a trial came to, if it is finished."""
+    """The outcome of a trial, if it is finished."""
     where = ("checkpoints", trial.run, OUTCOME)
     return TrialOutcome(**lake.read_json(*where)) if lake.exists(*where) else None
 
 
 def test_predictions(lake: Lake, trial: Trial) -> pl.DataFrame:
-    """The predictions of a finished trial, with its seed; `fold` is null where the corpus's own partitions are used."""
+    """The predictions of a finished trial, with its seed; `fold` is null with the corpus's own partitions."""
     frame = pl.read_parquet(io.BytesIO(lake.read_bytes("checkpoints", trial.run, PREDICTIONS)))
     return frame.with_columns(seed=pl.lit(trial.seed, pl.Int64), fold=pl.lit(trial.fold, pl.Int32))
 
 
 class Watcher(Protocol):
-    """Hears of trials by their place among those that were started; called in the driver."""
+    """Follows trials, by their position among those that were started; called in the driver."""
 
     def start(self, number: int) -> None:
-        """A trial begins, or goes on."""
+        """A trial begins or resumes."""
 
     def on_step(self, number: int, step: int) -> None:
         """A trial stored the checkpoint before a step."""

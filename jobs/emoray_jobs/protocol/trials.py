@@ -1,4 +1,4 @@
-"""The trials of a protocol, run: on Ray side by side, or in this process one after another."""
+"""Running the trials of a protocol: on Ray in parallel, or in this process one after another."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from emoray_jobs.train.register import PreparedRun
 if TYPE_CHECKING:
     from emoray_jobs.config import ClusterConfig, ProtocolConfig
 
-#: Between two lines that say how far the trials are.
+#: Between two lines on the progress of the trials.
 LINE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial and what its MLflow run says of it.
+    """A trial and the inputs of its MLflow run.
 
     Attributes:
         trial: The trial.
-        prepared: What its training starts from.
+        prepared: The inputs of its training.
     """
 
     trial: Trial
@@ -61,7 +61,7 @@ def run_trials(
     for one in planned:
         if finished(lake, one.trial) is None:
             pending.append(one)
-        else:  # by another protocol, by a call that was killed, or with another tracking store
+        else:  # by another protocol, by a killed call, or with another tracking store
             runs.start(one.trial, one.prepared)
             runs.end(one.trial)
     if not pending:
@@ -85,14 +85,14 @@ def _run_here(trials: Sequence[Trial], watch: Watcher) -> None:
 
 
 class _Watch:
-    """Logs what trials do, and says it: a line when one ends, and every few seconds how far they are."""
+    """Logs and prints the progress of trials: a line when one ends, and every few seconds their steps."""
 
     def __init__(self, lake: Lake, pending: Sequence[PlannedTrial], runs: ProtocolRuns, total: int) -> None:
         self.errors: dict[str, str] = {}
         self._lake, self._pending, self._runs, self._total = lake, pending, runs, total
         self._done = total - len(pending)
         self._steps: dict[int, int] = {}
-        self._said = time.monotonic()
+        self._printed_at = time.monotonic()
         message(f"{total} trials" + (f", {self._done} of them finished before" if self._done else ""))
 
     def start(self, number: int) -> None:
@@ -102,9 +102,9 @@ class _Watch:
     def on_step(self, number: int, step: int) -> None:
         self._runs.follow(self._pending[number].trial)
         self._steps[number] = step
-        if time.monotonic() - self._said >= LINE_EVERY_S:
-            under_way = sorted(self._steps.items())
-            self._say("; ".join(f"{self._pending[number].trial.name} at step {at:,}" for number, at in under_way))
+        if time.monotonic() - self._printed_at >= LINE_EVERY_S:
+            running = sorted(self._steps.items())
+            self._print("; ".join(f"{self._pending[number].trial.name} at step {at:,}" for number, at in running))
 
     def end(self, number: int, error: str | None) -> None:
         trial = self._pending[number].trial
@@ -112,14 +112,14 @@ class _Watch:
         self._runs.end(trial, error)
         if error is not None:
             self.errors[trial.run] = error
-            self._say(f"{trial.name} failed: {error}")
+            self._print(f"{trial.name} failed: {error}")
             return
         self._done += 1
         outcome = finished(self._lake, trial)
         assert outcome is not None, "a trial that ends without an error is finished"
         score = f"dev score {outcome.dev['score']:.3f} after epoch {outcome.best_epoch + 1}"
-        self._say(f"{trial.name}: {score}, {outcome.seconds:.0f} s")
+        self._print(f"{trial.name}: {score}, {outcome.seconds:.0f} s")
 
-    def _say(self, news: str) -> None:
-        self._said = time.monotonic()
+    def _print(self, news: str) -> None:
+        self._printed_at = time.monotonic()
         message(f"{self._done} of {self._total} trials done; {news}")

@@ -1,4 +1,4 @@
-"""Ray Tune: the trials of a protocol side by side on a cluster, each in a process of its own."""
+"""Ray Tune: the trials of a protocol in parallel on a cluster, each in its own process."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ NUMBER, STEP, FAILURE = "number", "step", "failure"
 def run_on_ray(
     lake: Lake, cluster: ClusterConfig, options: ProtocolConfig, trials: Sequence[Trial], watch: Watcher
 ) -> None:
-    """Run trials to their ends; as many at once as there is room for.
+    """Run trials to their ends, as many at once as fit.
 
-    Tune schedules them and brings back those whose process died; what is done is on the lake, so that nothing of its
-    own state is read again.
+    Tune schedules them and restarts those whose process died. The results are on the lake, so Tune's own state is never
+    read again.
 
     Args:
         lake: Where everything is.
         cluster: Which Ray this process uses.
         options: What a trial reserves, and how many run at once.
         trials: The trials; one launch for all.
-        watch: Hears of them.
+        watch: Follows them.
     """
-    # Ctrl-C is the command line's, and MLflow has the figures.
+    # The command line handles Ctrl-C, and MLflow has the figures.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     cpus = options.cpus_per_trial
     if cluster_address(cluster) is None:
-        cpus = min(cpus, ray.cluster_resources().get("CPU", cpus))  # this machine gets no larger while they wait
+        cpus = min(cpus, ray.cluster_resources().get("CPU", cpus))  # a local Ray does not grow
     resources = {"cpu": cpus} | ({"gpu": options.gpus_per_trial} if trials[0].assignment.launch.gpu else {})
-    told = _Callback(watch)
+    callback = _Callback(watch)
     results = tune.Tuner(
         tune.with_resources(tune.with_parameters(_work, trials=list(trials)), resources),
         param_space={NUMBER: tune.grid_search(list(range(len(trials))))},
@@ -52,7 +52,7 @@ def run_on_ray(
             storage_path=lake.path("work", "ray_tune"),
             storage_filesystem=None if lake.is_local else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(lake.fs)),
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
-            callbacks=[told],
+            callbacks=[callback],
             verbose=0,
         ),
     ).fit()
@@ -61,18 +61,18 @@ def run_on_ray(
         number, error = result.config[NUMBER], (result.metrics or {}).get(FAILURE)
         if error is None and result.error is not None:
             error = f"its process died more than {options.max_failures} times: {' '.join(str(result.error).split())}"
-        told.end(number, error)
+        callback.end(number, error)
 
 
 def _work(config: dict[str, Any], trials: Sequence[Trial]) -> None:
-    """Run one trial, in a process of Tune's."""
+    """Run one trial, in one of Tune's processes."""
     failure = run_trial_safely(trials[config[NUMBER]], lambda step: tune.report({STEP: step}))
-    if failure is not None:  # it would fail again: only the death of the process is worth another try
+    if failure is not None:  # it would fail again; only after the death of a process is another try useful
         tune.report({FAILURE: failure})
 
 
 class _Callback(tune.Callback):
-    """Tells the watcher, in the driver, what Tune hears of the trials. Tune names all that it hands over."""
+    """Passes Tune's events to the watcher, in the driver. Tune passes all arguments by name."""
 
     def __init__(self, watch: Watcher) -> None:
         self._watch = watch
@@ -89,7 +89,7 @@ class _Callback(tune.Callback):
         self.end(trial.config[NUMBER], (trial.last_result or {}).get(FAILURE))
 
     def end(self, number: int, error: str | None) -> None:
-        """Tell the end of a trial, once."""
+        """Report the end of a trial, once."""
         if number not in self._ended:
             self._ended.add(number)
             self._watch.end(number, error)

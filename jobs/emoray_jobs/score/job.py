@@ -48,7 +48,7 @@ from emoray_jobs.score.stage import ScoreStage
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
-#: So many clips are scored in this process; more are worth the start of Ray.
+#: Up to this many clips are scored in this process, without starting Ray.
 IN_PROCESS_CLIPS = 32
 ROWS_AT_ONCE = 8
 HEAD = 10
@@ -56,15 +56,15 @@ HEAD = 10
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """What was scored.
+    """The scores of a call.
 
     Attributes:
         model: Registered model.
         version: Its version.
         scores: Per clip, the first `HEAD` of a table: utterance_id, `value` as `ScoreStage.value_type` says, or
             `error` {type, message, attempts}.
-        clips: How many clips there are.
-        failed: How many of them could not be scored.
+        clips: Number of clips.
+        failed: Number of clips that could not be scored.
         table: Address of the file of the table's scores in the lake; None for clips scored in this process.
     """
 
@@ -93,17 +93,18 @@ def run(
         sources: Audio files and folders.
         table: Instead: a corpus of the lake, or a manifest file.
         model: `models:/name@alias`, `models:/name/number`, a number or an alias; the champion if left out.
-        transcript: What is said in the one file.
-        semantics: How much of the words a score may use.
-        name: Under which name a table's scores are kept; the table's own if left out.
+        transcript: Transcript of the one file.
+        semantics: Which semantics a score may use.
+        name: Name of a table's stored scores; the table's name if left out.
 
     Raises:
-        InputError: Nothing to score, or a transcript for several files.
+        InputError: Nothing to score (`nothing_to_score`), no such table (`unknown_table`), one transcript for several
+            files (`transcript_for_several`).
         RegistryError: There is no such version, or no champion yet.
         ServiceError: Clips could not be finished.
     """
     lake = Lake(config.lake)
-    own_name, utterances = _utterances(lake, config.corpus.manifest, sources, table, transcript)
+    table_name, utterances = _utterances(lake, config.corpus.manifest, sources, table, transcript)
     version = find_version(connect(config.tracking, lake), model or CHAMPION)
     with spinner(f"fetching version {version.version} of {version.name}"):
         fitted = open_stages(versions.fetch(connect(config.tracking, lake), version))
@@ -112,8 +113,8 @@ def run(
         scores = _here(config.annotate.guard, stages, utterances)
         failed = sum(score["error"] is not None for score in scores)
         return ScoreResult(version.name, version.version, scores, len(scores), failed, None)
-    label = name or own_name
-    # Ids are unique in a table only: scores of another one must not pass for this one's.
+    label = name or table_name
+    # Ids are unique only within a table: scores of another table must not count for this one.
     fingerprints["score"] = hashlib.sha256(f"{label}\0{fingerprints['score']}".encode()).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
         executor = StageExecutor(
@@ -137,16 +138,28 @@ def _utterances(
     """What to score, as an utterances table, and a name for it."""
     if bool(sources) == bool(table):
         raise InputError(
-            "nothing to score" if table is None else "files and a table at once", remedy="emoray score FILE…"
+            "nothing to score" if table is None else "files and a table at once",
+            remedy="Name files, or a table: emoray score FILE…",
+            kind="nothing_to_score" if table is None else "files_and_table",
         )
     if table is not None:
         if transcript is not None:
-            raise InputError("one transcript cannot belong to a whole table", where="--transcript")
+            raise InputError(
+                "one transcript cannot belong to a whole table",
+                where="--transcript",
+                remedy="Put transcripts into the table",
+                kind="transcript_for_several",
+            )
         if table in lake.corpora():
             return table, lake.utterances(table)
         if not table.endswith(MANIFEST_SUFFIXES):
             known = ", ".join(lake.corpora()) or "none"
-            raise InputError(f"{table!r} is neither a corpus of the lake ({known}) nor a manifest", where="--table")
+            raise InputError(
+                f"{table!r} is neither a corpus of the lake ({known}) nor a manifest",
+                where="--table",
+                remedy="Name a corpus, or a csv, jsonl or Parquet file",
+                kind="unknown_table",
+            )
         label = os.path.splitext(os.path.basename(table))[0]
         return label, _read_manifest(options, label, table)
     tables, rows = [], []
@@ -158,7 +171,12 @@ def _utterances(
             words = {"utterance_id": source, "audio_uri": uri, "transcript": transcript}
             rows.append(empty_row() | {"corpus": "score"} | words)
     if transcript is not None and (tables or len(rows) > 1):
-        raise InputError("one transcript cannot belong to several files", where="--transcript")
+        raise InputError(
+            "one transcript cannot belong to several files",
+            where="--transcript",
+            remedy="Score one file at a time",
+            kind="transcript_for_several",
+        )
     if rows:
         tables.append(utterances_table(rows))
     return os.path.basename(os.path.abspath(sources[0])), pa.concat_tables(tables)
@@ -202,7 +220,7 @@ def _here(guard: GuardConfig, stages: Sequence[Stage], utterances: pa.Table) -> 
 
 
 def _score(decoded: Any, scored: Any) -> dict[str, Any]:
-    # That the waveform is missing says nothing; why it could not be decoded does.
+    # The error of decode explains a missing waveform.
     error = decoded.error or scored.error
     return {"utterance_id": scored.utterance_id, "value": scored.value, "error": error}
 
@@ -210,13 +228,13 @@ def _score(decoded: Any, scored: Any) -> dict[str, Any]:
 def _write(
     path: str, lake: Lake, utterances: pa.Table, stages: Sequence[Stage], fingerprints: Mapping[str, str]
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Write the outcomes of a table's clips as its scores: one row per clip, those with errors among them.
+    """Write the outcomes of a table's clips as its scores: one row per clip, with or without an error.
 
     Returns:
-        How many clips have an error, and the first rows.
+        Number of clips with an error, and the first rows.
     """
     errors: dict[str, dict[str, Any]] = {}
-    for stage in reversed(stages):  # the first stage that failed says why
+    for stage in reversed(stages):  # the first stage that failed explains the error
         errors |= pending.errors(lake, stage.name, fingerprints[stage.name])
     head: list[dict[str, Any]] = []
 
@@ -273,7 +291,7 @@ def render(result: ScoreResult) -> RenderableType:
     scored = next((score["value"] for score in result.scores if score["value"]), None)
     if scored is not None:
         scale = f"; below, {scored['scale'][0]:g}..{scored['scale'][1]:g}" if scored["scale"] else ""
-        parts.append(f"0..1{scale}. Intervals are meant to cover {scored['interval_level']:.0%} of clips")
+        parts.append(f"0..1{scale}. Intervals cover {scored['interval_level']:.0%} of clips (nominal)")
     if result.clips > len(result.scores):
         parts.append(f"… and {result.clips - len(result.scores):,} more")
     if result.failed:

@@ -1,4 +1,4 @@
-"""Scoring as a stage: what makes bulk scoring as patient with bad rows, kills and repeats as annotate is."""
+"""Scoring as a stage: bulk scoring handles bad rows, kills and repeats as annotate does."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class ScoreStage(Stage):
     """Score utterances with one registered version; the weights are fetched at the first run and kept in the process.
 
     Args:
-        tracking: Where the version is registered.
-        lake: Where a store without an address of its own lies.
+        tracking: Store of the version.
+        lake: Lake of a store without an address.
         version: The version.
-        semantics: How much of a clip's words may be used.
-        fingerprints: Of the stage values that rows may bring; what is not the version's own counts as absent.
+        semantics: Which semantics of a clip may be used.
+        fingerprints: Of the stage values in the rows; values of other stages than the version's count as absent.
         time_course: Whether windows of each clip are scored too.
     """
 
@@ -78,7 +78,7 @@ class ScoreStage(Stage):
         self._semantics = semantics
         self._fingerprints = {name: mark for name, mark in fingerprints.items() if name != "decode"}
         self._time_course = time_course
-        self.uses = tuple(self._fingerprints)  # type: ignore[misc]  # here it is the version that decides
+        self.uses = tuple(self._fingerprints)  # type: ignore[misc]  # they depend on the version
 
     def options(self) -> dict[str, Any]:
         """Model, version (and the run that made it, since numbers start again in another store) and semantics."""

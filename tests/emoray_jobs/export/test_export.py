@@ -66,7 +66,7 @@ def test_a_corpus_goes_out_and_comes_in_again(config, tmp_path, name):
         assert raw == pytest.approx([before[key][f"{dimension}_raw"] for dimension in DIMENSIONS])
         if name != "emotionml":
             assert (row["split"], row["speaker_id"]) == (before[key]["split"], before[key]["speaker_id"])
-    with pytest.raises(InputError, match=r"'again' is in this lake already.*--force"):
+    with pytest.raises(InputError, match="'again'", check=of_kind("exists")):
         import_file.run(again, path=result.address)
     import_file.run(again, path=result.address, force=True)
 
@@ -98,14 +98,14 @@ def test_one_split(config):
     result = export.run(config, format="msp", splits=["dev"])
     frame = pd.read_csv(result.address)
     assert frame.to_numpy().tolist() == [["ü 1#2%.wav", 7.0, 1.0, 3.1]]
-    with pytest.raises(InputError, match="the corpus has no split 'gate'"):
+    with pytest.raises(InputError, match="'gate'", check=of_kind("no_such_split")):
         export.run(config, format="msp", splits=["gate"], force=True)
 
 
 def test_nothing_to_write_leaves_nothing_behind(config):
     lake = Lake(config.lake)
     lake.write_parquet(scores(failed("a")), "scores", CORPUS, "emoray-1-full.parquet")
-    with pytest.raises(InputError, match=r"nothing could be written \(not scored: missing_file: 1\)"):
+    with pytest.raises(InputError, match="missing_file: 1", check=of_kind("nothing_to_export")):
         export.run(config, format="msp", scores=CORPUS)
     assert lake.list_files("exports", suffix="") == []
 
@@ -137,18 +137,18 @@ def test_scores_by_name(config):
     assert pd.read_csv(result.address)["EmoAct"].tolist() == [4.0, 7.0]
     lake.write_parquet(scores(score("a", (3.0, 3.0, 3.0))), "scores", CORPUS, "emoray-4-none.parquet")
     with pytest.raises(
-        InputError, match=f"scored more than once. Name one of {CORPUS}/emoray-3-full, {CORPUS}/emoray-4-none"
+        InputError, match=f"{CORPUS}/emoray-3-full, {CORPUS}/emoray-4-none", check=of_kind("ambiguous_scores")
     ):
         export.run(config, format="msp", scores=CORPUS)
     other = export.run(config, format="msp", scores=f"{CORPUS}/emoray-4-none", splits=["train"])
     assert pd.read_csv(other.address)["EmoVal"].tolist() == [3.0]
-    with pytest.raises(InputError, match=f"no scores 'x' of '{CORPUS}'. There are emoray-3-full"):
+    with pytest.raises(InputError, match=r"'x'.*emoray-3-full", check=of_kind("no_such_scores")):
         export.run(config, format="msp", scores=f"{CORPUS}/x")
-    with pytest.raises(InputError, match=rf"no scores of 'calls' \(there are: {CORPUS}\)"):
+    with pytest.raises(InputError, match=f"'calls'.*{CORPUS}", check=of_kind("no_such_scores")):
         export.run(config, format="msp", scores="calls")
     path = lake.uri("scores", CORPUS, "emoray-4-none.parquet")
     assert export.run(config, format="audformat", scores=path).notes == []
-    with pytest.raises(InputError, match="these are no scores: there is no column 'error'"):
+    with pytest.raises(InputError, match="'error'", check=of_kind("not_scores")):
         export.run(config, format="msp", scores=lake.fs.ls(lake.path("utterances", CORPUS), detail=False)[0])
 
 
@@ -189,15 +189,11 @@ def test_scores_as_printed_bring_their_course(config, tmp_path):
     assert (label.audio_uri, label.course.values["arousal"]) == ("/audio/a.wav", (0.75, 0.5))
     assert label.intervals["valence"] == pytest.approx((0.1, 0.3))
     assert result.left_out == {"not scored: missing_file": 1}
-    for text, message in (
-        ("{}", "line 1: not a line of"),
-        ("[", "line 1: not a line of"),
-        ("3", "line 1: not a line of"),
-    ):
+    for text in ("{}", "[", "3"):
         file.write_text(text)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match="line 1: ", check=of_kind("not_scores")):
             export.run(config, format="emotionml", scores=str(file), force=True)
-    with pytest.raises(InputError, match="cannot read it"):
+    with pytest.raises(InputError, check=of_kind("unreadable_file")):
         export.run(config, format="emotionml", scores=str(tmp_path / "none.json"))
 
 
@@ -228,7 +224,7 @@ def test_the_commands(config, tmp_path, capsys):
     assert "corpus again" in capsys.readouterr().out
     assert cli.main(["export", "csv", "--config", str(file)]) == 2
     assert cli.main(["export", "msp", "--audio-root", "/", "--config", str(file)]) == 1
-    assert "--audio-root: msp has no use for it" in capsys.readouterr().err
+    assert "--audio-root: msp does not use it" in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_or_imported_is_said(config, tmp_path):
@@ -237,9 +233,9 @@ def test_what_cannot_be_exported_or_imported_is_said(config, tmp_path):
         export.run(other, format="parquet")
     with pytest.raises(InputError, check=of_kind("not_below")):
         export.run(config, format="emotionml", audio_root=str(tmp_path))
-    for name, message in (("x.csv", "are manifests"), ("x.parquet", "not a Parquet file of utterances")):
+    for name, kind in (("x.csv", "unknown_format"), ("x.parquet", "damaged_file")):
         (tmp_path / name).write_text("x")
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, check=of_kind(kind)):
             import_file.run(other, path=str(tmp_path / name))
     pq.write_table(pa.table({"x": [1]}), tmp_path / "y.parquet")
     with pytest.raises(InputError, match="'utterance_id'", check=of_kind("missing_column")):
