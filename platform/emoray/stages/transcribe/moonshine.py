@@ -43,7 +43,7 @@ class Moonshine:
 
         folder = model_folder()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
         options.inter_op_num_threads = 1
         providers = ["CPUExecutionProvider"]
         self._encoder = onnxruntime.InferenceSession(folder / FILES[0], options, providers=providers)
