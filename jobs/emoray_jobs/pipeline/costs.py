@@ -1,7 +1,8 @@
 """What stages cost: measured wherever they run, kept in the lake by stage and kind of machine, read by the planner.
 
-The first batch of a stage in a process fetches its weights, so it is kept apart. Of the others, sums are kept, which
-add up over runs; from them follows a least-squares line of cost over rows and seconds of audio.
+The first batch of a stage in a process fetches its weights, so it is kept apart, and so are those that run beside it.
+Of the others, sums are kept, which add up over runs; from them follows a least-squares line of cost over rows and
+seconds of audio. Batches that a process works on at the same time share the time that passes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from emoray.stages.base import Row, Stage
 from emoray.stages.fingerprint import fingerprint
 from emoray.stages.guard import GuardConfig, RowOutcome, run_isolating_rows
 from emoray_jobs.pipeline import pending
+from emoray_jobs.pipeline.clocks import SharedClock
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ MIN_RELATIVE_DETERMINANT = 1e-3
 
 #: Stages that this process has run a batch of, by key and kind of machine.
 _begun: set[tuple[str, str]] = set()
+#: Time of this process's cores, and time that passes.
+_CORES, _PASSING = SharedClock(time.process_time), SharedClock(time.perf_counter)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class CostSums:
         audio2: Sum over batches of audio_s² / rows.
         audio_work: Sum over batches of audio_s · work_s / rows.
         starts: First batches of a process.
-        start_rows: Their rows.
+        start_rows: Rows of these, and of batches that began before the first one had ended.
         start_audio_s: Their seconds of audio.
         start_work_s: Time that they took.
         peak_bytes: Largest resident memory of the processes.
@@ -83,10 +87,18 @@ class CostSums:
     peak_bytes: int = 0
 
     @classmethod
-    def of_batch(cls, rows: int, audio_s: float, work_s: float, *, first: bool, peak_bytes: int) -> CostSums:
-        """One batch, the first of its process or a later one."""
-        if first:
-            return cls(starts=1, start_rows=rows, start_audio_s=audio_s, start_work_s=work_s, peak_bytes=peak_bytes)
+    def of_batch(
+        cls, rows: int, audio_s: float, work_s: float, *, first: bool, peak_bytes: int, beside_first: bool = False
+    ) -> CostSums:
+        """One batch: the first of its process, one that ran beside that, or a later one."""
+        if first or beside_first:
+            return cls(
+                starts=int(first),
+                start_rows=rows,
+                start_audio_s=audio_s,
+                start_work_s=work_s,
+                peak_bytes=peak_bytes,
+            )
         return cls(rows, audio_s, work_s, audio_s**2 / rows, audio_s * work_s / rows, peak_bytes=peak_bytes)
 
     def __add__(self, other: CostSums) -> CostSums:
@@ -156,18 +168,24 @@ def run_measured(
         machine: Kind of machine that this process computes on.
         on_gpu: Count the time that passes. Otherwise that of the cores: it stays the same when others use them too.
     """
-    now = time.perf_counter if on_gpu or stage.waits else time.process_time
-    started = now()
-    outcomes = run_isolating_rows(stage, rows, guard)
-    work_s = now() - started
+    mark = (key(stage), machine)
+    loading = mark not in _begun
+    clock = _PASSING if on_gpu or stage.waits else _CORES
+    started = clock.start()
+    try:
+        outcomes = run_isolating_rows(stage, rows, guard)
+    finally:
+        work_s = clock.stop(started)
     # A row that lacked an input cost nothing, and would make the others look cheap.
     tried = [seconds_of(row) for row, outcome in zip(rows, outcomes, strict=True) if outcome.elapsed_s > 0]
     if not tried:
         return outcomes, CostSums()
-    mark = (key(stage), machine)
     first = mark not in _begun
     _begun.add(mark)
-    return outcomes, CostSums.of_batch(len(tried), sum(tried), work_s, first=first, peak_bytes=peak_memory_bytes())
+    work = CostSums.of_batch(
+        len(tried), sum(tried), work_s, first=first, peak_bytes=peak_memory_bytes(), beside_first=loading
+    )
+    return outcomes, work
 
 
 def peak_memory_bytes() -> int:

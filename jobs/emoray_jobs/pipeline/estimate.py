@@ -117,6 +117,7 @@ def _demand(
         stages=tuple(stage.name for stage in group),
         uses_actors=uses_actors,
         gpus=gpus,
+        waits=all(stage.waits for stage in group),
         work_s=None if None in works else sum(one for one in works if one is not None),
         start_s=sum(cost.start_s for cost in known),
         memory_bytes=memory_bytes,

@@ -144,12 +144,14 @@ class StageExecutor:
             # A stage that filters read is finished before the rest of its phase, which begins with it once more.
             if stage.name not in self.lacked:
                 self.lacked[stage.name] = pending.is_member(self.utterance_lengths, work.missing(stage.name))
-        max_rows, stalled = self._config.annotate.batch_rows, 0
+        max_rows, stalled, in_turn = self._config.annotate.batch_rows, 0, False
         while work.outcome_count:
-            problems = self._pass(work, fingerprints, max_rows, what)
+            problems = self._pass(work, fingerprints, max_rows, what, in_turn=in_turn)
             left = pending.outstanding(self._lake, self.kept, stages, fingerprints)
             if left.outcome_count:
                 cause = "; ".join(problems) or "worker processes died"
+                # Where processes died, the fewer rows they hold the sooner the one is found that does it.
+                in_turn = not problems
                 stalled = stalled + 1 if left.outcome_count == work.outcome_count else 0
                 # What the sink could not write, after all retries, no further pass will write either.
                 if self._unwritten or (stalled > 1 and (problems or max_rows == 1)):
@@ -178,7 +180,9 @@ class StageExecutor:
             ],
         )
 
-    def _pass(self, work: PendingWork, fingerprints: Mapping[str, str], max_rows: int, what: str) -> list[str]:
+    def _pass(
+        self, work: PendingWork, fingerprints: Mapping[str, str], max_rows: int, what: str, *, in_turn: bool
+    ) -> list[str]:
         """One pass with Ray Data; returns failures outside the rows."""
         pools = estimate_work(self._lake, work, self._need_ray(), self._config.annotate).pools
         max_audio_s = self._config.annotate.batch_audio_s
@@ -190,7 +194,7 @@ class StageExecutor:
         ):
             batches = self._batches(folder, work, fingerprints, max_rows, max_audio_s)
             with self._noting(pools):
-                for rows in self._ray_pipeline(work, fingerprints, sink).run(batches, pools):
+                for rows in self._ray_pipeline(work, fingerprints, sink).run(batches, pools, in_turn=in_turn):
                     done += rows
                     advance(done, total)
         return problems

@@ -2,7 +2,8 @@
 
 Cores: a pool's share of them is its share of the work, rounded up. All pools then end together, and no core is idle as
 long as one of them has work. Pools whose cost nobody measured may have as many workers as there are cores: Ray Data
-finds out how many they need.
+finds out how many they need. A pool that waits for an endpoint takes no cores and has one worker, whose client keeps
+the limit on requests for the whole phase.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class PoolDemand:
         stages: Names of its stages.
         uses_actors: Actors, that is, not tasks.
         gpus: GPUs of one worker, where there are any: 1, or several for tensor parallelism.
+        waits: Its work is done elsewhere, behind an endpoint.
         work_s: Seconds of work, of a core or of a worker with its GPUs; None where it was not measured.
         start_s: Seconds until a worker is ready.
         memory_bytes: Memory of one worker; 0 where nothing is known.
@@ -40,6 +42,7 @@ class PoolDemand:
     stages: tuple[str, ...]
     uses_actors: bool
     gpus: int
+    waits: bool
     work_s: float | None
     start_s: float
     memory_bytes: int
@@ -113,9 +116,10 @@ def size_pools(demands: Sequence[PoolDemand], machines: ClusterResources, batche
         One pool per demand, in order.
     """
     gpu_workers = _on_gpus(demands, machines, batches)
-    on_cores = [place for place in range(len(demands)) if place not in gpu_workers]
+    on_cores = [place for place in range(len(demands)) if place not in gpu_workers and not demands[place].waits]
     measured = all(demands[place].work_s is not None for place in on_cores)
-    workers = {place: number for place, (number, _) in gpu_workers.items()}
+    workers = {place: 1 for place in range(len(demands)) if demands[place].waits}
+    workers |= {place: number for place, (number, _) in gpu_workers.items()}
     total_s = sum(demands[place].work_s or 0.0 for place in on_cores)
     for place in on_cores:
         share = (demands[place].work_s or 0.0) / total_s if measured and total_s else 1.0
@@ -144,7 +148,7 @@ def size_pools(demands: Sequence[PoolDemand], machines: ClusterResources, batche
             memory_bytes=0
             if demand.uses_actors
             else min(demand.memory_bytes, machines.memory_bytes // max(tasks, places)),
-            fixed=measured or place in gpu_workers,
+            fixed=measured or demand.waits or place in gpu_workers,
         )
         for place, demand in enumerate(demands)
     ]
@@ -159,7 +163,8 @@ def phase_duration_s(demands: Sequence[PoolDemand], pools: Sequence[Pool], machi
     if any(demand.work_s is None for demand, _ in pairs):
         return None
     longest_s = [(demand.work_s or 0.0) / pool.workers for demand, pool in pairs]
-    longest_s.append(sum(demand.work_s or 0.0 for demand, pool in pairs if not pool.gpus) / machines.cpus)
+    on_cores_s = sum(demand.work_s or 0.0 for demand, pool in pairs if not (pool.gpus or demand.waits))
+    longest_s.append(on_cores_s / machines.cpus)
     # Workers with less than a GPU share it with those of the other pools.
     sharing = [(demand.work_s or 0.0, pool.workers) for demand, pool in pairs if 0 < pool.gpus < 1]
     if sharing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from emoray.stages.decode import Decode
 from emoray.stages.guard import GuardConfig, RowOutcome
 from emoray_jobs.cluster import hardware
 from emoray_jobs.pipeline.batches import BATCH, LACKING, read_batch
+from emoray_jobs.pipeline.clocks import SharedClock
 from emoray_jobs.pipeline.costs import BatchTiming, CostSums, peak_memory_bytes, run_measured
 from emoray_jobs.pipeline.pending import needs_waveform, required_inputs
 from emoray_jobs.pipeline.pools import Pool, group_stages
@@ -36,11 +38,15 @@ log = logging.getLogger(__name__)
 
 #: Blocks of a pass: enough to keep every worker busy to the end, few enough for Ray to keep account of.
 BLOCKS_PER_WORKER, MAX_BLOCKS = 128, 4096
+#: Most batches that a worker works on at the same time. They are reckoned from small ones (of long clips).
+MAX_CALLS, SMALL_BATCH_QUANTILE = 16, 0.1
+#: Time that passes while this process works on batches.
+_busy = SharedClock(time.perf_counter)
 IDS = pa.schema([("utterance_id", pa.string())])
 
 
 class StageOperator:
-    """The stages of one operator, over blocks of rows.
+    """The stages of one operator, over blocks of rows. An actor's may be called from several threads at a time.
 
     Args:
         stages: Stages to run, in order.
@@ -82,12 +88,15 @@ class StageOperator:
             table = read()
             rows = _to_rows(table)
             outcomes, work = {}, {}
-            started = time.perf_counter()
-            for stage in self._stages:
-                made, work[stage.name] = self._annotate(stage, rows)
-                outcomes[(stage.name, self._fingerprints[stage.name])] = made
+            started = _busy.start()
+            try:
+                for stage in self._stages:
+                    made, work[stage.name] = self._annotate(stage, rows)
+                    outcomes[(stage.name, self._fingerprints[stage.name])] = made
+            finally:
+                busy_s = _busy.stop(started)
             pool, (machine, _) = "+".join(stage.name for stage in self._stages), hardware.kind_of_worker()
-            self._sink.record_timing.remote(BatchTiming(pool, machine, time.perf_counter() - started, work))
+            self._sink.record_timing.remote(BatchTiming(pool, machine, busy_s, work))
             context = ray.get_runtime_context()
             process = f"{context.get_node_id()}:{context.get_worker_id()}"
             recorded = {name: table for name, table in outcomes.items() if table.num_rows}
@@ -139,12 +148,13 @@ class RayPipeline:
         self._lake = lake
         self._sink = sink
 
-    def run(self, batches: pa.Table, pools: Sequence[Pool]) -> Iterator[int]:
+    def run(self, batches: pa.Table, pools: Sequence[Pool], *, in_turn: bool) -> Iterator[int]:
         """Send batches through with Ray Data. Batches whose process dies are left out: they stay to do.
 
         Args:
-            batches: What `worklist.write_batches` returned.
+            batches: What `batches.write_batches` returned.
             pools: The workers of each of the stages' pools, in order.
+            in_turn: A worker takes one batch after the other, so that its death costs no more than two.
 
         Yields:
             How many more rows are through.
@@ -155,12 +165,12 @@ class RayPipeline:
         with warnings.catch_warnings():
             # Ray 2.60 deprecates the arguments that limit retries, and has no others yet.
             warnings.filterwarnings("ignore", category=RayDeprecationWarning, message=".*ray_remote_args")
-            dataset = self._dataset(batches, pools)
+            dataset = self._dataset(batches, pools, in_turn=in_turn)
         for ids in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(ids, pa.Table)
             yield ids.num_rows
 
-    def _dataset(self, batches: pa.Table, pools: Sequence[Pool]) -> ray.data.Dataset:
+    def _dataset(self, batches: pa.Table, pools: Sequence[Pool], *, in_turn: bool) -> ray.data.Dataset:
         groups = group_stages(self._stages)
         largest = pc.max(batches["rows"]).as_py()
         size = -(-batches.num_rows // min(MAX_BLOCKS, BLOCKS_PER_WORKER * pools[0].workers))
@@ -176,8 +186,15 @@ class RayPipeline:
             options: dict[str, Any] = {"batch_size": None if position else 1, "batch_format": "pyarrow"}
             options["num_cpus"] = pool.cpus
             if pool.uses_actors:
-                least = pool.workers if pool.fixed else 1
-                options["compute"] = ray.data.ActorPoolStrategy(min_size=least, max_size=pool.workers)
+                calls = 1 if in_turn else concurrent_calls(group, batches["rows"])
+                options["compute"] = ray.data.ActorPoolStrategy(
+                    min_size=pool.workers if pool.fixed else 1,
+                    max_size=pool.workers,
+                    max_concurrent_calls_per_actor=calls,
+                    # One more is on its way, so that a worker's rows are there when it has done with others.
+                    max_tasks_in_flight_per_actor=calls + 1,
+                    enable_true_multi_threading=calls > 1,
+                )
                 options["fn_constructor_args"] = arguments
                 if pool.gpus:
                     # Ray then wants a number of rows: those of the largest batch; it may put short ones together.
@@ -212,6 +229,20 @@ class RayPipeline:
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                 died.append(utterance_id)
         return died
+
+
+def concurrent_calls(stages: Sequence[Stage], rows: pa.ChunkedArray) -> int:
+    """Batches that a worker takes at a time: those that fill its engine, as many to follow, and one that is stored.
+
+    Args:
+        stages: What it runs.
+        rows: Rows of the batches.
+    """
+    rows_at_a_time = min(stage.rows_at_a_time for stage in stages)
+    if not rows_at_a_time:
+        return 1
+    small = pc.quantile(rows, SMALL_BATCH_QUANTILE)[0].as_py()
+    return min(MAX_CALLS, 1 + math.ceil(2 * rows_at_a_time / small))
 
 
 def _consume(operator: StageOperator, batch: pa.Table) -> None:

@@ -15,13 +15,15 @@ class VllmConfig(Section):
         dtype: Precision: `auto` takes the checkpoint's; CPUs are fastest with `float32`.
         gpu_memory_share: Share of a GPU's memory that the engine takes for itself; other pools share the GPU.
         cpu_cache_gib: Memory for keys and values on a CPU.
-        max_sequences: Rows that are decoded at a time, at most.
+        max_sequences: Rows that are decoded at a time, at most. A worker takes as many batches at a time as keep the
+            engine full.
         max_context_tokens: Longest prompt and answer together; null for the model's own. A smaller one saves memory.
         eager: No compilation and no CUDA graphs: ready in seconds instead of minutes, slower on GPUs.
         separate_process: Run the engine's core in a process of its own: faster under load, slow to start on a CPU.
         trust_remote_code: Run Python that comes with the model (some audio models' tokenizers need it).
         load_timeout_s: Loading that takes longer ends the process …
-        timeout_s: … and so does a batch: the pool then replaces it, and the rows are tried again.
+        timeout_s: … and so does an engine that finishes no row for so long: the pool then replaces the process, and
+            the rows are tried again.
     """
 
     tensor_parallel_size: int
@@ -63,6 +65,11 @@ class EngineConfig(Section):
     kind: Literal["vllm", "endpoint"]
     vllm: VllmConfig
     endpoint: EndpointConfig
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """Rows that the engine works on at the same moment."""
+        return self.vllm.max_sequences if self.kind == "vllm" else self.endpoint.max_parallel
 
     @property
     def gpus(self) -> int:

@@ -1,4 +1,4 @@
-"""A time limit that holds for native code too: what hangs cannot be interrupted, so the process gives itself up."""
+"""Time limits that hold for native code too: what hangs cannot be interrupted, so the process gives itself up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import logging
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
         seconds: The limit.
         what: What the block does, for the log.
     """
-    timer = threading.Timer(seconds, _give_up, (seconds, what))
+    timer = threading.Timer(seconds, _give_up, (what, f"no end after {seconds:g} s"))
     timer.daemon = True
     timer.start()
     try:
@@ -33,8 +35,55 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _give_up(seconds: float, what: str) -> None:
-    log.critical("%s hangs: no end after %g s. This process gives itself up", what, seconds)
+class StallLimit:
+    """The same for something that several threads use: it ends this process if none of them gets any further.
+
+    Args:
+        seconds: Longest time without progress while a call is under way.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._changed = threading.Condition()
+        self._calls: list[str] = []
+        self._progress_at = 0.0
+        threading.Thread(target=self._watch, name="stall-limit", daemon=True).start()
+
+    @contextlib.contextmanager
+    def call(self, what: str) -> Iterator[None]:
+        """A call is under way.
+
+        Args:
+            what: What it does, for the log.
+        """
+        with self._changed:
+            self._calls.append(what)
+            self._progress_at = time.monotonic()
+            self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._calls.remove(what)
+
+    def progress(self) -> None:
+        """A part of some call is done."""
+        self._progress_at = time.monotonic()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                left_s = self._progress_at + self._seconds - time.monotonic()
+                if not self._calls:
+                    self._changed.wait()
+                elif left_s > 0:
+                    self._changed.wait(left_s)
+                else:
+                    _give_up("; ".join(self._calls), f"nothing done for {self._seconds:g} s")
+
+
+def _give_up(what: str, why: str) -> NoReturn:
+    log.critical("%s hangs: %s. This process gives itself up", what, why)
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(EXIT_HUNG)

@@ -1,28 +1,28 @@
-"""vLLM in this process: one engine per model, continuous batching over whatever is handed to it at once."""
+"""vLLM in this process: one engine per model, continuous batching over all that its callers hand to it."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
+import gc
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from emoray.engines.client import Answer, Engine, Question
 from emoray.engines.config import VllmConfig
-from emoray.engines.deadline import deadline
+from emoray.engines.deadline import StallLimit, deadline
+from emoray.engines.loop import EngineLoop, Turns
 from emoray.errors import MissingExtraError, ServiceError, StageError, TransientError
-
-log = logging.getLogger(__name__)
 
 _engines: dict[tuple[str, VllmConfig, bool], LocalEngine] = {}
 _loading = threading.Lock()
 
 
 class LocalEngine(Engine):
-    """A loaded model.
+    """A loaded model. Calls may come from several threads: all their rows are decoded together.
 
     Args:
         model: Folder in Hugging Face layout.
@@ -35,36 +35,14 @@ class LocalEngine(Engine):
     """
 
     def __init__(self, model: str, config: VllmConfig, *, speech: bool) -> None:
-        self._key = (model, config, speech)
+        self._model = model
         self._config = config
-        with deadline(config.load_timeout_s, f"loading {model} into vLLM"):
-            vllm = _import_vllm(config)
-            options: dict[str, Any] = {}
-            if not speech:
-                options["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
-            if not config.separate_process and config.tensor_parallel_size == 1:
-                options["distributed_executor_backend"] = "uni"
-            try:
-                with _flask_bound():
-                    self.llm = vllm.LLM(
-                        model,
-                        dtype=config.dtype,
-                        tensor_parallel_size=config.tensor_parallel_size,
-                        gpu_memory_utilization=config.gpu_memory_share,
-                        max_num_seqs=config.max_sequences,
-                        max_model_len=config.max_context_tokens,
-                        enforce_eager=config.eager,
-                        trust_remote_code=config.trust_remote_code,
-                        seed=0,
-                        **options,
-                    )
-            except Exception as error:
-                # Too little memory, no GPU for a CUDA build, an unknown architecture: no row is to blame.
-                raise ServiceError(
-                    f"vLLM cannot load {model}: {_first_line(error)}",
-                    remedy="Its log above says more; mind gpu_memory_share, dtype and max_context_tokens",
-                    kind="engine_failed",
-                ) from error
+        self._speech = speech
+        self._limit = StallLimit(config.timeout_s)
+        self._turns = Turns()
+        self._loading = threading.Lock()
+        self._loop: EngineLoop | None = None
+        self._running_loop()
 
     def answer(self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
         """See `Engine.answer`. A question that the engine refuses (too long) is its own row's error."""
@@ -74,42 +52,105 @@ class LocalEngine(Engine):
         sampling = SamplingParams(
             temperature=0.0, max_tokens=max_tokens, structured_outputs=StructuredOutputsParams(json=schema)
         )
-        return self._answer([question.messages() for question in questions], sampling)
+        what = f"vLLM, on {len(questions)} questions,"
+        return [_answer(output) for output in self._outputs(questions, _prepare_chat, sampling, what)]
 
     def generate(self, prompts: Sequence[Any], sampling: Any, what: str) -> list[Any]:
         """Outputs of vLLM for prompts of its own form.
 
         Raises:
-            TransientError: The engine's process died; the next call starts another.
+            TransientError: The engine died; the next call starts another.
+            Exception: What vLLM refused a prompt for.
         """
-        return self._guarded(lambda: self.llm.generate(list(prompts), sampling, use_tqdm=False), what)
+        outputs = self._outputs(prompts, _prepare_prompt, sampling, what)
+        for output in outputs:
+            if isinstance(output, Exception):
+                raise output
+        return outputs
 
-    def _answer(self, chats: list[Any], sampling: Any) -> list[Answer]:
-        from vllm import exceptions
+    def _outputs(self, rows: Sequence[Any], prepare: Callable[[Any, Any], Any], sampling: Any, what: str) -> list[Any]:
+        """Per row vLLM's output, or the exception that it was refused with."""
+        from vllm.sampling_params import RequestOutputKind
 
-        # Not every version of vLLM has the first, and none uses it everywhere.
-        refusals = (getattr(exceptions, "VLLMClientError", ValueError), ValueError)
+        sampling.output_kind = RequestOutputKind.FINAL_ONLY
         try:
-            outputs = self._guarded(
-                lambda: self.llm.chat(chats, sampling, use_tqdm=False), f"vLLM, on {len(chats)} questions,"
-            )
-        except refusals as error:
-            # Raised before anything is generated, so that halving repeats no work.
-            if len(chats) == 1:
-                return [StageError(f"the engine refuses this row: {_first_line(error)}", kind="refused_by_engine")]
-            middle = len(chats) // 2
-            return self._answer(chats[:middle], sampling) + self._answer(chats[middle:], sampling)
-        return [output.outputs[0].text for output in outputs]
+            with self._turns.together():
+                return self._try(rows, prepare, sampling, what)
+        except TransientError:
+            # Whose row it was is not known. Alone, this call has only its own to answer for.
+            with self._turns.alone():
+                return self._try(rows, prepare, sampling, what)
 
-    def _guarded(self, call: Any, what: str) -> list[Any]:
-        from vllm.v1.engine.exceptions import EngineDeadError
+    def _try(self, rows: Sequence[Any], prepare: Callable[[Any, Any], Any], sampling: Any, what: str) -> list[Any]:
+        loop = self._running_loop()
+        with self._limit.call(what):
+            waiting = [loop.submit(functools.partial(prepare, row), sampling) for row in rows]
+            outputs = [output.exception() or output.result() for output in waiting]
+        if loop.failure is not None and any(output is loop.failure for output in outputs):
+            raise TransientError(f"the engine died: {_first_line(loop.failure)}", kind="engine_died") from loop.failure
+        return outputs
 
+    def _running_loop(self) -> EngineLoop:
+        with self._loading:
+            if self._loop is None or self._loop.failure is not None:
+                self._loop = None
+                gc.collect()  # what a dead engine held in this process, before another one wants as much
+                llm = _load(self._model, self._config, speech=self._speech)
+                self._loop = EngineLoop(llm, self._config.max_sequences, self._limit.progress)
+            return self._loop
+
+
+def _prepare_chat(question: Question, llm: Any) -> Any:
+    # What `LLM.chat` does with a conversation before it hands it to the engine.
+    return llm._preprocess_chat_one(question.messages())
+
+
+def _prepare_prompt(prompt: Any, llm: Any) -> Any:
+    return llm._preprocess_cmpl_one(prompt)
+
+
+def _answer(output: Any) -> Answer:
+    from vllm import exceptions
+
+    # Not every version of vLLM has the first, and none uses it everywhere.
+    refusals = (getattr(exceptions, "VLLMClientError", ValueError), ValueError)
+    if isinstance(output, refusals):
+        return StageError(f"the engine refuses this row: {_first_line(output)}", kind="refused_by_engine")
+    if isinstance(output, Exception):
+        return output
+    return str(output.outputs[0].text)
+
+
+def _load(model: str, config: VllmConfig, *, speech: bool) -> Any:
+    """A `vllm.LLM`."""
+    with deadline(config.load_timeout_s, f"loading {model} into vLLM"):
+        vllm = _import_vllm(config)
+        options: dict[str, Any] = {}
+        if not speech:
+            options["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
+        if not config.separate_process and config.tensor_parallel_size == 1:
+            options["distributed_executor_backend"] = "uni"
         try:
-            with deadline(self._config.timeout_s, what):
-                return list(call())
-        except EngineDeadError as error:
-            _engines.pop(self._key, None)
-            raise TransientError(f"the engine's process died: {_first_line(error)}", kind="engine_died") from error
+            with _flask_bound():
+                return vllm.LLM(
+                    model,
+                    dtype=config.dtype,
+                    tensor_parallel_size=config.tensor_parallel_size,
+                    gpu_memory_utilization=config.gpu_memory_share,
+                    max_num_seqs=config.max_sequences,
+                    max_model_len=config.max_context_tokens,
+                    enforce_eager=config.eager,
+                    trust_remote_code=config.trust_remote_code,
+                    seed=0,
+                    **options,
+                )
+        except Exception as error:
+            # Too little memory, no GPU for a CUDA build, an unknown architecture: no row is to blame.
+            raise ServiceError(
+                f"vLLM cannot load {model}: {_first_line(error)}",
+                remedy="Its log above says more; mind gpu_memory_share, dtype and max_context_tokens",
+                kind="engine_failed",
+            ) from error
 
 
 @contextlib.contextmanager

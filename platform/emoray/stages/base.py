@@ -36,6 +36,9 @@ class Stage(ABC):
         resources: `actor` for stages with weights or a decoder, `task` for the others.
         weights: Neighbouring `actor` stages with the same name here use the same weights, and so share their workers.
         gpus: GPUs that one worker of an `actor` stage takes if there are any: 0, 1, or several (tensor parallel).
+        rows_at_a_time: Rows that a worker works on at the same moment, whichever batch they came with (an engine's
+            sequences, a client's requests): its pool hands it several batches at a time, from several threads. 0 for a
+            stage that takes one batch after the other.
         waits: Its work is done behind an endpoint: its cost is the elapsed time, not that of the cores.
     """
 
@@ -48,6 +51,7 @@ class Stage(ABC):
     resources: Literal["task", "actor"] = "task"
     weights: ClassVar[str | None] = None
     gpus: int = 1
+    rows_at_a_time: int = 0
     waits: bool = False
 
     @abstractmethod

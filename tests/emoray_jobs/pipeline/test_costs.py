@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import operator
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from annotate_kit import config_for
@@ -16,6 +18,7 @@ from emoray.stages import pipeline
 from emoray.stages.base import WAVEFORM
 from emoray.stages.prosody import MeasureProsody
 from emoray_jobs.pipeline import costs
+from emoray_jobs.pipeline.clocks import SharedClock
 from emoray_jobs.pipeline.costs import CostSums, run_measured
 
 batch = st.tuples(st.integers(1, 64), st.floats(0.1, 500), st.floats(0.001, 60))
@@ -103,3 +106,41 @@ def test_a_stage_is_measured_while_it_runs(tmp_path):
     outcomes, nothing = run_measured(prosody, lacking, config.guard, "here", on_gpu=False)
     assert outcomes[0].error["type"] == "missing_input"
     assert nothing == CostSums()
+
+
+def test_batches_at_the_same_time_share_what_passes():
+    passed = iter([0.0, 0.0, 10.0, 14.0, 20.0, 30.0, 31.0])
+    clock = SharedClock(lambda: next(passed))
+    first = clock.start()  # at 0 s
+    second = clock.start()  # at 10 s
+    assert clock.stop(first) == 10.0 + 2.0  # at 14 s
+    assert clock.stop(second) == 2.0 + 6.0  # at 20 s
+    third = clock.start()  # at 30 s: nobody is charged for the pause
+    assert clock.stop(third) == 1.0
+
+
+def test_batches_beside_the_one_that_loads_do_not_count_as_warm(tmp_path):
+    config = config_for(tmp_path).annotate
+    loads, both = threading.Event(), threading.Barrier(2, timeout=60)
+
+    class Loading(MeasureProsody):
+        rows_at_a_time = 8
+
+        def run(self, rows):
+            if not loads.is_set():
+                both.wait()
+                loads.set()
+            return super().run(rows)
+
+    prosody = Loading(config.prosody.model_copy(update={"f0_floor_hz": 62.5}))
+
+    def batch(rows):
+        rows = [{"utterance_id": f"u{row}", "duration_s": 1.0, WAVEFORM: speech(1.0, 120.0)} for row in range(rows)]
+        return run_measured(prosody, rows, config.guard, "here", on_gpu=True)[1]
+
+    with ThreadPoolExecutor(2) as threads:
+        work = functools.reduce(operator.add, threads.map(batch, (2, 3)))
+    assert (work.starts, work.start_rows, work.rows) == (1, 5, 0)
+    assert work.start_work_s > 0
+    later = batch(4)
+    assert (later.starts, later.rows) == (0, 4)

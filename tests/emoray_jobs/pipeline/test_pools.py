@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +16,15 @@ GIB = 2**30
 
 
 def demand(
-    name: str, work_s: float | None, *, uses_actors: bool = False, gpus: int = 0, gib: float = 0.5
+    name: str,
+    work_s: float | None,
+    *,
+    uses_actors: bool = False,
+    gpus: int = 0,
+    waits: bool = False,
+    gib: float = 0.5,
 ) -> PoolDemand:
-    return PoolDemand((name,), uses_actors, gpus, work_s, 0.0, int(gib * GIB))
+    return PoolDemand((name,), uses_actors, gpus, waits, work_s, 0.0, int(gib * GIB))
 
 
 def machines(*cores: float, gpus: tuple[int, ...] = (), gib: int = 64) -> ClusterResources:
@@ -32,9 +40,12 @@ def machines(*cores: float, gpus: tuple[int, ...] = (), gib: int = 64) -> Cluste
 work = st.none() | st.floats(0, 1e7)
 demands = st.lists(
     st.builds(
-        lambda work_s, gpus, gib: PoolDemand(("s",), gpus is not None, gpus or 0, work_s, 1.0, int(gib * GIB)),
+        lambda work_s, gpus, waits, gib: PoolDemand(
+            ("s",), gpus is not None, gpus or 0, waits and gpus == 0, work_s, 1.0, int(gib * GIB)
+        ),
         work,
         st.none() | st.integers(0, 1),
+        st.booleans(),
         st.floats(0, 8),
     ),
     min_size=1,
@@ -56,14 +67,10 @@ nodes = st.lists(
 @given(demands, nodes, st.integers(1, 100_000))
 def test_every_plan_fits_feeds_every_pool_and_cannot_deadlock(wanted, found, batches):
     there = ClusterResources(tuple(found))
-    wanted = [
-        PoolDemand(
-            one.stages, one.uses_actors, one.gpus if there.gpus else 0, one.work_s, one.start_s, one.memory_bytes
-        )
-        for one in wanted
-    ]
+    wanted = [dataclasses.replace(one, gpus=one.gpus if there.gpus else 0) for one in wanted]
     pools = size_pools(wanted, there, batches)
     assert all(pool.workers >= 1 and pool.cpus > 0 for pool in pools)
+    assert all(pool.workers == 1 for one, pool in zip(wanted, pools, strict=True) if one.waits)
     assert sum(pool.workers * pool.cpus for pool in pools) <= there.cpus + 1e-6
     assert sum(pool.workers * pool.gpus for pool in pools) <= there.gpus + 1e-6
     tasks = [pool for pool in pools if not pool.uses_actors]
@@ -101,11 +108,22 @@ def test_cores_follow_the_work():
 
 def test_a_worker_on_cores_brings_more_work_than_its_start_costs():
     there = machines(8.0)
-    encoder = PoolDemand(("embed",), uses_actors=True, gpus=0, work_s=25.0, start_s=10.0, memory_bytes=GIB)
+    encoder = PoolDemand(("embed",), uses_actors=True, gpus=0, waits=False, work_s=25.0, start_s=10.0, memory_bytes=GIB)
     assert [pool.workers for pool in size_pools([encoder], there, batches=1000)] == [2]
     # A GPU that loads keeps no other from working.
-    gpu = PoolDemand(("embed",), uses_actors=True, gpus=1, work_s=25.0, start_s=10.0, memory_bytes=GIB)
+    gpu = PoolDemand(("embed",), uses_actors=True, gpus=1, waits=False, work_s=25.0, start_s=10.0, memory_bytes=GIB)
     assert [pool.workers for pool in size_pools([gpu], machines(8.0, gpus=(4,)), batches=1000)] == [4]
+
+
+def test_waiting_for_an_endpoint_takes_no_cores():
+    there = machines(16.0)
+    light, asks = demand("decode", 1600.0), demand("semantics", 500.0, uses_actors=True, waits=True)
+    pools = size_pools([light, asks], there, batches=1000)
+    assert [(pool.workers, pool.fixed) for pool in pools] == [(16, True), (1, True)]
+    assert phase_duration_s([light, asks], pools, there) == 500.0
+    # What nobody measured of it is no reason to guess at the others.
+    pools = size_pools([light, dataclasses.replace(asks, work_s=None)], there, batches=1000)
+    assert [(pool.workers, pool.fixed) for pool in pools] == [(16, True), (1, True)]
 
 
 def test_what_was_not_measured_is_not_guessed():

@@ -62,6 +62,7 @@ class LanguageModelSemantics(Semantics):
         self.engine = engine
         self.kind = kind
         self.gpus = engine.gpus
+        self.rows_at_a_time = engine.rows_at_a_time
         self.waits = engine.kind == "endpoint"
         # Read here and not by the worker, which may not see the file.
         self.prompt = read_prompt(config.prompt, fields)

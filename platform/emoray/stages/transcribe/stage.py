@@ -190,6 +190,7 @@ class WhisperVllmTranscribe(Transcribe):
     def __init__(self, config: WhisperVllmConfig) -> None:
         self.config = config
         self.gpus = config.vllm.tensor_parallel_size
+        self.rows_at_a_time = config.vllm.max_sequences
 
     def options(self) -> dict[str, Any]:
         """The weights' revision, the language and where word times come from."""

@@ -1,0 +1,149 @@
+"""vLLM's engine stepped by one thread, so that the requests of several callers are in it at the same time.
+
+With one call of `LLM.chat` after the other the last rows of a batch leave the engine nearly empty, and then it waits
+until the answers are stored and the next batch is there. Here a caller's rows join those that are being decoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+#: Prompts that wait inside the engine, for each sequence that it decodes: it never waits for one, and the features of
+#: thousands of clips need not be held.
+PROMPTS_PER_SEQUENCE = 2
+
+
+class EngineLoop:
+    """A loaded engine and the thread that steps it.
+
+    Args:
+        llm: The loaded `vllm.LLM`; nobody else may use it.
+        max_sequences: Rows that it decodes at a time.
+        progress: Called whenever a row has been prepared or is done.
+
+    Attributes:
+        failure: What ended the engine; None while it runs.
+    """
+
+    def __init__(self, llm: Any, max_sequences: int, progress: Callable[[], None]) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self.failure: Exception | None = None
+        self._dead = EngineDeadError
+        self._llm = llm
+        self._progress = progress
+        self._room = threading.Semaphore(PROMPTS_PER_SEQUENCE * max_sequences)
+        self._order = threading.Lock()
+        self._arrived: queue.SimpleQueue[tuple[Any, Any, Future[Any]]] = queue.SimpleQueue()
+        self._under_way: dict[str, Future[Any]] = {}
+        self._numbers = itertools.count()
+        threading.Thread(target=self._run, name="vllm-loop", daemon=True).start()
+
+    def submit(self, prepare: Callable[[Any], Any], sampling: Any) -> Future[Any]:
+        """Hand a row to the engine; waits while there is no room.
+
+        Args:
+            prepare: Makes vLLM's input from the row, given the `vllm.LLM`: template, tokens, features.
+            sampling: vLLM's parameters.
+
+        Returns:
+            Its output, or why the row has none: what `prepare` or the engine refused it for, or `failure`.
+        """
+        self._room.acquire()
+        output: Future[Any] = Future()
+        output.add_done_callback(lambda _: self._room.release())
+        # In this thread, beside the engine's steps, but one row at a time and in the order in which the engine gets
+        # them: vLLM's cache of prepared audio is kept twice, and the two must see the same order.
+        with self._order:
+            try:
+                if self.failure is not None:
+                    raise self.failure
+                self._arrived.put((prepare(self._llm), sampling, output))
+            except Exception as error:
+                output.set_exception(error)
+        self._progress()
+        return output
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._admit()
+                if self._under_way:
+                    self._step()
+        except Exception as error:
+            self._fail(error)
+
+    def _admit(self) -> None:
+        """Take what has arrived; wait for it if there is nothing else to do."""
+        while True:
+            try:
+                prompt, sampling, output = self._arrived.get(block=not self._under_way)
+            except queue.Empty:
+                return
+            number = str(next(self._numbers))
+            self._under_way[number] = output
+            try:
+                self._llm.llm_engine.add_request(number, prompt, sampling)
+            except self._dead:
+                raise
+            except Exception as error:
+                # Too long, for example.
+                self._under_way.pop(number).set_exception(error)
+
+    def _step(self) -> None:
+        for output in self._llm.llm_engine.step():
+            if output.finished:
+                self._under_way.pop(output.request_id).set_result(output)
+                self._progress()
+
+    def _fail(self, error: Exception) -> None:
+        with self._order:
+            self.failure, self._llm = error, None
+        waiting = list(self._under_way.values())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting.append(self._arrived.get_nowait()[2])
+        for output in waiting:
+            output.set_exception(error)
+
+
+class Turns:
+    """Calls that run beside each other, and some that must run alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._calls = 0
+        self._alone = False
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A call among others."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """A call while no other runs. Those that come later wait for it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._alone = True
+            self._changed.wait_for(lambda: not self._calls)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
