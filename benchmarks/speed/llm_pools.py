@@ -23,7 +23,7 @@ from typing import Any
 
 from emoray.config import read_preset, validate
 from emoray.corpora.synthetic.text import LEXICON, THINGS
-from emoray.engines import EngineConfig, Question, open_engine
+from emoray.engines import Answer, Chat, EngineConfig, Question, Reply, open_engine
 from emoray.stages.semantics.prompt import read_prompt
 from emoray.stages.semantics.record import decoding_schema
 from emoray.tiny import make
@@ -121,13 +121,17 @@ def _in_process(side: str, model: str, rows: int, batch_rows: int) -> dict[str, 
     return found
 
 
+def _text(answer: Answer) -> str:
+    return answer.text if isinstance(answer, Reply) else str(answer)
+
+
 def _bare(model: str, asked: list[Question], batch_rows: int) -> list[tuple[int, str, float]]:
     engine = open_engine(model, engine_config())
     schema = decoding_schema(PHRASE, SENTENCE)
     found = []
     for start in range(0, len(asked), batch_rows):
-        answers = engine.answer(asked[start : start + batch_rows], schema, TOKENS)
-        found += [(start + place, str(answer), time.time()) for place, answer in enumerate(answers)]
+        answers = engine.answer(asked[start : start + batch_rows], schema, TOKENS, Chat())
+        found += [(start + place, _text(answer), time.time()) for place, answer in enumerate(answers)]
     return found
 
 
@@ -141,8 +145,8 @@ class Ask:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Answer a batch, all at once."""
         pairs = zip(batch["system"], batch["user"], strict=True)
-        answers = self._engine.answer([Question(str(s), str(u)) for s, u in pairs], self._schema, TOKENS)
-        return {"number": batch["number"], "text": [str(one) for one in answers], "at": [time.time()] * len(answers)}
+        answers = self._engine.answer([Question(str(s), str(u)) for s, u in pairs], self._schema, TOKENS, Chat())
+        return {"number": batch["number"], "text": [_text(one) for one in answers], "at": [time.time()] * len(answers)}
 
 
 def _actors(model: str, asked: list[Question], batch_rows: int) -> list[tuple[int, str, float]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from emoray.config import BASE_PRESET, merge, read_preset
 from emoray.errors import RegistryError
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
@@ -43,7 +44,8 @@ def open_stages(folder: str | Path) -> FittedStages:
     model_document(root)
     stages = read_json(root / "stages.json")
     try:
-        annotate = AnnotateConfig.model_validate(stages["annotate"])
+        # Keys that are newer than the bundle are as the preset has them: it was fitted before they changed anything.
+        annotate = AnnotateConfig.model_validate(merge(read_preset(BASE_PRESET)["annotate"], stages["annotate"]))
     except ValidationError as error:
         raise bad_config_error(root, error) from error
     encoder = (root / "text_encoder").absolute()
