@@ -127,3 +127,9 @@ class ServiceError(EmorayError):
     """A service (Ray, MLflow, the scoring application) that cannot be reached or answered wrongly."""
 
     kind = "service_error"
+
+
+class RefusedError(ServiceError):
+    """A service refuses whatever it is asked, as it is configured: a run that asks on would only repeat it."""
+
+    kind = "engine_refuses"

@@ -123,6 +123,7 @@ class StageExecutor:
         self._actor: Any = None
         self._spilled_bytes: int | None = 0
         self._unwritten = 0
+        self._ends_run: str | None = None
         self._peak_rss_bytes: dict[str, int] = {}
         self._busy_s: defaultdict[str, float] = defaultdict(float)
         self._had_s: defaultdict[str, float] = defaultdict(float)
@@ -152,12 +153,12 @@ class StageExecutor:
             problems = self._pass(work, fingerprints, max_rows, what, in_turn=in_turn)
             left = pending.outstanding(self._lake, self.kept, stages, fingerprints)
             if left.outcome_count:
-                cause = "; ".join(problems) or "worker processes died"
+                cause = self._ends_run or "; ".join(problems) or "worker processes died"
                 # If processes died: the fewer rows a batch has, the sooner the row that causes it is found.
                 in_turn = not problems
                 stalled = stalled + 1 if left.outcome_count == work.outcome_count else 0
                 # What could not be written after all retries, no further pass will write either.
-                if self._unwritten or (stalled > 1 and (problems or max_rows == 1)):
+                if self._ends_run or self._unwritten or (stalled > 1 and (problems or max_rows == 1)):
                     _give_up(left, cause)
                 log.warning("%d utterances are not finished and are tried again: %s", left.rows.height, cause)
                 if not problems and left.rows.height <= ISOLATE_BELOW_ROWS:
@@ -275,6 +276,7 @@ class StageExecutor:
         else:
             problems += report.problems
             self._unwritten = report.unwritten
+            self._ends_run = report.ends_run
             self._note(report)
 
     def _note(self, report: WriterReport) -> None:

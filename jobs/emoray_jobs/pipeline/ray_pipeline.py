@@ -21,6 +21,7 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
+from emoray.errors import ConfigError, MissingExtraError, RefusedError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import UTTERANCES, stage_schema
 from emoray.stages.base import WAVEFORM, Row, Stage
@@ -43,6 +44,8 @@ MAX_CALLS, SMALL_BATCH_QUANTILE = 16, 0.1
 #: Time that passes while this process works on batches.
 _busy = SharedClock(time.perf_counter)
 IDS = pa.schema([("utterance_id", pa.string())])
+#: Errors that every other batch would meet too: the run ends with the cause.
+ENDS_RUN = (ConfigError, MissingExtraError, RefusedError)
 
 
 class StageOperator:
@@ -84,15 +87,16 @@ class StageOperator:
 
     def _run(self, read: Callable[[], pa.Table]) -> Iterator[pa.Table]:
         try:
-            ray.get(self._sink.retry_failed_writes.remote())
-            table = read()
-            rows = _to_rows(table)
+            ray.get(self._sink.raise_if_pointless.remote())
+            rows = _to_rows(read())
             outcomes, work = {}, {}
             started = _busy.start()
             try:
                 for stage in self._stages:
                     made, work[stage.name] = self._annotate(stage, rows)
-                    outcomes[(stage.name, self._fingerprints[stage.name])] = made
+                    done = [outcome for outcome in made if not outcome.stays_to_do]
+                    outcomes[(stage.name, self._fingerprints[stage.name])] = _outcome_table(stage, done)
+                    rows = self._without_those_that_stay(rows, made)
             finally:
                 busy_s = _busy.stop(started)
             pool, (machine, _) = "+".join(stage.name for stage in self._stages), hardware.kind_of_worker()
@@ -101,15 +105,19 @@ class StageOperator:
             process = f"{context.get_node_id()}:{context.get_worker_id()}"
             recorded = {name: table for name, table in outcomes.items() if table.num_rows}
             ray.get(self._sink.add.remote(recorded, process, peak_memory_bytes()))
-            if self._passes_on is None:
-                yield table.select(["utterance_id"]).cast(IDS)
-            else:
-                yield _to_table(rows, self._passes_on)
+            yield _to_table(rows, self._passes_on or IDS)
         except Exception as error:
             # Not a row's fault (those are outcomes): a disk that is full, storage that is away. These rows stay to do.
-            self._sink.record_failure.remote(one_line(error))
+            self._sink.record_failure.remote(one_line(error), ends_run=isinstance(error, ENDS_RUN))
 
-    def _annotate(self, stage: Stage, rows: list[Row]) -> tuple[pa.Table, CostSums]:
+    def _without_those_that_stay(self, rows: list[Row], outcomes: list[RowOutcome]) -> list[Row]:
+        """The rows that go on: what was not done for a passing reason is done in a later pass."""
+        stay = {outcome.utterance_id: outcome.error for outcome in outcomes if outcome.stays_to_do}
+        for problem in {f"{error['type']}: {error['message']}" for error in stay.values() if error}:
+            self._sink.record_failure.remote(problem)
+        return [row for row in rows if row["utterance_id"] not in stay]
+
+    def _annotate(self, stage: Stage, rows: list[Row]) -> tuple[list[RowOutcome], CostSums]:
         kind, on_gpu = hardware.kind_of_worker()
         missing = [row for row in rows if stage.name in row[LACKING]]
         more = CostSums()
@@ -118,7 +126,7 @@ class StageOperator:
             again = [row for row in rows if stage.name not in row[LACKING] and row.get(stage.name) is not None]
             _, more = run_measured(stage, again, self._guard, kind, on_gpu=on_gpu)
         outcomes, work = run_measured(stage, missing, self._guard, kind, on_gpu=on_gpu)
-        return _outcome_table(stage, outcomes), work + more
+        return outcomes, work + more
 
 
 class RayPipeline:

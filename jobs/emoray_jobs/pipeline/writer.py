@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from emoray.errors import ServiceError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray_jobs.pipeline.costs import BatchTiming, CostSums
 
@@ -32,6 +33,7 @@ class WriterReport:
         busy_s: Time that passed in the stages of each pool, over its workers, by name.
         work: What was measured, by stage and kind of machine.
         problems: Failures outside the rows (a disk that is full, a stage that could not be built), as text.
+        ends_run: The failure that any further batch would meet too; None if there was none.
     """
 
     rows: int = 0
@@ -41,6 +43,7 @@ class WriterReport:
     busy_s: dict[str, float] = field(default_factory=dict)
     work: dict[tuple[str, str], CostSums] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    ends_run: str | None = None
 
 
 class OutcomeWriter:
@@ -57,13 +60,15 @@ class OutcomeWriter:
         self._stuck: set[tuple[str, str]] = set()
         threading.Thread(target=self._flush_overdue, name="flush-overdue", daemon=True).start()
 
-    def retry_failed_writes(self) -> None:
-        """Ask before computing: what could not be written is tried again, and while that fails no work is worth doing.
+    def raise_if_pointless(self) -> None:
+        """Ask before computing. What could not be written is tried again, and while that fails no work is worth doing.
 
         Raises:
-            EmorayError: A file cannot be written.
+            EmorayError: A file cannot be written, or the run is ending.
         """
         with self._lock:
+            if self._seen.ends_run is not None:
+                raise ServiceError(self._seen.ends_run)
             for table in list(self._stuck):
                 self._write(table)
 
@@ -96,10 +101,13 @@ class OutcomeWriter:
                 where = (stage, shift.machine)
                 seen.work[where] = seen.work.get(where, CostSums()) + work
 
-    def record_failure(self, text: str) -> None:
-        """Take note of a failure outside the rows."""
+    def record_failure(self, text: str, *, ends_run: bool = False) -> None:
+        """Take note of a failure outside the rows, which any further batch would meet too if it `ends_run`."""
         with self._lock:
-            self._note(text)
+            if ends_run and self._seen.ends_run is None:
+                self._seen.ends_run = text
+            if self._seen.ends_run is None:
+                self._note(text)
 
     def buffered_rows(self) -> int:
         """How many outcomes are in the buffer, not written yet."""
@@ -127,7 +135,7 @@ class OutcomeWriter:
             try:
                 self._write(table)
             except Exception as error:
-                # Kept in the buffer, and found again by `retry_failed_writes` and `finish`.
+                # Kept in the buffer, and found again by `raise_if_pointless` and `finish`.
                 self._note(one_line(error))
 
     def _note(self, text: str) -> None:

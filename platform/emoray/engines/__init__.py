@@ -3,8 +3,18 @@
 A stage says what it asks and reads the answers; which engine answers is configuration outside its fingerprint.
 """
 
-from emoray.engines.client import Answer, Engine, Question
+from emoray.engines.client import Answer, Chat, Engine, Question, Reply
 from emoray.engines.config import EndpointConfig, EngineConfig, VllmConfig
 from emoray.engines.open import open_engine
 
-__all__ = ["Answer", "EndpointConfig", "Engine", "EngineConfig", "Question", "VllmConfig", "open_engine"]
+__all__ = [
+    "Answer",
+    "Chat",
+    "EndpointConfig",
+    "Engine",
+    "EngineConfig",
+    "Question",
+    "Reply",
+    "VllmConfig",
+    "open_engine",
+]

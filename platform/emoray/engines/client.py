@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,43 @@ import soundfile
 
 from emoray.audio.io import AUDIO_HZ
 
-#: The text, or why there is none. An error is one row's; whatever concerns the whole engine is raised.
-Answer = str | Exception
+#: How a clip is sent: 16 bits per sample; `flac` loses nothing of them and takes half the bytes.
+AudioFormat = Literal["wav", "flac"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model said.
+
+    Attributes:
+        text: Its words.
+        cut_off: It had more to say: the longest answer was reached.
+    """
+
+    text: str
+    cut_off: bool = False
+
+
+#: The reply, or why there is none. A StageError is the row's own. A TransientError is not: the row stays to do.
+#: Errors of the engine as a whole are raised.
+Answer = Reply | Exception
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How a conversation becomes the model's prompt.
+
+    Attributes:
+        template: Text of a Jinja template that replaces the model's own; None for that one.
+        template_kwargs: Arguments of the template, for example `{"enable_thinking": False}`.
+        system_turn: `keep` the system text in a turn of its own, `fold` it into the user's turn, or `auto`: fold it if
+            the template drops or refuses it.
+        adapter: Folder of a LoRA adapter; None without one.
+    """
+
+    template: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    system_turn: Literal["auto", "keep", "fold"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -24,8 +59,9 @@ class Question:
     """A conversation that the model is to continue.
 
     Attributes:
-        system: What holds for all rows: it comes first, so that engines compute it once (prefix caching).
-        user: What holds for this row.
+        system: What is the same for all rows: it comes first, so that engines compute it once (prefix caching). Empty
+            for no system turn.
+        user: What is the row's own.
         audio: float32 (S,), mono, 16 kHz, for models that hear; it comes before `user`.
         exchange: Turns after that, (role, text).
     """
@@ -39,38 +75,50 @@ class Question:
         """The same conversation after an answer and an objection to it."""
         return replace(self, exchange=(*self.exchange, ("assistant", answer), ("user", objection)))
 
-    def messages(self) -> list[dict[str, Any]]:
-        """As OpenAI's protocol and vLLM's `LLM.chat` take it."""
+    def folded(self) -> Question:
+        """The same conversation with the system text at the beginning of the user's turn."""
+        return replace(self, system="", user=f"{self.system}\n\n{self.user}") if self.system else self
+
+    def messages(self, audio_format: AudioFormat = "wav") -> list[dict[str, Any]]:
+        """The conversation as OpenAI's protocol and vLLM's `LLM.chat` take it."""
         content: Any = self.user
         if self.audio is not None:
-            sound = {"type": "input_audio", "input_audio": {"data": _wav_base64(self.audio), "format": "wav"}}
-            content = [sound, {"type": "text", "text": self.user}]
+            sound = {"data": _encode(self.audio, audio_format), "format": audio_format}
+            content = [{"type": "input_audio", "input_audio": sound}, {"type": "text", "text": self.user}]
         turns = [{"role": role, "content": text} for role, text in self.exchange]
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": content}, *turns]
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": content}, *turns]
 
 
 class Engine(ABC):
-    """Something that answers questions, greedily: the same question gets the same answer."""
+    """Answers questions, greedily: the same question gets the same answer."""
 
     @abstractmethod
-    def answer(self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
-        """Answer questions, all at once as far as the engine can.
+    def answer(
+        self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int, chat: Chat
+    ) -> list[Answer]:
+        """Answer questions, as many at a time as the engine can.
 
         Args:
             questions: The questions.
-            schema: JSON schema that decoding is held to.
+            schema: JSON schema that the decoder is held to.
             max_tokens: Longest answer; a longer one comes back cut off.
+            chat: How the conversation becomes a prompt.
 
         Returns:
             One answer per question, in order.
 
         Raises:
-            TransientError: The engine failed, and may not at the next try.
+            TransientError: The engine failed, and may not at the next attempt.
             ServiceError: It cannot be reached, or cannot run at all.
+            RefusedError: It refuses whatever it is asked.
+            ConfigError: It cannot be asked as it is configured.
         """
 
 
-def _wav_base64(samples: npt.NDArray[np.float32]) -> str:
+def _encode(samples: npt.NDArray[np.float32], audio_format: AudioFormat) -> str:
+    # Left to itself soundfile scales the two formats differently.
+    whole = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     file = io.BytesIO()
-    soundfile.write(file, samples, AUDIO_HZ, format="WAV", subtype="FLOAT")
+    soundfile.write(file, whole, AUDIO_HZ, format=audio_format.upper(), subtype="PCM_16")
     return base64.b64encode(file.getvalue()).decode()

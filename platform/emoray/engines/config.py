@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from emoray.config import Section
+from emoray.engines.client import AudioFormat
 
 
 class VllmConfig(Section):
@@ -20,7 +21,12 @@ class VllmConfig(Section):
         max_context_tokens: Longest prompt and answer together; null for the model's own. A smaller one saves memory.
         eager: No compilation and no CUDA graphs: ready in seconds instead of minutes, slower on GPUs.
         separate_process: Run the engine's core in a process of its own: faster under load, slow to start on a CPU.
-        trust_remote_code: Run Python that comes with the model (some audio models' tokenizers need it).
+        trust_remote_code: Run Python that comes with the model (some audio models' tokenizers need it). Without it such
+            files are not even downloaded.
+        limit_mm_per_prompt: Clips, images and videos in a prompt, at most, by modality. vLLM keeps memory for as many.
+        reasoning_parser: vLLM's name of the parser of the model's thoughts, so that only what follows them must fit the
+            schema; null for models that do not think, and with thoughts switched off (`chat.template_kwargs`).
+        engine_kwargs: Further arguments of `vllm.LLM`, for example {quantization: fp8}. They win over those above.
         load_timeout_s: Loading that takes longer ends the process …
         timeout_s: … and so does an engine that finishes no row for so long: the pool then replaces the process, and
             the rows are tried again.
@@ -35,6 +41,9 @@ class VllmConfig(Section):
     eager: bool
     separate_process: bool
     trust_remote_code: bool
+    limit_mm_per_prompt: dict[str, int]
+    reasoning_parser: str | None
+    engine_kwargs: dict[str, Any]
     load_timeout_s: float
     timeout_s: float
 
@@ -46,17 +55,31 @@ class EndpointConfig(Section):
         url: Base address, for example http://127.0.0.1:8001/v1.
         api_key_env: Environment variable that holds the key; null without one.
         max_parallel: Requests under way at a time from one worker.
-        timeout_s: Longest wait for one answer.
-        max_attempts: Tries of a request that failed in passing (429, 5xx, no connection).
-        backoff_s: First pause between tries; it doubles each time.
+        audio_format: `wav`, which every server knows, or `flac`, half as many bytes (vLLM reads it). 16 bits either
+            way.
+        extra_body: Further fields of every request, for example {reasoning_effort: low}; null removes a field, for
+            example {max_tokens: null, max_completion_tokens: 2048}. Not in the fingerprint: where a field changes what
+            is answered, name another `revision`.
+        timeout_s: Longest wait for one answer, to its last byte.
+        max_attempts: Attempts at a request that the server fails at (500, broken or late replies). If it answers others
+            meanwhile, the failure is then the row's error.
+        patience_s: How long a server that is busy or away (429, 502, 503, 504, no connection) is waited for. After that
+            the rows stay to do: the same command goes on with them.
+        backoff_s: Longest first pause between attempts. It doubles each time; pauses are drawn at random below it, and
+            a `Retry-After` is waited for.
+        max_backoff_s: Longest pause but for a `Retry-After`.
     """
 
     url: str | None
     api_key_env: str | None
     max_parallel: int
+    audio_format: AudioFormat
+    extra_body: dict[str, Any]
     timeout_s: float
     max_attempts: int
+    patience_s: float
     backoff_s: float
+    max_backoff_s: float
 
 
 class EngineConfig(Section):

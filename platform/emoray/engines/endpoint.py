@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import tenacity
 
-from emoray.engines.client import Answer, Engine, Question
+from emoray.engines.client import Answer, Chat, Engine, Question, Reply
 from emoray.engines.config import EndpointConfig
+from emoray.engines.protocol import NoReplyError, read_reply, request_body
+from emoray.engines.system_turn import server_drops_system
 from emoray.errors import ConfigError, ServiceError, StageError, TransientError
 
-MESSAGE_CHARACTERS = 300
-#: Servers that did not answer at the last call. The next one tries each request once, without a pause: a million rows
-#: need not wait for a dead server one batch after the other.
+log = logging.getLogger(__name__)
+
+#: Servers that did not answer at the last call. The next call asks them one question, once: a million rows need not
+#: wait for a dead server one batch after the other.
 _down: set[str] = set()
 
 
 class Endpoint(Engine):
-    """A client; it holds no connection between calls.
+    """A client. It holds no connection between calls, and may be called from several threads.
 
     Args:
         model: Name that the server knows the model by.
@@ -32,15 +37,16 @@ class Endpoint(Engine):
     """
 
     def __init__(self, model: str, config: EndpointConfig) -> None:
-        if config.url is None:
+        if config.url is None or not config.url.startswith(("http://", "https://")):
             raise ConfigError(
-                "an endpoint needs an address",
+                f"an endpoint needs an address, got {config.url!r}",
                 where="engine.endpoint.url",
                 remedy="For example http://127.0.0.1:8001/v1",
+                kind="no_endpoint",
             )
         self._model = model
         self._config = config
-        self._url = f"{config.url.rstrip('/')}/chat/completions"
+        self._base = config.url.rstrip("/")
         self._headers = {}
         if config.api_key_env is not None:
             key = os.environ.get(config.api_key_env)
@@ -49,74 +55,107 @@ class Endpoint(Engine):
                     f"the environment variable {config.api_key_env} is not set",
                     where="engine.endpoint.api_key_env",
                     remedy="Put the key into it, on the workers too",
+                    kind="no_api_key",
                 )
             self._headers["Authorization"] = f"Bearer {key}"
 
-    def answer(self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
-        """See `Engine.answer`: a request that stays unanswered is its row's error, unless all of them do."""
-        answers = asyncio.run(self._all(questions, schema, max_tokens))
+    def answer(
+        self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int, chat: Chat
+    ) -> list[Answer]:
+        """See `Engine.answer`. What the server fails at is the row's error only if it answers others meanwhile."""
+        if not questions:
+            return []
+        return asyncio.run(self._answer(list(questions), schema, max_tokens, chat))
+
+    async def _answer(
+        self, questions: list[Question], schema: dict[str, Any], max_tokens: int, chat: Chat
+    ) -> list[Answer]:
+        config = self._config
+        limits = httpx.Limits(max_connections=config.max_parallel)
+        async with httpx.AsyncClient(headers=self._headers, timeout=config.timeout_s, limits=limits) as client:
+            if await server_drops_system(client, self._base, self._model, questions[0].system, chat):
+                questions = [question.folded() for question in questions]
+            sender = _Sender(client, f"{self._base}/chat/completions", config)
+            bodies = [request_body(question, self._model, schema, max_tokens, chat, config) for question in questions]
+            found: list[Answer] = []
+            if self._base in _down:
+                found = [await sender.send(bodies[0], attempts=1)]
+                self._raise_if_silent(found)
+            found += await asyncio.gather(*(sender.send(body, config.max_attempts) for body in bodies[len(found) :]))
+        self._raise_if_silent(found)
+        return [answer.of_row() if isinstance(answer, NoReplyError) and not answer.busy else answer for answer in found]
+
+    def _raise_if_silent(self, answers: list[Answer]) -> None:
         failed = [answer for answer in answers if isinstance(answer, TransientError)]
-        if answers and len(failed) == len(answers):
-            _down.add(self._url)
-            raise ServiceError(
-                f"the engine does not answer: {failed[0].what}",
-                where=self._url,
-                remedy="Start it, or mend what its log says; what is done is kept",
-                kind="engine_unreachable",
-            )
-        _down.discard(self._url)
-        return answers
+        if len(failed) < len(answers):
+            _down.discard(self._base)
+            return
+        _down.add(self._base)
+        raise ServiceError(
+            f"the engine does not answer: {failed[0].what}",
+            where=self._base,
+            remedy="Start it, or read its log; what is done is kept, and the same command goes on",
+            kind="engine_unreachable",
+        ) from failed[0]
 
-    async def _all(self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
-        slots = asyncio.Semaphore(self._config.max_parallel)
-        form = {"name": "record", "schema": schema, "strict": True}
-        async with httpx.AsyncClient(headers=self._headers, timeout=self._config.timeout_s) as client:
 
-            async def one(question: Question) -> Answer:
-                body = {
-                    "model": self._model,
-                    "messages": question.messages(),
-                    "temperature": 0.0,
-                    "seed": 0,
-                    "max_tokens": max_tokens,
-                    "response_format": {"type": "json_schema", "json_schema": form},
-                }
-                async with slots:
-                    try:
-                        return await self._retried(client, body)
-                    except (StageError, TransientError) as error:
-                        return error
+class _Sender:
+    """Sends the requests of one call: so many at a time, and again what failed."""
 
-            return list(await asyncio.gather(*(one(question) for question in questions)))
+    def __init__(self, client: httpx.AsyncClient, url: str, config: EndpointConfig) -> None:
+        self._client = client
+        self._url = url
+        self._config = config
+        self._slots = asyncio.Semaphore(config.max_parallel)
+        self._not_before = 0.0  # a server that said when to come again said it to all requests
+        self._said = False
 
-    async def _retried(self, client: httpx.AsyncClient, body: dict[str, Any]) -> str:
+    async def send(self, body: dict[str, Any], attempts: int) -> Answer:
+        """The answer to a request: a Reply, a StageError, or a NoReplyError after all attempts."""
+        failures = 0
+
+        def stop(state: tenacity.RetryCallState) -> bool:
+            nonlocal failures
+            error = state.outcome.exception() if state.outcome else None
+            failures += isinstance(error, NoReplyError) and not error.busy
+            out_of_time = tenacity.stop_before_delay(self._config.patience_s)(state)
+            return attempts == 1 or failures >= attempts or out_of_time
+
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(TransientError),
-            stop=tenacity.stop_after_attempt(1 if self._url in _down else self._config.max_attempts),
-            wait=tenacity.wait_exponential(multiplier=self._config.backoff_s),
+            retry=tenacity.retry_if_exception_type(NoReplyError),
+            stop=stop,
+            wait=self._pause,
+            before_sleep=self._say,
             reraise=True,
         )
-        return str(await retrying(self._once, client, body))
+        async with self._slots:
+            try:
+                reply: Reply = await retrying(self._once, body)
+            except (StageError, TransientError) as error:
+                return error
+            return reply
 
-    async def _once(self, client: httpx.AsyncClient, body: dict[str, Any]) -> str:
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        config = self._config
+        error = state.outcome.exception() if state.outcome else None
+        asked_s = error.retry_after_s if isinstance(error, NoReplyError) else 0.0
+        self._not_before = max(self._not_before, time.monotonic() + asked_s)
+        drawn = tenacity.wait_random_exponential(multiplier=config.backoff_s, max=config.max_backoff_s)(state)
+        return asked_s + drawn
+
+    def _say(self, state: tenacity.RetryCallState) -> None:
+        if not self._said and state.outcome is not None:
+            self._said = True
+            wait_s = self._config.patience_s
+            log.warning("%s: %s; it is asked again, for up to %g s", self._url, state.outcome.exception(), wait_s)
+
+    async def _once(self, body: dict[str, Any]) -> Reply:
+        await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
         try:
-            reply = await client.post(self._url, json=body)
-        except httpx.TransportError as error:
-            what = f"{type(error).__name__} {str(error)[:MESSAGE_CHARACTERS]}".strip()
-            raise TransientError(what, kind="engine_unreachable") from error
-        detail = f"HTTP {reply.status_code}: {reply.text[:MESSAGE_CHARACTERS]}"
-        if reply.status_code in (401, 403, 404):
-            raise ServiceError(
-                f"the engine refuses all requests, {detail}",
-                where=self._url,
-                remedy="Check the address, the model's name and the key",
-                kind="engine_refuses",
-            )
-        if reply.status_code == 429 or reply.status_code >= 500:
-            raise TransientError(detail, kind="engine_busy")
-        if reply.status_code != 200:
-            raise StageError(f"the engine refuses this row, {detail}", kind="refused_by_engine")
-        try:
-            return str(reply.json()["choices"][0]["message"]["content"])
-        except (ValueError, LookupError, TypeError) as error:
-            raise StageError(f"not an answer of OpenAI's protocol: {detail}", kind="bad_answer") from error
+            async with asyncio.timeout(self._config.timeout_s):
+                reply = await self._client.post(self._url, json=body)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NoReplyError(f"no connection, {error}", busy=True) from error
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise NoReplyError(f"{type(error).__name__} {error}".strip(), busy=False) from error
+        return read_reply(reply, self._url)

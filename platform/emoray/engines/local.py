@@ -9,15 +9,19 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from emoray.engines.client import Answer, Engine, Question
+from emoray.engines.adapter import adapter_options, adapter_request
+from emoray.engines.client import Answer, Chat, Engine, Question, Reply
 from emoray.engines.config import VllmConfig
 from emoray.engines.deadline import StallLimit, deadline
 from emoray.engines.loop import EngineLoop, Turns
-from emoray.errors import MissingExtraError, ServiceError, StageError, TransientError
+from emoray.engines.memory import check_memory
+from emoray.engines.system_turn import template_drops_system
+from emoray.errors import ConfigError, EmorayError, MissingExtraError, ServiceError, StageError, TransientError
 
-_engines: dict[tuple[str, VllmConfig, bool], LocalEngine] = {}
+_engines: dict[tuple[str, str, bool, str | None], LocalEngine] = {}
 _loading = threading.Lock()
 
 
@@ -28,23 +32,28 @@ class LocalEngine(Engine):
         model: Folder in Hugging Face layout.
         config: How it is run.
         speech: It transcribes: audio goes to its encoder, and there is no chat.
+        adapter: Folder of a LoRA adapter; None without one.
 
     Raises:
         MissingExtraError: vLLM is not installed.
         ServiceError: vLLM cannot load the model.
     """
 
-    def __init__(self, model: str, config: VllmConfig, *, speech: bool) -> None:
+    def __init__(self, model: str, config: VllmConfig, *, speech: bool, adapter: str | None = None) -> None:
         self._model = model
         self._config = config
         self._speech = speech
+        self._adapter = adapter
+        self._drops_system: dict[str, bool] = {}  # by chat
         self._limit = StallLimit(config.timeout_s)
         self._turns = Turns()
         self._loading = threading.Lock()
         self._loop: EngineLoop | None = None
         self._running_loop()
 
-    def answer(self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
+    def answer(
+        self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int, chat: Chat
+    ) -> list[Answer]:
         """See `Engine.answer`. A question that the engine refuses (too long) is its own row's error."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
@@ -53,7 +62,12 @@ class LocalEngine(Engine):
             temperature=0.0, max_tokens=max_tokens, structured_outputs=StructuredOutputsParams(json=schema)
         )
         what = f"vLLM, on {len(questions)} questions,"
-        return [_answer(output) for output in self._outputs(questions, _prepare_chat, sampling, what)]
+        prepare = functools.partial(self._prepare_chat, chat)
+        answers = [_answer(output) for output in self._outputs(questions, prepare, sampling, what)]
+        failed = [answer for answer in answers if isinstance(answer, TransientError)]
+        if answers and len(failed) == len(answers):
+            raise ServiceError(failed[0].what, remedy="vLLM's log above says more", kind=failed[0].kind)
+        return answers
 
     def generate(self, prompts: Sequence[Any], sampling: Any, what: str) -> list[Any]:
         """Outputs of vLLM for prompts of its own form.
@@ -95,14 +109,23 @@ class LocalEngine(Engine):
             if self._loop is None or self._loop.failure is not None:
                 self._loop = None
                 gc.collect()  # what a dead engine held in this process, before another one wants as much
-                llm = _load(self._model, self._config, speech=self._speech)
-                self._loop = EngineLoop(llm, self._config.max_sequences, self._limit.progress)
+                llm = _load(self._model, self._config, self._adapter, speech=self._speech)
+                adapter = adapter_request(self._adapter)
+                self._loop = EngineLoop(llm, self._config.max_sequences, self._limit.progress, adapter)
             return self._loop
 
+    def _prepare_chat(self, chat: Chat, question: Question, llm: Any) -> Any:
+        # What `LLM.chat` does with a conversation before it hands it to the engine.
+        def prompt(asked: Question) -> Any:
+            arguments = {"chat_template": chat.template, "chat_template_kwargs": dict(chat.template_kwargs) or None}
+            return llm._preprocess_chat_one(asked.messages(), **arguments)
 
-def _prepare_chat(question: Question, llm: Any) -> Any:
-    # What `LLM.chat` does with a conversation before it hands it to the engine.
-    return llm._preprocess_chat_one(question.messages())
+        def text(asked: Question) -> str:
+            return str(llm.get_tokenizer().decode(prompt(asked)["prompt_token_ids"]))
+
+        if repr(chat) not in self._drops_system:
+            self._drops_system[repr(chat)] = template_drops_system(text, question.system, chat)
+        return prompt(question.folded() if self._drops_system[repr(chat)] else question)
 
 
 def _prepare_prompt(prompt: Any, llm: Any) -> Any:
@@ -114,36 +137,56 @@ def _answer(output: Any) -> Answer:
 
     # Not every version of vLLM has the first, and none uses it everywhere.
     refusals = (getattr(exceptions, "VLLMClientError", ValueError), ValueError)
+    if isinstance(output, EmorayError):
+        if isinstance(output, ConfigError):
+            raise output  # no row's
+        return output
     if isinstance(output, refusals):
         return StageError(f"the engine refuses this row: {_first_line(output)}", kind="refused_by_engine")
     if isinstance(output, Exception):
         return output
-    return str(output.outputs[0].text)
+    said = output.outputs[0]
+    if said.finish_reason not in ("stop", "length"):
+        # For example a grammar that does not compile: the engine's fault, whatever the row.
+        return TransientError(
+            f"vLLM ended a request with {said.finish_reason!r}, without an answer", kind="engine_failed"
+        )
+    return Reply(str(said.text), cut_off=said.finish_reason == "length")
 
 
-def _load(model: str, config: VllmConfig, *, speech: bool) -> Any:
+def _load(model: str, config: VllmConfig, adapter: str | None, *, speech: bool) -> Any:
     """A `vllm.LLM`."""
     with deadline(config.load_timeout_s, f"loading {model} into vLLM"):
         vllm = _import_vllm(config)
+        from vllm.platforms import current_platform
+
         options: dict[str, Any] = {}
         if not speech:
-            options["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
+            options["structured_outputs_config"] = {
+                "backend": "xgrammar",
+                "disable_any_whitespace": True,
+                "reasoning_parser": config.reasoning_parser or "",
+            }
         if not config.separate_process and config.tensor_parallel_size == 1:
             options["distributed_executor_backend"] = "uni"
+        if config.limit_mm_per_prompt:
+            options["limit_mm_per_prompt"] = config.limit_mm_per_prompt
+        options |= {
+            "dtype": config.dtype,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "gpu_memory_utilization": config.gpu_memory_share,
+            "max_num_seqs": config.max_sequences,
+            "max_model_len": config.max_context_tokens,
+            "enforce_eager": config.eager,
+            "trust_remote_code": config.trust_remote_code,
+            "seed": 0,
+            **adapter_options(adapter),
+            **config.engine_kwargs,
+        }
+        check_memory(Path(model), config, on_cpu=current_platform.is_cpu())
         try:
             with _flask_bound():
-                return vllm.LLM(
-                    model,
-                    dtype=config.dtype,
-                    tensor_parallel_size=config.tensor_parallel_size,
-                    gpu_memory_utilization=config.gpu_memory_share,
-                    max_num_seqs=config.max_sequences,
-                    max_model_len=config.max_context_tokens,
-                    enforce_eager=config.eager,
-                    trust_remote_code=config.trust_remote_code,
-                    seed=0,
-                    **options,
-                )
+                return vllm.LLM(model, **options)
         except Exception as error:
             # Too little memory, no GPU for a CUDA build, an unknown architecture: no row is to blame.
             raise ServiceError(
@@ -168,12 +211,12 @@ def _flask_bound() -> Iterator[None]:
         yield
 
 
-def local_engine(model: str, config: VllmConfig, *, speech: bool = False) -> LocalEngine:
+def local_engine(model: str, config: VllmConfig, *, speech: bool = False, adapter: str | None = None) -> LocalEngine:
     """This process's engine for a model and a configuration; loaded at the first call."""
-    key = (model, config, speech)
+    key = (model, config.model_dump_json(), speech, adapter)
     with _loading:
         if key not in _engines:
-            _engines[key] = LocalEngine(model, config, speech=speech)
+            _engines[key] = LocalEngine(model, config, speech=speech, adapter=adapter)
         return _engines[key]
 
 

@@ -26,18 +26,20 @@ class EngineLoop:
         llm: The loaded `vllm.LLM`; nobody else may use it.
         max_sequences: Rows that it decodes at a time.
         progress: Called whenever a row has been prepared or is done.
+        adapter: vLLM's `LoRARequest`, for all rows; None without an adapter.
 
     Attributes:
         failure: What ended the engine; None while it runs.
     """
 
-    def __init__(self, llm: Any, max_sequences: int, progress: Callable[[], None]) -> None:
+    def __init__(self, llm: Any, max_sequences: int, progress: Callable[[], None], adapter: Any = None) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         self.failure: Exception | None = None
         self._dead = EngineDeadError
         self._llm = llm
         self._progress = progress
+        self._adapter = adapter
         self._room = threading.Semaphore(PROMPTS_PER_SEQUENCE * max_sequences)
         self._order = threading.Lock()
         self._arrived: queue.SimpleQueue[tuple[Any, Any, Future[Any]]] = queue.SimpleQueue()
@@ -89,7 +91,7 @@ class EngineLoop:
             number = str(next(self._numbers))
             self._under_way[number] = output
             try:
-                self._llm.llm_engine.add_request(number, prompt, sampling)
+                self._llm.llm_engine.add_request(number, prompt, sampling, lora_request=self._adapter)
             except self._dead:
                 raise
             except Exception as error:

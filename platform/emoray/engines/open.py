@@ -7,12 +7,13 @@ from emoray.engines.config import EngineConfig
 from emoray.errors import ConfigError
 
 
-def open_engine(model: str, config: EngineConfig) -> Engine:
+def open_engine(model: str, config: EngineConfig, adapter: str | None = None) -> Engine:
     """This process's engine for a model; loaded at the first call.
 
     Args:
         model: Folder in Hugging Face layout; for an endpoint, the name that it serves.
         config: Which engine.
+        adapter: Folder of a LoRA adapter. An endpoint serves one under a name of its own: that is the `model` then.
 
     Raises:
         MissingExtraError: vLLM is not installed.
@@ -22,7 +23,7 @@ def open_engine(model: str, config: EngineConfig) -> Engine:
     if config.kind == "vllm":
         from emoray.engines.local import local_engine
 
-        return local_engine(model, config.vllm)
+        return local_engine(model, config.vllm, adapter=adapter)
     if config.kind == "endpoint":
         from emoray.engines.endpoint import Endpoint
 

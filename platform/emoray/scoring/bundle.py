@@ -45,7 +45,7 @@ from emoray.scoring.bundle_files import (
 )
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
-from emoray.stages.semantics.prompt import read_prompt
+from emoray.stages.semantics.prompt import read_chat_template, read_prompt
 from emoray.stages.weights import model_folder, revision
 
 #: Files that are copied from a Hugging Face folder. No `.bin`: those are pickles.
@@ -123,8 +123,7 @@ def save_bundle(
         }
         _write(work / "model.json", document)
         save_model(model, str(work / "model.safetensors"))
-        stages = {"annotate": annotate.model_dump(mode="json"), "fingerprints": dict(fingerprints)}
-        _write(work / "stages.json", stages)
+        _write(work / "stages.json", {"annotate": _portable_stages(annotate), "fingerprints": dict(fingerprints)})
         _write(work / "norms.json", norms.to_json())
         _write(work / "conformal.json", {"level": conformal_level, "half_widths": half_widths})
         _write(work / "metrics.json", dict(metrics))
@@ -166,6 +165,15 @@ def open_bundle(folder: str | Path) -> Bundle:
         conformal_level=conformal["level"],
         metrics=read_json(root / "metrics.json"),
     )
+
+
+def _portable_stages(annotate: AnnotateConfig) -> dict[str, Any]:
+    """The configuration without paths of this machine that another would have to read: a chat template's text."""
+    tree = annotate.model_dump(mode="json")
+    chat = tree["semantics"].get(annotate.semantics.kind, {}).get("chat")
+    if chat is not None and chat["template"] is not None:
+        chat["template"] = read_chat_template(chat["template"])
+    return tree
 
 
 def _copy_encoder(model: str, target: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from emoray.config import merge, read_preset
+from emoray.config import BASE_PRESET, merge, read_preset
 from emoray.errors import RegistryError
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
@@ -45,7 +45,7 @@ def open_stages(folder: str | Path) -> FittedStages:
     stages = read_json(root / "stages.json")
     try:
         # Keys that came after the version was made have the values of the preset.
-        annotate = AnnotateConfig.model_validate(merge(read_preset("laptop")["annotate"], stages["annotate"]))
+        annotate = AnnotateConfig.model_validate(merge(read_preset(BASE_PRESET)["annotate"], stages["annotate"]))
     except ValidationError as error:
         raise bad_config_error(root, error) from error
     encoder = (root / "text_encoder").absolute()

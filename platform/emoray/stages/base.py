@@ -63,7 +63,8 @@ class Stage(ABC):
 
         Returns:
             One value per row, in order, with the fields of `value_type`; for a row that is known to be bad, the
-            exception. A row's value must not depend on its neighbours.
+            exception, and a TransientError for one that is to be tried again later (a server was busy). A row's value
+            must not depend on its neighbours.
 
         Raises:
             Exception: Any error; `guard.run_isolating_rows` finds the row that caused it. Errors that no row causes are

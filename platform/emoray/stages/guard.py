@@ -34,17 +34,19 @@ class GuardConfig(Section):
 class RowOutcome:
     """The outcome of one row in one stage: a value or an error, never both.
 
-    `error` is {type, message, attempts}, as in `emoray.schema.ERROR`; `elapsed_s` the row's share of the time.
+    `error` is {type, message, attempts}, as in `emoray.schema.ERROR`; `elapsed_s` the row's share of the time. If
+    `stays_to_do`, the error is passing and not the row's (a server that was busy): it is not to be recorded.
     """
 
     utterance_id: str
     value: Value | None
     error: dict[str, Any] | None
     elapsed_s: float
+    stays_to_do: bool = False
 
     def as_row(self) -> dict[str, Any]:
         """The outcome as a row of the stage table."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "stays_to_do"}
 
 
 def run_isolating_rows(stage: Stage, rows: Sequence[Row], config: GuardConfig) -> list[RowOutcome]:
@@ -52,7 +54,8 @@ def run_isolating_rows(stage: Stage, rows: Sequence[Row], config: GuardConfig) -
 
     A batch that fails is halved until the bad row is alone, which also finds the batch size that fits when memory runs
     out. If a stage itself returns which rows are bad, the others are not repeated. `TransientError` is retried with
-    exponential backoff, on the whole batch and again on a single row. `KeyboardInterrupt` and `SystemExit` are raised.
+    exponential backoff, on the whole batch and again on a single row; if a stage returns it for a row, that row stays
+    to do. `KeyboardInterrupt` and `SystemExit` are raised.
 
     Returns:
         One outcome per row, in the order of `rows`.
@@ -91,7 +94,9 @@ def run_isolating_rows(stage: Stage, rows: Sequence[Row], config: GuardConfig) -
             row = rows[index]
             made = values[position] if caught is None else caught
             if isinstance(made, Exception):
-                outcomes[index] = RowOutcome(row["utterance_id"], None, _record(made, tried), elapsed_s)
+                # Returned in the row's place: the stage has waited for it long enough.
+                stays = caught is None and isinstance(made, TransientError)
+                outcomes[index] = RowOutcome(row["utterance_id"], None, _record(made, tried), elapsed_s, stays)
             else:
                 row[stage.name] = made
                 outcomes[index] = RowOutcome(row["utterance_id"], made, None, elapsed_s)

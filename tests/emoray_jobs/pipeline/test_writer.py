@@ -67,19 +67,19 @@ def test_rows_stay_in_the_buffer_until_they_are_written(tmp_path):
 def test_while_a_write_fails_no_work_is_worth_doing(tmp_path):
     config = LakeConfig(root=str(tmp_path), storage_options={})
     lake, sink = Lake(config), OutcomeWriter(config, flush_rows=2, flush_s=1000)
-    sink.retry_failed_writes()
+    sink.raise_if_pointless()
     obstacle = tmp_path / "annotations"
     obstacle.write_text("in the way")
     with pytest.raises(LakeError, match="cannot write"):
         sink.add({TABLE: outcomes("a", "b"), OTHER: outcomes("a", "b")}, "process", 1)
     with pytest.raises(LakeError, match="cannot write"):
-        sink.retry_failed_writes()
+        sink.raise_if_pointless()
     report = sink.finish()
     assert report.unwritten == 4
     assert len(report.problems) == 2  # one for each table
     assert all("cannot write" in problem for problem in report.problems)
     obstacle.unlink()
-    sink.retry_failed_writes()
+    sink.raise_if_pointless()
     assert done_ids(lake, *TABLE) == {"a", "b"}
     report = sink.finish()
     assert (report.files, report.unwritten) == (2, 0)

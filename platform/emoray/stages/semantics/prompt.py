@@ -73,6 +73,27 @@ def read_prompt(name: str, fields: set[str] | None = None) -> Prompt:
     return Prompt(text, tree["version"], *(tree[part].strip() for part in _PARTS))
 
 
+def read_chat_template(template: str) -> str:
+    """The text of a chat template.
+
+    Args:
+        template: The text itself, or the path of a .jinja file.
+
+    Raises:
+        ConfigError: There is no such file, or it is no template.
+    """
+    if "{" in template:
+        return template
+    try:
+        text = Path(template).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        what = f"cannot read the chat template: {error.strerror}"
+        raise ConfigError(what, where=template, kind="bad_chat_template") from error
+    if "{" not in text:
+        raise ConfigError("the chat template names no message", where=template, kind="bad_chat_template")
+    return text
+
+
 def _text(name: str) -> str:
     if name.endswith((".yaml", ".yml")):
         try:

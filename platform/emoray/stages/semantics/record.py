@@ -8,6 +8,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from emoray.stages.base import Stage, Value
+from emoray.stages.semantics.decoding import text_pattern
 
 PHRASE_CHARACTERS = 80
 SENTENCE_CHARACTERS = 600
@@ -70,7 +71,7 @@ def decoding_schema(phrase_characters: int, sentence_characters: int) -> dict[st
                 field["maxLength"],
                 phrase_characters if field["maxLength"] == PHRASE_CHARACTERS else sentence_characters,
             )
-            fields[name] = {"type": "string", "pattern": rf"^[ !#-\[\]-~]{{1,{longest}}}$"}
+            fields[name] = {"type": "string", "pattern": text_pattern(longest)}
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 

@@ -52,7 +52,7 @@ def test_the_model_reads_capitals_and_cues_and_the_prefix_is_the_same_for_all(co
     question = stage.question(row)
     assert question.system == "Be brief."
     # Word for word: if what the model reads changes, the stage's version must be raised.
-    assert stage.version == 1
+    assert stage.version == 2
     assert question.user == (
         "Said: What a DAY Measured: Shrieking high voice, whispering, racing, swooping melody, soaring, bursting out,"
         " some pauses, rather sonorous, firm. Pitch 10 semitones above the usual."
@@ -183,4 +183,51 @@ def test_what_the_decoder_may_write_is_a_record():
         assert not narrow.is_valid({**RECORD, field: value})
     assert not narrow.is_valid({**RECORD, "intensity": 0.3})
     assert not narrow.is_valid({**RECORD, "more": "x"})
-    assert decoding_schema(10_000, 10_000)["properties"]["emotion"]["pattern"].endswith(f"{{1,{PHRASE_CHARACTERS}}}$")
+    assert not Draft202012Validator(decoding_schema(10_000, 10_000)).is_valid(
+        {**RECORD, "emotion": "x" * (PHRASE_CHARACTERS + 1)}
+    )
+
+
+def test_bounds_that_the_answer_cannot_fit_into_are_found_when_the_configuration_is_read(configure, caplog):
+    def build(**changes):
+        build_semantics(configure(over("text_llm", None, **changes)).semantics, None)
+
+    with pytest.raises(ConfigError) as caught:
+        build(max_tokens=150)
+    assert caught.value.kind == "max_tokens_too_small"
+    assert caught.value.where == "annotate.semantics.text_llm.max_tokens"
+    build()
+    assert not caplog.records
+    build(max_tokens=400)
+    assert "may be cut off" in caplog.text
+
+
+def test_a_chat_template_is_part_of_the_fingerprint_wherever_its_file_is(configure, tmp_path):
+    def prints(**chat):
+        return fingerprints(configure(over("text_llm", None, chat=chat)), "norms")["semantics"]
+
+    for name, text in (("a", "{{ messages }}"), ("b", "{{ messages }}"), ("c", "{{ messages[0] }}")):
+        (tmp_path / f"{name}.jinja").write_text(text)
+    first = prints(template=str(tmp_path / "a.jinja"))
+    assert first == prints(template=str(tmp_path / "b.jinja")) == prints(template="{{ messages }}")
+    assert first != prints(template=str(tmp_path / "c.jinja"))
+    others = {prints(), prints(template_kwargs={"enable_thinking": False}), prints(system_turn="fold"), first}
+    assert len(others) == 4
+    with pytest.raises(ConfigError) as caught:
+        prints(template=str(tmp_path / "none.jinja"))
+    assert caught.value.kind == "bad_chat_template"
+
+
+def test_an_adapter_is_part_of_the_fingerprint_and_an_endpoint_takes_none(configure, tiny, tmp_path):
+    from adapter_kit import write_adapter
+
+    def prints(engine, **changes):
+        tree = over("text_llm", None, **changes)
+        tree["semantics"]["engine"]["kind"] = engine
+        return fingerprints(configure(tree), "norms")["semantics"]
+
+    adapters = [str(write_adapter(tiny("qwen2"), tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
+    assert len({prints("vllm", adapter=adapter) for adapter in (None, *adapters)}) == 3
+    with pytest.raises(ConfigError) as caught:
+        prints("endpoint", adapter=adapters[0])
+    assert caught.value.kind == "bad_adapter"

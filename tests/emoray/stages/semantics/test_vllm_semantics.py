@@ -52,10 +52,11 @@ def test_a_row_too_long_for_the_engine_is_its_own_error(written, guard, norms, r
 
 
 def test_an_answer_that_is_cut_off_is_asked_for_again_and_then_is_an_error(written, guard, norms, rows):
-    stage = build_semantics(written("text_llm", "qwen2", max_tokens=8), norms)
+    # As few as the bounds let pass: real tokenizers need fewer than the tiny one.
+    stage = build_semantics(written("text_llm", "qwen2", max_tokens=66), norms)
     outcomes = run_isolating_rows(stage, rows[:2], guard)
-    assert [outcome.error["type"] for outcome in outcomes] == ["bad_record"] * 2
-    assert "max_tokens" in outcomes[0].error["message"]
+    assert [outcome.error["type"] for outcome in outcomes] == ["answer_cut_off"] * 2
+    assert "annotate.semantics.text_llm.max_tokens" in outcomes[0].error["message"]
 
 
 def test_an_audio_model_hears_the_clip(written, guard, rows):

@@ -1,0 +1,77 @@
+"""Files of models on the Hugging Face hub. Its client keeps them in a cache that all processes of a machine share."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from emoray.errors import ConfigError
+from emoray.stages.weight_files import wanted
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def files(model: str, at: str | None) -> Mapping[str, str | None] | None:
+    """A model's files and, of those that the hub stores as large ones, the SHA-256; None if the hub cannot be asked.
+
+    Args:
+        model: Name on the hub.
+        at: Commit, tag or branch; None for the newest.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.hf_api import RepoFile
+
+    try:
+        listed = list(HfApi().list_repo_tree(model, recursive=True, revision=at))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise _not_fetched(model, at, error) from error
+    except Exception as error:
+        # No network, offline mode, a hub that is down: what is in the cache will do.
+        log.info("the Hugging Face hub cannot be asked for %s: %s", model, type(error).__name__)
+        return None
+    return {one.path: one.lfs.sha256 if one.lfs else None for one in listed if isinstance(one, RepoFile)}
+
+
+def download(model: str, at: str | None, *, remote_code: bool) -> Path:
+    """The folder with all that loading a model reads; from the cache alone if the hub cannot be asked.
+
+    Raises:
+        ConfigError: There is no such model or revision, or it cannot be fetched.
+    """
+    known = files(model, at)
+    return fetch(model, at, None if known is None else wanted(known, remote_code=remote_code))
+
+
+def fetch(model: str, at: str | None, names: Sequence[str] | None) -> Path:
+    """The folder with some files of a model.
+
+    Args:
+        model: Name on the hub.
+        at: Commit, tag or branch; None for the newest.
+        names: The files; None for those that are in the cache.
+
+    Raises:
+        ConfigError: They cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            model, revision=at, allow_patterns=names and list(names), local_files_only=names is None
+        )
+    except Exception as error:
+        raise _not_fetched(model, at, error) from error
+    return Path(folder)
+
+
+def _not_fetched(model: str, at: str | None, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"cannot fetch model {model!r}{f' at {at!r}' if at else ''} from the Hugging Face hub: {type(error).__name__}",
+        remedy="Check the name, the revision, the network and HF_TOKEN (for models with a licence to agree to); or give"
+        " a folder, or minilm",
+        kind="missing_model",
+    )
