@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -90,6 +90,16 @@ def test_a_planted_circle_is_found(tmp_path):
     planted = [("emoray.stages.first", first), ("emoray.stages.second", second)]
     assert len(circles(module_graph([*modules(), *planted]))) == 1
     assert not circles(module_graph([*modules(), planted[0]]))
+
+
+#: More than these are no longer one room.
+MODULES_PER_FOLDER = 16
+
+
+def test_no_folder_has_too_many_modules():
+    counts = Counter(path.parent for _, path in modules() if path.name != "__init__.py")
+    crowded = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > MODULES_PER_FOLDER}
+    assert not crowded
 
 
 def test_the_platform_knows_no_jobs_and_no_serving():

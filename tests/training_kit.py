@@ -18,12 +18,12 @@ from emoray.models.config import ModelConfig
 from emoray.training.build import build_learner, plan_run
 from emoray.training.checkpoint import Checkpoint
 from emoray.training.config import LaunchConfig, TrainConfig
+from emoray.training.data.loader import LocalLoader
+from emoray.training.data.pack import pack_shard, seal, write_shard
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
-from emoray.training.loader import LocalLoader
-from emoray.training.pack import pack_shard, seal, write_shard
 from emoray.training.sharding import full_tensor
 from emoray.training.step import Learner
-from emoray.training.training_set import TrainingSet
 
 TEXT_WIDTH = 12
 #: The fewest that CNN14 can pool five times.

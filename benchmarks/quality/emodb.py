@@ -39,10 +39,10 @@ from emoray.models.build import WITHOUT_GRADIENT
 from emoray.models.config import ModelConfig
 from emoray.training.build import build_learner, plan_run
 from emoray.training.config import LaunchConfig, TrainConfig
+from emoray.training.data.loader import LocalLoader
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.fit import fit
-from emoray.training.loader import LocalLoader
 from emoray.training.predict import predict
-from emoray.training.training_set import TrainingSet
 
 #: For 160 training clips of five speakers: strong regularisation, small batches, masked log-mels.
 OVERRIDES: dict[str, Any] = {

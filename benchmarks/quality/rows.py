@@ -32,11 +32,11 @@ from emoray.models.config import ModelConfig
 from emoray.stages.config import AnnotateConfig
 from emoray.training.build import build_learner, plan_run
 from emoray.training.config import LaunchConfig, TrainConfig
+from emoray.training.data.loader import LocalLoader
+from emoray.training.data.pack import pack
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.fit import DevEvaluation, fit
-from emoray.training.loader import LocalLoader
-from emoray.training.pack import pack
 from emoray.training.predict import predict
-from emoray.training.training_set import TrainingSet
 
 RESULTS = Path(__file__).parents[1] / "results"
 

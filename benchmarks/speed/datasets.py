@@ -18,7 +18,7 @@ from emoray.config import load
 from emoray.lake.tables import Lake
 from emoray.models.build import frontend
 from emoray.schema import DIMENSIONS, GRANULARITIES
-from emoray.training.pack import pack_shard, seal, write_shard
+from emoray.training.data.pack import pack_shard, seal, write_shard
 from emoray_jobs.config import Config
 from emoray_jobs.corpus import job as corpus
 

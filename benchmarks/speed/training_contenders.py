@@ -19,13 +19,13 @@ from torch.nn.utils import clip_grad_norm_
 from emoray.config import load
 from emoray.lake.tables import Lake
 from emoray.training.build import build_learner, plan_run
-from emoray.training.loader import WorkerBatch, make_worker_batch
+from emoray.training.data.loader import WorkerBatch, make_worker_batch
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.objectives import ccc_loss
 from emoray.training.optimizer import build_optimizer, lr_factor
 from emoray.training.predict import predict
 from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
-from emoray.training.training_set import TrainingSet
 from emoray_jobs.cluster.session import session
 from emoray_jobs.config import Config
 from emoray_jobs.train.ray_loader import RayBatchLoader

@@ -11,8 +11,8 @@ from _generate.words import Schema, anchor, as_yaml, describe, table
 
 def openapi() -> dict[str, Any]:
     """The OpenAPI document that the service shows at /openapi.json."""
-    from emoray_serving.api import ScoringService, create_app
     from emoray_serving.config import AppConfig, load_app_config
+    from emoray_serving.http.api import ScoringService, create_app
 
     config: AppConfig = load_app_config({})
     # The routes' document does not depend on what scores behind them.

@@ -19,8 +19,9 @@ from emoray.registry.tracking import Tracking, connect
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import open_bundle, save_bundle
-from emoray.stages import pipeline, weights
+from emoray.stages import pipeline
 from emoray.stages.config import AnnotateConfig
+from emoray.stages.model_files import weights
 from emoray.stages.norms import Norms
 from emoray_jobs.progress import spinner
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from emoray_serving.schemas import LoadFailure
+from emoray_serving.http.schemas import LoadFailure
 
 logger = logging.getLogger(__name__)
 

@@ -16,14 +16,14 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from emoray.audio.io import Waveform, decode
-from emoray_serving.api import create_app, no_champion
 from emoray_serving.clip_semantics import ClipSemantics
 from emoray_serving.config import AppConfig
-from emoray_serving.errors import ApiError
+from emoray_serving.http.api import create_app, no_champion
+from emoray_serving.http.errors import ApiError
+from emoray_serving.http.reply import build_reply
+from emoray_serving.http.request import ParsedRequest, fetch_audio
+from emoray_serving.http.schemas import ModelStatus, ScoreReply
 from emoray_serving.messages import Scored, ScoreJob
-from emoray_serving.reply import build_reply
-from emoray_serving.request import ParsedRequest, fetch_audio
-from emoray_serving.schemas import ModelStatus, ScoreReply
 from emoray_serving.semantics_client import Clip, SemanticsClient
 from emoray_serving.timing import timed
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from emoray.errors import EmorayError
 from emoray.scoring.score import RequestedSemantics, Score
 from emoray.stages.base import Row
-from emoray_serving.schemas import ModelInfo
+from emoray_serving.http.schemas import ModelInfo
 
 #: Variants of a version's stages: as it was fitted; aligning a given transcript; recognising a missing one.
 AS_FITTED, ALIGN, RECOGNISE = "as_fitted", "align", "recognise"

@@ -14,8 +14,8 @@ from emoray.scoring.score import ScoreRequest
 from emoray.scoring.scorer import Scorer
 from emoray_serving.alias_watcher import AliasWatcher, Loaded
 from emoray_serving.config import AppConfig
+from emoray_serving.http.schemas import ModelInfo, ModelStatus, Scale
 from emoray_serving.messages import Scored, ScoreJob
-from emoray_serving.schemas import ModelInfo, ModelStatus, Scale
 from emoray_serving.versions import Versions
 from emoray_serving.warmup import limit_threads, set_batching, warm_up_row
 

@@ -24,7 +24,7 @@ from emoray.registry.tracking import connect
 from emoray.schema import DIMENSIONS
 from emoray_jobs import serve as serve_job
 from emoray_jobs.config import Config
-from emoray_serving.schemas import ScoreReply
+from emoray_serving.http.schemas import ScoreReply
 
 pytestmark = pytest.mark.long
 MAX_BODY_BYTES = 600_000

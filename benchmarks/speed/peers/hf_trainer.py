@@ -20,9 +20,9 @@ from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.build import build
 from emoray.models.config import ModelConfig
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.objectives import ccc_loss
 from emoray.training.seeds import seed_torch
-from emoray.training.training_set import TrainingSet
 
 TASK = task()
 TRAIN, HOW = TASK["train"], TASK["batches"]

@@ -26,7 +26,7 @@ from emoray.evaluation.summary import LEVELS, TITLES
 from emoray.lake.tables import Lake
 from emoray.registry.tracking import connect
 from emoray.schema import assert_speaker_disjoint
-from emoray.training.training_set import TrainingSet
+from emoray.training.data.training_set import TrainingSet
 from emoray_jobs.evaluate import tables
 from emoray_jobs.evaluate.stored import SplitReport, test_splits
 from emoray_jobs.protocol.mlflow_runs import FAILED, ProtocolRuns

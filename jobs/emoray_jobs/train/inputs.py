@@ -26,7 +26,7 @@ from emoray.stages.norms import Norms
 from emoray.training.build import plan_run
 from emoray.training.checkpoint import plan_fingerprint
 from emoray.training.config import LaunchConfig, TrainConfig
-from emoray.training.training_set import TrainingSet
+from emoray.training.data.training_set import TrainingSet
 from emoray_jobs.annotate.state import state as annotation_state
 from emoray_jobs.config import ClusterConfig
 from emoray_jobs.train.register import PreparedRun

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from emoray.training.config import LaunchConfig
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.predict import predict
-from emoray.training.training_set import TrainingSet
 
 
 def predict_levels(

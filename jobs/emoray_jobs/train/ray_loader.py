@@ -17,9 +17,9 @@ from emoray.errors import TransientError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.frontend import Frontend
-from emoray.training.loader import WorkerBatch, make_worker_batch
-from emoray.training.pack import pack_shard, seal, training_rows, write_shard
-from emoray.training.training_set import TrainingSet
+from emoray.training.data.loader import WorkerBatch, make_worker_batch
+from emoray.training.data.pack import pack_shard, seal, training_rows, write_shard
+from emoray.training.data.training_set import TrainingSet
 from emoray_jobs.progress import Advance
 from emoray_jobs.train.run_spec import RunSpec
 
@@ -43,7 +43,7 @@ def pack_with_ray(
     shard_rows: int,
     advance: Advance,
 ) -> None:
-    """Pack a training set with Ray tasks and seal it; the bytes are those of `emoray.training.training_set.pack`.
+    """Pack a training set with Ray tasks and seal it; the bytes are those of `emoray.training.data.training_set.pack`.
 
     Args:
         ids: All utterances, sorted.

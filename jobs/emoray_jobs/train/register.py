@@ -21,8 +21,8 @@ from emoray.registry.tracking import Tracking
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.scoring.bundle import open_bundle, save_bundle, text_read
 from emoray.training.checkpoint import Checkpoint, load_trained_weights
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.predict import summarise
-from emoray.training.training_set import TrainingSet
 from emoray_jobs.train.local import predict_levels
 from emoray_jobs.train.run_spec import RunSpec
 

@@ -18,8 +18,8 @@ from emoray.models.config import ModelConfig
 from emoray.stages import filters, pipeline
 from emoray.stages.config import AnnotateConfig
 from emoray.training.config import LaunchConfig
-from emoray.training.pack import is_sealed, pack, training_rows, training_set_hash
-from emoray.training.training_set import TrainingSet
+from emoray.training.data.pack import is_sealed, pack, training_rows, training_set_hash
+from emoray.training.data.training_set import TrainingSet
 from emoray_jobs.cluster.session import session
 from emoray_jobs.config import ClusterConfig
 from emoray_jobs.progress import track

@@ -13,9 +13,9 @@ from emoray.errors import StoppedError, TrainingError
 from emoray.lake.tables import Lake
 from emoray.training.build import build_learner
 from emoray.training.checkpoint import Checkpoint, prune
+from emoray.training.data.loader import Loader, LocalLoader
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
-from emoray.training.loader import Loader, LocalLoader
-from emoray.training.training_set import TrainingSet
 from emoray_jobs.train import metric_journal
 from emoray_jobs.train.local import device_here, torch_threads
 from emoray_jobs.train.run_spec import RunSpec

@@ -210,7 +210,7 @@ def _load_backbone(config: SslConfig) -> nn.Module:
     # Imported here: it takes three times as long as everything else, and the logmel encoder does not need it.
     from transformers import AutoConfig, AutoModel
 
-    # LayerDrop would skip layers on some workers only; masking is ours (emoray.training.augment).
+    # LayerDrop would skip layers on some workers only; masking is ours (emoray.training.data.augment).
     quiet = {"layerdrop": 0.0, "apply_spec_augment": False}
     if config.architecture is not None:
         tree = dict(config.architecture["model"])

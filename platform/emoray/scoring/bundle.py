@@ -44,9 +44,9 @@ from emoray.scoring.bundle_files import (
     read_json,
 )
 from emoray.stages.config import AnnotateConfig
+from emoray.stages.model_files.weights import model_folder, revision
 from emoray.stages.norms import Norms
 from emoray.stages.semantics.prompt import read_chat_template, read_prompt
-from emoray.stages.weights import model_folder, revision
 
 #: Files that are copied from a Hugging Face folder. No `.bin`: those are pickles.
 _ENCODER_FILES = (".safetensors", ".json", ".txt", ".model")

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from emoray.config import Section
 from emoray.stages.base import Row, Stage, Value
-from emoray.stages.weights import revision
+from emoray.stages.model_files.weights import revision
 
 
 class EmbedConfig(Section):

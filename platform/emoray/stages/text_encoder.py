@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from emoray.stages.lean_transformers import transformers
-from emoray.stages.weights import model_folder
+from emoray.stages.model_files.lean_transformers import transformers
+from emoray.stages.model_files.weights import model_folder
 
 # Shapes: B batch, L tokens, E text width.
 

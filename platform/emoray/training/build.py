@@ -10,12 +10,12 @@ import torch
 from emoray.models.build import MODELS, OVER_DIALOGUES, WITHOUT_GRADIENT, build
 from emoray.models.config import ModelConfig
 from emoray.models.systems.mean import TrainMean
-from emoray.training.batch_plan import make_plan
 from emoray.training.config import LaunchConfig, TrainConfig
+from emoray.training.data.batch_plan import make_plan
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.objectives import RegionTargets, class_weights
 from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
-from emoray.training.training_set import TrainingSet
 
 
 def plan_run(training_set: TrainingSet, ids: Sequence[str], model: ModelConfig, config: TrainConfig) -> pa.Table:

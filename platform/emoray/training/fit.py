@@ -12,11 +12,11 @@ import torch.distributed as dist
 from emoray.errors import StoppedError, TrainingError
 from emoray.models.build import OVER_DIALOGUES
 from emoray.training.checkpoint import Checkpoint, load_trained_weights, plan_fingerprint, trained_weights
-from emoray.training.loader import Loader
+from emoray.training.data.loader import Loader
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.predict import gather_predictions, inseparable_groups, predict, summarise
 from emoray.training.sharding import full_state, load_full_state
 from emoray.training.step import Learner
-from emoray.training.training_set import TrainingSet
 
 Metrics = dict[str, float]
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from emoray.models.build import OVER_DIALOGUES
 from emoray.schema import DIMENSIONS
-from emoray.training.batch_plan import group_positions, group_up_to
+from emoray.training.data.batch_plan import group_positions, group_up_to
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.objectives import ccc
 from emoray.training.sharding import max_passes
-from emoray.training.training_set import TrainingSet
 
 
 def inseparable_groups(model: nn.Module, training_set: TrainingSet, ids: Sequence[str]) -> list[np.ndarray]:

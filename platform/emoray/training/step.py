@@ -20,6 +20,7 @@ from emoray.models.cnn14_encoder import MaskedBatchNorm
 from emoray.models.systems.late_fusion import separately_trained
 from emoray.schema import DIMENSIONS
 from emoray.training.config import LaunchConfig, TrainConfig
+from emoray.training.data.loader import WorkerBatch
 from emoray.training.global_batch import (
     GlobalBatch,
     clip_shapes,
@@ -30,7 +31,6 @@ from emoray.training.global_batch import (
     to_matrix,
 )
 from emoray.training.layers import prepare_layers
-from emoray.training.loader import WorkerBatch
 from emoray.training.objectives import Objective, RegionTargets, ccc
 from emoray.training.optimizer import build_optimizer, lr_factor, plateau_factor
 from emoray.training.seeds import seed_torch

@@ -18,10 +18,10 @@ from starlette.exceptions import HTTPException
 
 from emoray.errors import EmorayError
 from emoray_serving.config import LimitsConfig
-from emoray_serving.errors import SEE_LOG, ApiError, from_emoray
-from emoray_serving.examples import ERROR_EXAMPLES, REPLY_EXAMPLE, REQUEST_BODY
-from emoray_serving.request import ParsedRequest, bad_parameter, read_request
-from emoray_serving.schemas import ErrorReply, ModelStatus, ScoreParameters, ScoreReply
+from emoray_serving.http.errors import SEE_LOG, ApiError, from_emoray
+from emoray_serving.http.examples import ERROR_EXAMPLES, REPLY_EXAMPLE, REQUEST_BODY
+from emoray_serving.http.request import ParsedRequest, bad_parameter, read_request
+from emoray_serving.http.schemas import ErrorReply, ModelStatus, ScoreParameters, ScoreReply
 from emoray_serving.timing import since_ms
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emoray.errors import AudioError, EmorayError, TransientError
-from emoray_serving.schemas import ErrorDetail, ErrorReply
+from emoray_serving.http.schemas import ErrorDetail, ErrorReply
 
 #: Stable code → HTTP status.
 STATUS = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emoray_serving.errors import STATUS
-from emoray_serving.request import AUDIO_TYPES, MULTIPART
-from emoray_serving.schemas import ErrorReply, ScoreParameters
+from emoray_serving.http.errors import STATUS
+from emoray_serving.http.request import AUDIO_TYPES, MULTIPART
+from emoray_serving.http.schemas import ErrorReply, ScoreParameters
 
 
 def _dimension(value: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from emoray.audio.io import Waveform
 from emoray.schema import DIMENSIONS, GRANULARITIES
 from emoray.scoring.score import REQUESTED_OF, Estimate, RequestedSemantics, Score
 from emoray_serving.clip_semantics import ClipSemantics
-from emoray_serving.schemas import (
+from emoray_serving.http.schemas import (
     Absent,
     Dimension,
     Explanation,

@@ -15,8 +15,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from emoray_serving.config import LimitsConfig
-from emoray_serving.errors import ApiError
-from emoray_serving.schemas import ScoreParameters
+from emoray_serving.http.errors import ApiError
+from emoray_serving.http.schemas import ScoreParameters
 
 #: Containers that libsndfile reads. The decoder decides by the content, whatever type the client names.
 AUDIO_TYPES = frozenset(

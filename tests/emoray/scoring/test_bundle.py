@@ -10,7 +10,7 @@ from emoray.errors import RegistryError
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import open_bundle
 from emoray.scoring.scorer import load_bundle
-from emoray.stages.weights import revision
+from emoray.stages.model_files.weights import revision
 
 
 def test_a_bundle_gives_back_what_went_in(tmp_path):

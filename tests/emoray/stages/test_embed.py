@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from emoray.stages.embed import EmbedSemantics, EmbedTranscript, word_spans
+from emoray.stages.model_files.weights import model_folder
 from emoray.stages.text_encoder import span_mean
-from emoray.stages.weights import model_folder
 
 TEXTS = [
     "The hotel was superb but the dinner was awful",

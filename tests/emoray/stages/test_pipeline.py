@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from emoray.schema import stage_schema
+from emoray.stages.model_files.weights import model_folder
 from emoray.stages.pipeline import (
     AUDIO_STAGES,
     TEXT_STAGES,
@@ -20,7 +21,6 @@ from emoray.stages.pipeline import (
     fingerprints,
     text_stages,
 )
-from emoray.stages.weights import model_folder
 
 EVERYTHING = {*AUDIO_STAGES, *TEXT_STAGES}
 EMPHASIS = {"emphasis", "embed_transcript"}

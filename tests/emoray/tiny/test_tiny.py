@@ -16,8 +16,8 @@ from emoray.config import merge, read_preset, validate
 from emoray.errors import ConfigError
 from emoray.models.config import SslConfig
 from emoray.models.encoders import SslEncoder
+from emoray.stages.model_files.weights import revision
 from emoray.stages.text_encoder import masked_mean, text_encoder
-from emoray.stages.weights import revision
 from emoray.tiny import MAKERS, Size, make
 
 

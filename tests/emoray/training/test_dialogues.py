@@ -32,17 +32,17 @@ from emoray.errors import TrainingError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import frontend
 from emoray.schema import utterances_table
-from emoray.training.batch_plan import DIALOGUE_PLAN, make_plan, plan_units
 from emoray.training.build import build_learner, plan_run
 from emoray.training.checkpoint import Checkpoint, plan_fingerprint
 from emoray.training.config import PlanConfig
+from emoray.training.data.batch_plan import DIALOGUE_PLAN, make_plan, plan_units
+from emoray.training.data.loader import LocalLoader, make_worker_batch
+from emoray.training.data.pack import training_rows, training_set_hash
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.fit import Callbacks, DevEvaluation, fit
 from emoray.training.global_batch import GlobalBatch
-from emoray.training.loader import LocalLoader, make_worker_batch
 from emoray.training.objectives import Objective
-from emoray.training.pack import training_rows, training_set_hash
 from emoray.training.predict import predict, summarise
-from emoray.training.training_set import TrainingSet
 
 CLASSES = ["low", "high"]
 #: Cross-entropy of the three perspectives alone, as published.

@@ -9,9 +9,9 @@ from training_kit import NO_DROPOUT, launch_config, model_config, pack_rows, pla
 
 from emoray.errors import LakeError, StoppedError, TrainingError
 from emoray.training.checkpoint import Checkpoint, checkpoint_steps, prune, trained_weights
+from emoray.training.data.training_set import TrainingSet
 from emoray.training.fit import Callbacks
 from emoray.training.predict import predict, summarise
-from emoray.training.training_set import TrainingSet
 
 TRAIN = {
     "epochs": 3,

@@ -10,8 +10,8 @@ from training_kit import launch_config, model_config, random_batch, train_config
 
 from emoray.errors import ConfigError
 from emoray.models.build import build
+from emoray.training.data.loader import WorkerBatch
 from emoray.training.layers import encoder_layers
-from emoray.training.loader import WorkerBatch
 from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
 

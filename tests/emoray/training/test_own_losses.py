@@ -26,9 +26,9 @@ from emoray.config import merge
 from emoray.errors import TrainingError
 from emoray.models.build import build
 from emoray.training.checkpoint import Checkpoint
+from emoray.training.data.loader import WorkerBatch
 from emoray.training.fit import Callbacks
 from emoray.training.global_batch import GlobalBatch
-from emoray.training.loader import WorkerBatch
 from emoray.training.objectives import Objective, RegionTargets, region_share
 from emoray.training.optimizer import plateau_factor
 from emoray.training.seeds import seed_torch

@@ -21,8 +21,8 @@ from training_kit import (
 from emoray.errors import TrainingError
 from emoray.models.batch import Batch
 from emoray.models.build import build
+from emoray.training.data.loader import WorkerBatch
 from emoray.training.fit import Callbacks
-from emoray.training.loader import WorkerBatch
 from emoray.training.objectives import ccc_loss
 from emoray.training.optimizer import build_optimizer, lr_factor
 from emoray.training.seeds import seed_torch

@@ -16,7 +16,7 @@ from emoray.errors import ConfigError
 from emoray.lake.tables import Lake
 from emoray.stages.norms import Norms
 from emoray.training.config import LaunchConfig, TrainConfig
-from emoray.training.training_set import TrainingSet
+from emoray.training.data.training_set import TrainingSet
 from emoray_jobs.config import Config
 from emoray_jobs.train.inputs import TrainingInputs, prepare_run
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emoray.errors import ConfigError
-from emoray.stages.weight_files import wanted
+from emoray.stages.model_files.weight_files import wanted
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""transformers without scikit-learn: `from emoray.stages.lean_transformers import transformers`.
+"""transformers without scikit-learn: `from emoray.stages.model_files.lean_transformers import transformers`.
 
 With any network transformers imports scikit-learn, for a function of assisted generation that emoray does not use: a
 sixth of the CPU time to start a worker process, and 100 MiB. It works without.

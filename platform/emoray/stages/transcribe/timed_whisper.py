@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers.models.whisper.generation_whisper import _median_filter
 
-from emoray.stages.lean_transformers import transformers
+from emoray.stages.model_files.lean_transformers import transformers
 
 POSITION_S = 0.02
 FRAMES_PER_POSITION = 2

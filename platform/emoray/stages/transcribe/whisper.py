@@ -18,9 +18,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.errors import ConfigError
-from emoray.stages.lean_transformers import transformers
+from emoray.stages.model_files.lean_transformers import transformers
+from emoray.stages.model_files.weights import model_folder
 from emoray.stages.transcribe.timed_whisper import POSITION_S, TimedWhisper
-from emoray.stages.weights import model_folder
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from emoray.audio.io import AUDIO_HZ
 from emoray.engines.local import LocalEngine, local_engine
 from emoray.errors import ConfigError
+from emoray.stages.model_files.weights import model_folder
 from emoray.stages.transcribe.pieces import cut_into_pieces
-from emoray.stages.weights import model_folder
 
 if TYPE_CHECKING:
     from emoray.stages.transcribe.config import WhisperVllmConfig

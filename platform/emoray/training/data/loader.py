@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from emoray.models.batch import Batch
-from emoray.training.batch_plan import group_up_to, plan_units, worker_slice
 from emoray.training.config import TrainConfig
-from emoray.training.training_set import TrainingSet
+from emoray.training.data.batch_plan import group_up_to, plan_units, worker_slice
+from emoray.training.data.training_set import TrainingSet
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Packed training sets: features, text vectors and labels in memory-mapped Arrow shards, `training_sets/<hash>/`.
 
-Written by `emoray.training.pack`. Shapes: B batch, T frames, F features, K granularities, E text width, 3 = (valence,
+Written by `training/data/pack.py`. Shapes: B batch, T frames, F features, K granularities, E text width, 3 = (valence,
 arousal, dominance).
 """
 
@@ -24,8 +24,8 @@ from emoray.lake.atomic import atomic_file
 from emoray.lake.tables import Lake
 from emoray.models.batch import Batch
 from emoray.schema import DIMENSIONS, GRANULARITIES
-from emoray.training.augment import change
 from emoray.training.config import AugmentConfig
+from emoray.training.data.augment import change
 from emoray.training.seeds import generator
 
 

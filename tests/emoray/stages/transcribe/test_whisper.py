@@ -16,10 +16,10 @@ from transformers.models.whisper.generation_whisper import _dynamic_time_warping
 from emoray.audio.io import AUDIO_HZ
 from emoray.errors import ConfigError
 from emoray.stages.fingerprint import fingerprint
+from emoray.stages.model_files.weights import revision
 from emoray.stages.transcribe.stage import build_transcribe
 from emoray.stages.transcribe.timed_whisper import warp
 from emoray.stages.transcribe.whisper import whisper
-from emoray.stages.weights import revision
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["aligned", "unaligned"])

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emoray.errors import TrainingError
-from emoray.training.batch_plan import PLAN, make_plan, worker_slice
 from emoray.training.config import PlanConfig
+from emoray.training.data.batch_plan import PLAN, make_plan, worker_slice
 
 DURATIONS = np.random.default_rng(0).uniform(0.5, 20, 97)
 IDS = [f"u{i:03d}" for i in range(97)]

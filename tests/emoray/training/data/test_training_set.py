@@ -18,8 +18,8 @@ from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import frontend
 from emoray.schema import stage_schema, utterances_table
 from emoray.stages.embed import EmbedSemantics, EmbedTranscript
-from emoray.training.pack import pack, pack_shard, training_rows, training_set_hash
-from emoray.training.training_set import TrainingSet
+from emoray.training.data.pack import pack, pack_shard, training_rows, training_set_hash
+from emoray.training.data.training_set import TrainingSet
 
 FINGERPRINTS = {"embed_transcript": "aa", "embed_semantics": "bb"}
 
