@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emoray.errors import ConfigError
+<<<<<<< HEAD:platform/emoray/stages/model_files/hub.py
 from emoray.stages.model_files.weight_files import wanted
+=======
+from emoray.stages.weight_files import has_weights, wanted
+>>>>>>> a1006295fbfec4ccc538c4b576dfb2f01517c134:platform/emoray/stages/hub.py
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ def files(model: str, at: str | None) -> Mapping[str, str | None] | None:
     try:
         listed = list(HfApi().list_repo_tree(model, recursive=True, revision=at))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise _not_fetched(model, at, error) from error
+        raise _not_fetched(model, at, type(error).__name__) from error
     except Exception as error:
         # No network, offline mode, a hub that is down: what is in the cache will do.
         log.info("the Hugging Face hub cannot be asked for %s: %s", model, type(error).__name__)
@@ -43,16 +47,11 @@ def download(model: str, at: str | None, *, remote_code: bool) -> Path:
         ConfigError: There is no such model or revision, or it cannot be fetched.
     """
     known = files(model, at)
-    return fetch(model, at, None if known is None else wanted(known, remote_code=remote_code))
+    return _cached(model, at) if known is None else fetch(model, at, wanted(known, remote_code=remote_code))
 
 
-def fetch(model: str, at: str | None, names: Sequence[str] | None) -> Path:
+def fetch(model: str, at: str | None, names: Sequence[str]) -> Path:
     """The folder with some files of a model.
-
-    Args:
-        model: Name on the hub.
-        at: Commit, tag or branch; None for the newest.
-        names: The files; None for those that are in the cache.
 
     Raises:
         ConfigError: They cannot be fetched.
@@ -60,17 +59,26 @@ def fetch(model: str, at: str | None, names: Sequence[str] | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(
-            model, revision=at, allow_patterns=names and list(names), local_files_only=names is None
-        )
+        return Path(snapshot_download(model, revision=at, allow_patterns=list(names)))
     except Exception as error:
-        raise _not_fetched(model, at, error) from error
-    return Path(folder)
+        raise _not_fetched(model, at, type(error).__name__) from error
 
 
-def _not_fetched(model: str, at: str | None, error: Exception) -> ConfigError:
+def _cached(model: str, at: str | None) -> Path:
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("config.json", "adapter_config.json"):
+        path = try_to_load_from_cache(model, name, revision=at)
+        if isinstance(path, str):
+            folder = Path(path).parent
+            if has_weights(folder):
+                return folder
+    raise _not_fetched(model, at, "the hub cannot be asked, and the cache does not hold it")
+
+
+def _not_fetched(model: str, at: str | None, why: str) -> ConfigError:
     return ConfigError(
-        f"cannot fetch model {model!r}{f' at {at!r}' if at else ''} from the Hugging Face hub: {type(error).__name__}",
+        f"cannot fetch model {model!r}{f' at {at!r}' if at else ''} from the Hugging Face hub: {why}",
         remedy="Check the name, the revision, the network and HF_TOKEN (for models with a licence to agree to); or give"
         " a folder, or minilm",
         kind="missing_model",

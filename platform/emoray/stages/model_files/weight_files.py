@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 
 _SETTINGS = frozenset(
     {
@@ -54,6 +56,14 @@ def used_weights(names: Iterable[str]) -> list[str]:
                 whole = f"{stem}.{file_format}"
                 return [whole] if whole in group else group
     return []
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds all of its weights: a download may have been interrupted, or have had no need of them."""
+    indexes = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.index.json")]
+    parts = [set(index.get("weight_map", {}).values()) for index in indexes]
+    names = {path.name for path in folder.iterdir()}
+    return bool(used_weights(names)) and (not parts or any(part <= names for part in parts))
 
 
 def wanted(paths: Iterable[str], *, remote_code: bool) -> list[str]:

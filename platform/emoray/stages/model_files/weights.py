@@ -85,7 +85,7 @@ def _folder_hashes(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def _hub_hashes(model: str, at: str | None) -> Iterator[tuple[str, bytes]]:
     files = hub.files(model, at)
-    if files is None:  # no network: what the cache holds
+    if files is None:
         yield from _folder_hashes(hub.download(model, at, remote_code=True))
         return
     names = [name for name in files if "/" not in name]
