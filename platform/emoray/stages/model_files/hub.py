@@ -8,11 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emoray.errors import ConfigError
-<<<<<<< HEAD:platform/emoray/stages/model_files/hub.py
-from emoray.stages.model_files.weight_files import wanted
-=======
-from emoray.stages.weight_files import has_weights, wanted
->>>>>>> a1006295fbfec4ccc538c4b576dfb2f01517c134:platform/emoray/stages/hub.py
+from emoray.stages.model_files.weight_files import has_weights, wanted
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from emoray.stages.weight_files import used_weights, wanted
-from emoray.stages.weights import model_folder, revision
 from hub_kit import hub_server
 
 from emoray.errors import ConfigError
+from emoray.stages.model_files.weight_files import used_weights, wanted
+from emoray.stages.model_files.weights import model_folder, revision
 
 SMALL = {
     "config.json": b"{}",
