@@ -211,7 +211,7 @@ import json, sys
 from annotate_kit import leave_out_encoder
 from emoray.config import load
 from pytest import MonkeyPatch
-from emoray_jobs import annotate
+from emoray_jobs.annotate import job as annotate
 from emoray_jobs.config import Config
 config = load(Config, file=sys.argv[1])
 leave_out_encoder(MonkeyPatch())

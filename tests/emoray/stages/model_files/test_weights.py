@@ -41,7 +41,7 @@ MODEL = {
 CODE = """
 import json, sys
 from emoray.errors import ConfigError
-from emoray.stages.weights import model_folder, revision
+from emoray.stages.model_files.weights import model_folder, revision
 
 what, model, at, remote_code = json.loads(sys.argv[1])
 try:
