@@ -222,7 +222,8 @@ def _pool(model: str, asked: list[Question], batch_rows: int) -> Answers:
     from emoray_jobs.pipeline.ray_pipeline import RayPipeline
 
     bounds = {"max_tokens": TOKENS, "phrase_characters": PHRASE, "sentence_characters": SENTENCE}
-    config = LanguageModelConfig(model=model, revision="r", prompt="text_llm", **bounds)
+    preset = read_preset("laptop")["annotate"]["semantics"]["text_llm"]
+    config = validate(LanguageModelConfig, preset | bounds | {"model": model, "revision": "r"})
     stage = Ask(config, engine_config(), "text_llm", {"transcript", "language", "delivery"})
     ids = [f"u{number:06d}" for number in range(len(asked))]
     rows = pl.DataFrame({"utterance_id": ids, "seconds": 1.0, stage.name: True})

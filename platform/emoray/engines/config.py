@@ -54,7 +54,7 @@ class EndpointConfig(Section):
     Attributes:
         url: Base address, for example http://127.0.0.1:8001/v1.
         api_key_env: Environment variable that holds the key; null without one.
-        max_parallel: Requests under way at a time from one worker.
+        max_parallel: Requests under way at a time. The pool of a stage behind an endpoint has one worker.
         audio_format: `wav`, which every server knows, or `flac`, half as many bytes (vLLM reads it). 16 bits either
             way.
         extra_body: Further fields of every request, for example {reasoning_effort: low}; null removes a field, for
@@ -97,8 +97,8 @@ class EngineConfig(Section):
 
     @property
     def rows_at_a_time(self) -> int:
-        """Rows that the engine works on at the same moment."""
-        return self.vllm.max_sequences if self.kind == "vllm" else self.endpoint.max_parallel
+        """Rows that the engine decodes at the same time. 0 for an endpoint: its client limits requests per call."""
+        return self.vllm.max_sequences if self.kind == "vllm" else 0
 
     @property
     def gpus(self) -> int:

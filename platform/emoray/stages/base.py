@@ -36,8 +36,8 @@ class Stage(ABC):
         resources: `actor` for stages with weights or a decoder, `task` for the others.
         weights: Neighbouring `actor` stages with the same name here use the same weights, and so share their workers.
         gpus: GPUs that one worker of an `actor` stage takes if there are any: 0, 1, or several (tensor parallel).
-        rows_at_a_time: Rows that a worker processes at the same time, from any batch (an engine's sequences, a client's
-            requests). Its pool gives it several batches at a time, from several threads. 0 for one batch at a time.
+        rows_at_a_time: Rows that a worker processes at the same time, from any batch: an engine's sequences. Its pool
+            gives it several batches at a time, from several threads. 0 for one batch at a time.
         waits: Its work is done behind an endpoint: its cost is the elapsed time, not that of the cores.
     """
 
