@@ -90,6 +90,14 @@ def _tracking_uri(config: Config) -> str:
     return f"sqlite:///{lake.path('mlflow.db')}"
 
 
+def is_local_store(config: Config) -> bool:
+    """Whether the tracking store is an SQLite file."""
+    try:
+        return _tracking_uri(config).startswith("sqlite")
+    except ConfigError:
+        return False
+
+
 def _is_missing(uri: str) -> bool:
     """Whether an address names an SQLite file that does not exist. MLflow would make it."""
     return uri.startswith("sqlite") and not os.path.exists(uri.partition(":///")[2])
