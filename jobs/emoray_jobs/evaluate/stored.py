@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -35,13 +35,13 @@ class SplitReport:
         split: Name of the split.
         folder: Address of the report's folder.
         metrics: The tree of its metrics.json.
-        reused: Whether an earlier call wrote it.
+        reused: Whether an earlier call wrote it (not compared).
     """
 
     split: str
     folder: str
     metrics: dict[str, Any]
-    reused: bool
+    reused: bool = field(compare=False)
 
     @property
     def page(self) -> str:
