@@ -35,7 +35,7 @@ WHOLE_CONFIGURATION = {
         "check_ports",
     },
     "doctor.services": {
-        *("check_lake", "check_tracking", "check_champion", "_tracking_uri", "check_ray", "check_token"),
+        *("check_lake", "check_tracking", "check_champion", "check_ray", "check_token"),
     },
     "doctor.speech": {"check_audio", "check_espeak", "check_text_encoder"},
     "serve": {"serve_config"},

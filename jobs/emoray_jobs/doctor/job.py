@@ -73,7 +73,7 @@ def run(config: Config, *, deadline_s: float = DEADLINE_S) -> DoctorResult:
         thread.start()
     for thread in threads.values():
         thread.join(max(0.0, started + deadline_s - time.monotonic()))
-    others = ASKS_OTHERS - OF_THE_STORE if services.is_local_store(config) else ASKS_OTHERS
+    others = ASKS_OTHERS - OF_THE_STORE if services.is_local_store(config.tracking, config.lake) else ASKS_OTHERS
     late = {
         name: Finding("fail", f"no answer within {deadline_s:.0f} s", "Check the address, and the network to it")
         if name in others

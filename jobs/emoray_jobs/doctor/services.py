@@ -9,7 +9,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from emoray.errors import ConfigError, ServiceError
-from emoray.lake.tables import Lake
+from emoray.lake.tables import Lake, LakeConfig
+from emoray.registry.config import TrackingConfig
 from emoray_jobs.cluster import job_server
 from emoray_jobs.doctor.finding import Finding
 
@@ -47,7 +48,7 @@ def check_lake(config: Config) -> Finding:
 
 def check_tracking(config: Config) -> Finding:
     """Whether MLflow's store answers; one that does not exist yet is made by the first training."""
-    uri = _tracking_uri(config)
+    uri = _tracking_uri(config.tracking, config.lake)
     if _is_missing(uri):
         return Finding("ok", f"{uri} (made by the first training)")
     if uri.startswith("sqlite"):
@@ -59,7 +60,7 @@ def check_tracking(config: Config) -> Finding:
 
 def check_champion(config: Config) -> Finding:
     """Whether there is a model to score with."""
-    uri, name = _tracking_uri(config), config.tracking.model_name
+    uri, name = _tracking_uri(config.tracking, config.lake), config.tracking.model_name
     version = None
     if uri.startswith("sqlite"):
         if not _is_missing(uri):
@@ -78,22 +79,22 @@ def check_champion(config: Config) -> Finding:
     return Finding("ok", f"models:/{name}@champion is version {version}")
 
 
-def _tracking_uri(config: Config) -> str:
+def _tracking_uri(tracking: TrackingConfig, lake: LakeConfig) -> str:
     """Where runs are kept, as `emoray.registry` resolves it (without its import of MLflow, which takes seconds)."""
-    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return uri
-    lake = Lake(config.lake)
-    if not lake.is_local:
+    store = Lake(lake)
+    if not store.is_local:
         remedy = "Name an MLflow server: tracking.uri=http://…, or MLFLOW_TRACKING_URI"
         raise ConfigError("tables on a store, but no tracking server", where="tracking.uri", remedy=remedy)
-    return f"sqlite:///{lake.path('mlflow.db')}"
+    return f"sqlite:///{store.path('mlflow.db')}"
 
 
-def is_local_store(config: Config) -> bool:
+def is_local_store(tracking: TrackingConfig, lake: LakeConfig) -> bool:
     """Whether the tracking store is an SQLite file."""
     try:
-        return _tracking_uri(config).startswith("sqlite")
+        return _tracking_uri(tracking, lake).startswith("sqlite")
     except ConfigError:
         return False
 
