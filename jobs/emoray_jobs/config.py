@@ -102,7 +102,7 @@ class SummaryConfig(Section):
 class ProtocolConfig(Section):
     """Which trials a protocol has, and how they share a cluster.
 
-    A trial trains in one process: results do not depend on the number of workers. `launch.workers=0` runs the trials in
+    A trial trains in one process, however many `launch.workers` there are. `launch.workers=0` runs the trials in
     the caller's process, one after another, without Ray.
 
     Attributes:

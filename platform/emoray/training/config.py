@@ -139,10 +139,11 @@ class TrainConfig(Section):
 
 
 class LaunchConfig(Section):
-    """How a training is carried out. No key is part of the run's name: results change by rounding at most.
+    """How a training is carried out. No key is part of the run's name, and a run can resume under another launch.
 
-    A run can stop under one launch and resume under another. What changes results by more belongs to `TrainConfig`
-    (docs/decisions/0024).
+    Other values change results by rounding only, but for `workers`: more of them divide a batch into other
+    micro-batches, and dropout's masks and a local CCC (`train.objective.ccc_scope`) are made per micro-batch. What
+    changes results in any other way belongs to `TrainConfig` (docs/decisions/0024).
 
     Attributes:
         workers: Training workers; 0 trains in the caller's own process, without Ray.
