@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import docstring_parser
 from pydantic import BaseModel
@@ -75,14 +75,25 @@ def _section(
     found = ConfigSection(path, _summary(cls), meaning)
     for name, info in cls.model_fields.items():
         inner = f"{path}.{name}" if path else name
-        kind = info.annotation
         its = schema["properties"][name]
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            section = _section(kind, resolve(its, definitions), definitions, inner, tree[name], known.get(name, ""))
-            found.sections.append(section)
+        section_class = _section_class(info.annotation)
+        if section_class:
+            section_schema = resolve(next((one for one in its.get("anyOf", []) if "$ref" in one), its), definitions)
+            values = tree[name] or {}  # null in the preset: a section that is switched off
+            found.sections.append(
+                _section(section_class, section_schema, definitions, inner, values, known.get(name, ""))
+            )
         else:
-            found.keys.append(Key(inner, describe(its, definitions), tree[name], known.get(name, "")))
+            found.keys.append(Key(inner, describe(its, definitions), tree.get(name), known.get(name, "")))
     return found
+
+
+def _section_class(annotation: Any) -> type[BaseModel] | None:
+    """The section that an annotation names, also where it may be null; nothing for a key's."""
+    named = [kind for kind in (get_args(annotation) or [annotation]) if kind is not type(None)]
+    if len(named) == 1 and isinstance(named[0], type) and issubclass(named[0], BaseModel):
+        return named[0]
+    return None
 
 
 def _attributes(cls: type[BaseModel]) -> dict[str, str]:

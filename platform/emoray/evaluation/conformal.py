@@ -1,6 +1,6 @@
 """Split conformal intervals around predicted dimensions.
 
-Half width = the ⌈(n + 1)·level⌉-th smallest |prediction − label| on dev (Vovk 2005; Lei et al. 2018). Under
+Half width = the ⌈(n + 1)·level⌉-th smallest ``|prediction − label|`` on dev (Vovk 2005; Lei et al. 2018). Under
 exchangeability of dev and test clips the interval prediction ± half width covers the label with at least the nominal
 probability. Dev and test voices differ, so exchangeability is only approximate: reports print the coverage measured on
 test.
@@ -24,7 +24,7 @@ WHOLE_SCALE = 1.0
 
 
 def half_width(error: np.ndarray, level: float) -> float:
-    """Half width that covers a new clip with probability `level`, from |prediction − label| of the calibration clips.
+    """Half width that covers a new clip with probability `level`, from ``|prediction − label|`` of the calibration clips.
 
     NaN is unlabelled. The result is the finite-sample quantile, or the whole scale when there are fewer than level / (1
     − level) clips.
