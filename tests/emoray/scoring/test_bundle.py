@@ -77,3 +77,16 @@ def test_a_bundle_made_before_the_files_moved_scores_as_it_did():
         for dimension in DIMENSIONS:
             estimate = getattr(score, dimension)
             assert (estimate.value, estimate.low, estimate.high) == pytest.approx(before[dimension], abs=1e-6)
+
+
+def test_a_bundle_from_before_the_numbers_reads_text_alone(tmp_path):
+    annotate = kit.annotate_config()
+    without = annotate.model_copy(update={"embed": annotate.embed.model_copy(update={"semantics_numbers": False})})
+    folder = kit.make_bundle(tmp_path / "b", annotate=without, text_width=384)
+    stages = json.loads((folder / "stages.json").read_text())
+    del stages["annotate"]["embed"]["semantics_numbers"]
+    (folder / "stages.json").write_text(json.dumps(stages))
+    scorer = load_bundle(folder)
+    assert not scorer.bundle.annotate.embed.semantics_numbers
+    assert scorer.stale_stages == {}
+    assert scorer.score([kit.request()])[0].used == ("les", "gs", "es")
