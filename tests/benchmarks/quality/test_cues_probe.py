@@ -55,6 +55,6 @@ def test_auc_is_judged_on_classes_of_clear_arousal_only():
 
 def test_shares_of_a_phrase_are_of_its_class():
     shares = phrase_shares(planted())
-    assert shares["voice extremely quieter"] == {name: float(name in ("neutral", "calm")) for name in CLASSES}
+    assert shares["voice very much quieter"] == {name: float(name in ("neutral", "calm")) for name in CLASSES}
     assert "voice as usual" not in shares
     assert sum(of["sad"] for phrase, of in shares.items() if phrase.startswith("pitch ")) == pytest.approx(1)

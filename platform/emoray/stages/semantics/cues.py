@@ -18,7 +18,7 @@ from emoray.stages.norms import Expectation
 from emoray.stages.prosodic_features import Measures
 
 #: Steps away from what is expected, and the deviation in standard deviations from which on each is said.
-STEPS_SD = {"slightly": 0.2, "somewhat": 0.6, "clearly": 1.1, "much": 1.7, "extremely": 2.4}
+STEPS_SD = {"slightly": 0.2, "somewhat": 0.6, "clearly": 1.1, "much": 1.7, "very much": 2.4}
 
 #: Measure → what it is called, and its comparatives below and above what is expected.
 NAMES: dict[str, tuple[str, str, str]] = {

@@ -40,7 +40,7 @@ def test_eleven_steps_for_every_measure():
 def test_a_low_loud_fast_clip_in_words_and_units():
     expected = Expectation({**dict.fromkeys(MEASURES, 0.0), "rate_hz": 10.0}, STANDARD.sd, clips=5)
     cues = describe({"pitch_st": -5.2, "level_db": 1.5, "rate_hz": 11.0, "range_st": 0.0}, expected)
-    assert cues.vocal_delivery == "Voice clearly louder, pitch extremely lower, melody as usual, pace somewhat faster."
+    assert cues.vocal_delivery == "Voice clearly louder, pitch very much lower, melody as usual, pace somewhat faster."
     assert cues.summary == "Compared with the speaker's habit: 2 dB louder, 5 semitones lower, 10 percent faster."
     assert cues.text == f"{cues.vocal_delivery} {cues.summary}"
 
@@ -53,7 +53,7 @@ def test_an_unknown_speaker_is_not_said_to_have_habits():
 
 def test_what_was_not_measured_is_not_said():
     whispered = describe({"level_db": -3.0, "pause_share": 0.0, "rate_hz": 0.5}, STANDARD)
-    assert whispered.vocal_delivery == "Voice extremely quieter, pace slightly faster, pausing as usual."
+    assert whispered.vocal_delivery == "Voice very much quieter, pace slightly faster, pausing as usual."
     assert "semitones" not in whispered.summary
     nothing = describe({}, STANDARD)
     assert nothing.text == "Nothing measurable. Nothing to compare."
