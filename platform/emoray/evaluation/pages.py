@@ -10,7 +10,9 @@ from emoray.evaluation.summary import LEVELS, TITLES
 
 SYNTHETIC_NOTE = (
     "Synthetic speech with planted labels: this table tests the software. It is no evidence about how people express"
-    " or perceive emotion, nor for any paper's claim about people."
+    " or perceive emotion, nor for any paper's claim about people. Dominance is planted as pitch below the speaker's"
+    " habit and arousal as pace, loudness and pitch range; the description reports these same measures, so what it adds"
+    " here is the plant found again."
 )
 
 

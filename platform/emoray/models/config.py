@@ -201,7 +201,8 @@ class ModelConfig(Section):
             `wav2vec2_dim`, `fusion.kind: concat_mlp`).
         dropout: Dropout before the outputs; in `emosphere`, `challenge` and `wav2vec2_dim` also before the heads.
         attention: Hidden width of attentive statistics pooling.
-        text_width: Width E of the text vectors.
+        text_width: Width E of the text vectors: the text encoder's, and 18 more with
+            `annotate.embed.semantics_numbers`.
         granularities: Semantics that the model is built with (ablations leave some out).
         classes: Names of the classes of the categorical head; empty for none.
         encoder: The acoustic encoder.

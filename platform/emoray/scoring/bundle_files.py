@@ -43,6 +43,7 @@ def open_stages(folder: str | Path) -> FittedStages:
     root = Path(folder)
     model_document(root)
     stages = read_json(root / "stages.json")
+    stages["annotate"]["embed"].setdefault("semantics_numbers", False)  # bundles from before there were any
     try:
         # Keys that came after the version was made have the values of the preset.
         annotate = AnnotateConfig.model_validate(merge(read_preset(BASE_PRESET)["annotate"], stages["annotate"]))

@@ -115,8 +115,8 @@ class Scorer:
             features_BTF[place, : len(clip)] = clip
             for k, name in enumerate(GRANULARITIES):
                 vector = semantics[piece.request].vectors.get(name)
-                if vector is not None:
-                    text_BKE[place, k], present_BK[place, k] = vector, True
+                if vector is not None:  # LES and GS are shorter where ES holds numbers, as in packed training sets
+                    text_BKE[place, k, : len(vector)], present_BK[place, k] = vector, True
         batch = Batch(
             features_BTF=torch.from_numpy(features_BTF),
             lengths_B=torch.tensor([len(clip) for clip in features]),

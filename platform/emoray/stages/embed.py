@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from emoray.config import Section
 from emoray.stages.base import Row, Stage, Value
+from emoray.stages.deviations import deviation_vector, deviations
 from emoray.stages.model_files.weights import revision
+from emoray.stages.norms import Norms
+from emoray.stages.prosodic_features import measure_prosodic_features
 
 
 class EmbedConfig(Section):
@@ -22,6 +26,8 @@ class EmbedConfig(Section):
         max_tokens: Longer texts are cut.
         batch_size: Texts per forward pass; not part of the fingerprint.
         device: `auto`, `cpu` or `cuda`; not part of the fingerprint.
+        semantics_numbers: Put the measured deviations behind the ES vector (`emoray.stages.deviations`), which
+            `model.text_width` then counts too.
     """
 
     model: str
@@ -29,6 +35,7 @@ class EmbedConfig(Section):
     max_tokens: int
     batch_size: int
     device: Literal["auto", "cpu", "cuda"]
+    semantics_numbers: bool
 
 
 class EmbedTranscript(Stage):
@@ -99,6 +106,42 @@ class EmbedSemantics(Stage):
         encoder = text_encoder(config.model, config.device, config.max_tokens)
         states = encoder.states([row["semantics"]["text"] for row in rows], config.batch_size)
         return [{"es": masked_mean(own)} for own, _ in states]
+
+
+class EmbedSemanticsWithNumbers(EmbedSemantics):
+    """ES vectors with the clip's deviations behind them, whoever wrote the semantics.
+
+    Args:
+        config: Encoder.
+        norms: What the clip is measured against.
+        against: Whose norms: the `speaker`'s or the `corpus`'s.
+    """
+
+    uses = ("prosody", "transcribe")
+    needs_norms = True
+
+    def __init__(self, config: EmbedConfig, norms: Norms | None, *, against: Literal["speaker", "corpus"]) -> None:
+        super().__init__(config)
+        self.norms = norms
+        self.against = against
+
+    def options(self) -> dict[str, Any]:
+        """The encoder's revision and length, and whose norms."""
+        return {**super().options(), "numbers_against": self.against}
+
+    def run(self, rows: list[Row]) -> list[Value]:
+        """Embed a batch; vectors are float32 (E + DEVIATION_WIDTH,)."""
+        values = super().run(rows)
+        for row, value in zip(rows, values, strict=True):
+            value["es"] = np.concatenate([value["es"], self._numbers(row)])
+        return values
+
+    def _numbers(self, row: Row) -> np.ndarray:
+        assert self.norms is not None
+        if row.get("prosody") is None:
+            return deviation_vector({})
+        expected = self.norms.for_speaker(row.get("speaker_id") if self.against == "speaker" else None)
+        return deviation_vector(deviations(measure_prosodic_features(row["prosody"], row.get("transcribe")), expected))
 
 
 def word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:

@@ -8,7 +8,7 @@ from typing import Any
 from emoray.stages.base import WAVEFORM, Row, Stage
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.decode import Decode
-from emoray.stages.embed import EmbedSemantics, EmbedTranscript
+from emoray.stages.embed import EmbedSemantics, EmbedSemanticsWithNumbers, EmbedTranscript
 from emoray.stages.emphasis import Emphasis
 from emoray.stages.fingerprint import fingerprint
 from emoray.stages.guard import GuardConfig, RowOutcome, run_isolating_rows
@@ -48,8 +48,14 @@ def text_stages(config: AnnotateConfig, norms: Norms | None) -> list[Stage]:
         Emphasis(config.emphasis.prosody, norms),
         *([] if WAVEFORM in describing.requires else [describing]),
         EmbedTranscript(config.embed),
-        EmbedSemantics(config.embed),
+        _embed_semantics(config, norms),
     ]
+
+
+def _embed_semantics(config: AnnotateConfig, norms: Norms | None) -> EmbedSemantics:
+    if config.embed.semantics_numbers:
+        return EmbedSemanticsWithNumbers(config.embed, norms, against=config.semantics.cues.against)
+    return EmbedSemantics(config.embed)
 
 
 def fingerprints(config: AnnotateConfig, norms_hash: str | None) -> dict[str, str]:

@@ -68,12 +68,42 @@ BEFORE = Path(__file__).parents[2] / "fixtures" / "bundle_2026_11"
 
 
 def test_a_bundle_made_before_the_files_moved_scores_as_it_did():
-    """Made by revision a9030b6 with `scoring_kit.make_bundle` and a tiny RoBERTa; its scores lie beside it."""
+    """Made by revision a9030b6 with `scoring_kit.make_bundle` and a tiny RoBERTa.
+
+    Its scores lie beside it, and the descriptions that they rest on: cues were other words then.
+    """
     expected = json.loads(BEFORE.with_name("bundle_2026_11_scores.json").read_text(encoding="utf-8"))
-    scores = load_bundle(BEFORE).score([kit.request(2.0, 150.0), kit.request(2.0, 150.0, transcript=None, words=None)])
-    for score, before in zip(scores, expected, strict=True):
+    scorer = load_bundle(BEFORE)
+    own = {"semantics": scorer.bundle.fingerprints["semantics"]}
+    given = [{"stage_values": {"semantics": one["semantics"]}, "stage_fingerprints": own} for one in expected]
+    clips = [
+        kit.request(2.0, 150.0, **given[0]),
+        kit.request(2.0, 150.0, transcript=None, words=None, **given[1]),
+    ]
+    for score, before in zip(scorer.score(clips), expected, strict=True):
         assert score.level == before["level"]
         assert score.gates == pytest.approx(before["gates"], abs=1e-6)
         for dimension in DIMENSIONS:
             estimate = getattr(score, dimension)
             assert (estimate.value, estimate.low, estimate.high) == pytest.approx(before[dimension], abs=1e-6)
+
+
+def test_a_bundle_fitted_with_other_cues_does_without_them_and_says_so():
+    scorer = load_bundle(BEFORE)
+    (score,) = scorer.score([kit.request()])
+    assert list(scorer.stale_stages) == ["semantics"]
+    assert (score.level, score.used) == ("transcript", ("les", "gs"))
+    assert scorer.bundle.fingerprints["semantics"] in score.absent["es"]
+
+
+def test_a_bundle_from_before_the_numbers_reads_text_alone(tmp_path):
+    annotate = kit.annotate_config()
+    without = annotate.model_copy(update={"embed": annotate.embed.model_copy(update={"semantics_numbers": False})})
+    folder = kit.make_bundle(tmp_path / "b", annotate=without, text_width=384)
+    stages = json.loads((folder / "stages.json").read_text())
+    del stages["annotate"]["embed"]["semantics_numbers"]
+    (folder / "stages.json").write_text(json.dumps(stages))
+    scorer = load_bundle(folder)
+    assert not scorer.bundle.annotate.embed.semantics_numbers
+    assert scorer.stale_stages == {}
+    assert scorer.score([kit.request()])[0].used == ("les", "gs", "es")

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import scoring_kit as kit
+import torch
 
 from emoray.errors import AudioError
 from emoray.models.build import SOUND_ALONE
@@ -11,6 +12,7 @@ from emoray.schema import DIMENSIONS
 from emoray.scoring.predictions import predict_rows
 from emoray.scoring.scorer import Scorer, _batches, load_bundle
 from emoray.stages.config import AnnotateConfig
+from emoray.stages.deviations import DEVIATION_WIDTH
 from emoray.stages.norms import Norms
 from emoray.stages.pipeline import annotate_rows, audio_stages, fingerprints, text_stages
 
@@ -70,6 +72,22 @@ def test_a_speakers_own_norms_are_used_where_known(scorer):
     assert deep.semantics["vocal_delivery"] != high.semantics["vocal_delivery"]
     assert not np.allclose(_values(deep), _values(high), atol=1e-5)
     assert unknown.used == deep.used
+
+
+def test_the_numbers_behind_es_reach_the_model(tmp_path):
+    annotate = kit.annotate_config()
+    embed = annotate.embed.model_copy(update={"semantics_numbers": True})
+    scorer = load_bundle(
+        kit.make_bundle(
+            tmp_path / "b", annotate=annotate.model_copy(update={"embed": embed}), text_width=384 + DEVIATION_WIDTH
+        )
+    )
+    (score,) = scorer.score([kit.request(speaker_id="deep")])
+    assert score.used == ("les", "gs", "es")
+    with torch.no_grad():  # the model's weights on the numbers alone
+        scorer.bundle.model.semantics.project[2].weight[:, 384:] *= -1
+    (other,) = scorer.score([kit.request(speaker_id="deep")])
+    assert np.abs(_values(other) - _values(score)).max() > 1e-4
 
 
 def test_values_from_other_fingerprints_count_as_absent_and_the_reply_says_so(scorer):

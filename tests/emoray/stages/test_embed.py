@@ -7,8 +7,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from emoray.stages.deviations import deviation_vector, deviations
 from emoray.stages.embed import EmbedSemantics, EmbedTranscript, word_spans
 from emoray.stages.model_files.weights import model_folder
+from emoray.stages.pipeline import text_stages
+from emoray.stages.prosodic_features import measure_prosodic_features
 from emoray.stages.text_encoder import span_mean
 
 TEXTS = [
@@ -80,6 +83,24 @@ def test_es_is_the_mean_over_the_semantics_text(config, reference_states):
     text = "Very deep voice, loud. Pitch 3 semitones below the speaker's habit."
     value = EmbedSemantics(config.embed).run([{"utterance_id": "u", "semantics": {"text": text}}])[0]
     np.testing.assert_allclose(value["es"], reference_states(text)[0].mean(axis=0), atol=1e-5)
+
+
+def test_numbers_stand_behind_the_text_vector_whoever_wrote_it(configure, speak, plain_norms):
+    row = speak([("word", 0.1, 0.5, 150.0, -20.0)], 0.6, semantics={"text": "Glad, to share."})
+    low = speak([("word", 0.1, 0.5, 80.0, -20.0)], 0.6)
+    norms = plain_norms.enroll("deep", [low] * 20)
+    config = configure({"embed": {"semantics_numbers": True}})
+    stage = next(stage for stage in text_stages(config, norms) if stage.name == "embed_semantics")
+    (plain,) = EmbedSemantics(config.embed).run([row])
+    own, unknown, unheard = stage.run([{**row, "speaker_id": "deep"}, row, {**row, "prosody": None}])
+    for value in (own, unknown, unheard):
+        assert value["es"].dtype == np.float32
+        np.testing.assert_allclose(value["es"][: len(plain["es"])], plain["es"], atol=1e-5)
+    measures = measure_prosodic_features(row["prosody"], row["transcribe"])
+    expected = deviation_vector(deviations(measures, norms.for_speaker("deep")))
+    np.testing.assert_allclose(own["es"][len(plain["es"]) :], expected)
+    assert not np.allclose(own["es"], unknown["es"])  # another habit
+    assert not unheard["es"][len(plain["es"]) :].any()
 
 
 def test_a_text_longer_than_the_encoder_takes_is_cut_and_words_behind_the_cut_give_no_les(configure):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from emoray.config import read_preset
 from emoray.schema import stage_schema
 from emoray.stages.model_files.weights import model_folder
 from emoray.stages.pipeline import (
@@ -23,6 +24,7 @@ from emoray.stages.pipeline import (
 )
 
 EVERYTHING = {*AUDIO_STAGES, *TEXT_STAGES}
+NUMBERS_OTHERWISE = not read_preset("laptop")["annotate"]["embed"]["semantics_numbers"]
 EMPHASIS = {"emphasis", "embed_transcript"}
 SEMANTICS = {"semantics", "embed_semantics"}
 
@@ -44,6 +46,7 @@ def changed(before, after):
         ({"semantics": {"cues": {"against": "corpus"}}}, SEMANTICS),
         ({"embed": {"les_context": "alone"}}, {"embed_transcript"}),
         ({"embed": {"max_tokens": 64}}, {"embed_transcript", "embed_semantics"}),
+        ({"embed": {"semantics_numbers": NUMBERS_OTHERWISE}}, {"embed_semantics"}),
         # How it is run, and what another kind would do, is none of a fingerprint's business.
         ({"embed": {"batch_size": 7, "device": "cpu"}, "batch_rows": 3, "guard": {"max_attempts": 9}}, set()),
         ({"transcribe": {"whisper": {"language": "de"}}}, set()),

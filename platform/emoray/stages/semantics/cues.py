@@ -1,137 +1,68 @@
-"""cues: measured prosody put into words, without a model.
+"""cues: measured prosody put into words, without a model and without a verdict.
 
-Each measure's deviation from what was to be expected of the speaker (emoray.stages.norms), in standard deviations, is
-graded in nine steps. The words of different measures differ, so that a mean over token states keeps them apart: a
-linear probe on frozen MiniLM vectors of these texts reads the deviations off again (a test holds it to that).
+The words say what was measured and how far it lies from what was to be expected of the speaker
+(emoray.stages.norms): nine measures in eleven steps each, then level, pitch and pace in their units. Nothing is said of
+emotion, attitude or intention, which were not measured (docs/decisions/0028). The words of different measures differ,
+so that a mean over token states keeps them apart: a linear probe on frozen MiniLM vectors of these texts reads the
+deviations off again (a test holds it to that).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from emoray.stages.deviations import deviations
 from emoray.stages.norms import Expectation
 from emoray.stages.prosodic_features import Measures
-from emoray.stages.semantics.record import SemanticsRecord
 
-#: Upper bounds of the first eight grades, in standard deviations.
-GRADES_SD = (-2.1, -1.4, -0.8, -0.27, 0.27, 0.8, 1.4, 2.1)
+#: Steps away from what is expected, and the deviation in standard deviations from which on each is said.
+STEPS_SD = {"slightly": 0.2, "somewhat": 0.6, "clearly": 1.1, "much": 1.7, "very much": 2.4}
 
-#: Measure → its nine grades, lowest first.
+#: Measure → what it is called, and its comparatives below and above what is expected.
+NAMES: dict[str, tuple[str, str, str]] = {
+    "level_db": ("voice", "quieter", "louder"),
+    "pitch_st": ("pitch", "lower", "higher"),
+    "range_st": ("melody", "narrower", "wider"),
+    "rate_hz": ("pace", "slower", "faster"),
+    "pause_share": ("pausing", "less", "more"),
+    "slope_st_s": ("intonation", "more falling", "more rising"),
+    "change_db_s": ("loudness", "more fading", "more swelling"),
+    "voiced_share": ("voicing", "sparser", "denser"),
+    "jitter_st": ("pitch line", "smoother", "rougher"),
+}
+
+#: Measure → its eleven phrases, from far below to far above what is expected.
 WORDS: dict[str, tuple[str, ...]] = {
-    "pitch_st": (
-        "booming deep voice",
-        "very deep voice",
-        "deep voice",
-        "rather deep voice",
-        "usual voice",
-        "rather high voice",
-        "high voice",
-        "very high voice",
-        "shrieking high voice",
-    ),
-    "level_db": (
-        "whispering",
-        "very quiet",
-        "quiet",
-        "rather quiet",
-        "normally loud",
-        "rather loud",
-        "loud",
-        "very loud",
-        "shouting",
-    ),
-    "rate_hz": (
-        "crawling",
-        "very slow",
-        "slow",
-        "rather slow",
-        "steady pace",
-        "rather fast",
-        "fast",
-        "very fast",
-        "racing",
-    ),
-    "range_st": (
-        "monotone",
-        "very flat melody",
-        "flat melody",
-        "rather flat melody",
-        "normal melody",
-        "rather lively melody",
-        "lively melody",
-        "very lively melody",
-        "swooping melody",
-    ),
-    "slope_st_s": (
-        "plunging",
-        "steeply falling",
-        "falling",
-        "slightly falling",
-        "level",
-        "slightly rising",
-        "rising",
-        "steeply rising",
-        "soaring",
-    ),
-    "change_db_s": (
-        "dying away",
-        "fading much",
-        "fading",
-        "fading a little",
-        "even",
-        "swelling a little",
-        "swelling",
-        "swelling much",
-        "bursting out",
-    ),
-    "pause_share": (
-        "breathless",
-        "hardly pausing",
-        "few pauses",
-        "rather few pauses",
-        "some pauses",
-        "rather many pauses",
-        "many pauses",
-        "very many pauses",
-        "halting",
-    ),
-    "voiced_share": (
-        "toneless",
-        "very breathy",
-        "breathy",
-        "rather breathy",
-        "clear",
-        "rather sonorous",
-        "sonorous",
-        "very sonorous",
-        "humming",
-    ),
-    "jitter_st": (
-        "perfectly smooth",
-        "very smooth",
-        "smooth",
-        "rather smooth",
-        "firm",
-        "rather rough",
-        "rough",
-        "very rough",
-        "trembling",
-    ),
+    name: (
+        *(f"{noun} {step} {below}" for step in reversed(STEPS_SD)),
+        f"{noun} as usual",
+        *(f"{noun} {step} {above}" for step in STEPS_SD),
+    )
+    for name, (noun, below, above) in NAMES.items()
 }
 
 
-def deviations(measures: Measures, expected: Expectation) -> Measures:
-    """How far each measure lies from what was expected, in standard deviations."""
-    return {
-        name: (measures[name] - expected.mean[name]) / expected.sd[name]
-        for name in WORDS
-        if name in measures and name in expected.mean
-    }
+@dataclass(frozen=True)
+class Cues:
+    """A clip's delivery in words.
+
+    Attributes:
+        vocal_delivery: Every measure, compared with what is expected.
+        summary: Level, pitch and pace compared with it, in units.
+    """
+
+    vocal_delivery: str
+    summary: str
+
+    @property
+    def text(self) -> str:
+        """What is embedded."""
+        return f"{self.vocal_delivery} {self.summary}"
 
 
-def describe(measures: Measures, expected: Expectation) -> SemanticsRecord:
+def describe(measures: Measures, expected: Expectation) -> Cues:
     """Put a clip's delivery into words.
 
     Args:
@@ -139,43 +70,34 @@ def describe(measures: Measures, expected: Expectation) -> SemanticsRecord:
         expected: As expected of the speaker, or of the corpus.
     """
     away = deviations(measures, expected)
-    phrases = [WORDS[name][grade(value)] for name, value in away.items()]
+    phrases = [WORDS[name][grade(away[name])] for name in WORDS if name in away]
     delivery = f"{', '.join(phrases)}." if phrases else "nothing measurable."
-    activation = _mean(away, {"rate_hz": 1.0, "level_db": 1.0, "range_st": 1.0})
-    assertion = _mean(away, {"pitch_st": -1.0})
-    return SemanticsRecord(
-        emotion=_scale(activation, ("lethargic", "subdued", "calm", "neutral", "animated", "excited", "frantic")),
-        intensity=min(1.0, abs(activation) / 2.5),
-        attitude=_scale(
-            assertion, ("submissive", "timid", "hesitant", "matter-of-fact", "assured", "commanding", "domineering")
-        ),
-        intention="asking" if away.get("slope_st_s", 0.0) > 1.4 else "telling",
-        vocal_delivery=delivery[0].upper() + delivery[1:],
-        summary=_pitch_sentence(measures, expected),
-    )
+    return Cues(vocal_delivery=delivery[0].upper() + delivery[1:], summary=_in_units(measures, expected))
 
 
 def grade(deviation_sd: float) -> int:
-    """Grade 0..8 of a deviation; 4 is as expected."""
-    return int(np.digitize(deviation_sd, GRADES_SD))
+    """Grade 0..10 of a deviation; 5 is as expected."""
+    steps = int(np.digitize(abs(deviation_sd), list(STEPS_SD.values())))
+    return len(STEPS_SD) + (steps if deviation_sd > 0 else -steps)
 
 
-def _pitch_sentence(measures: Measures, expected: Expectation) -> str:
-    """The pitch against the habit, in semitones: the cue that listeners hold against the speaker's own voice."""
+def _in_units(measures: Measures, expected: Expectation) -> str:
+    """Level in dB, pitch in half semitones and pace in steps of 5 percent, where they were measured."""
+    away = {name: measures[name] - expected.mean[name] for name in measures if name in expected.mean}
+    found = []
+    if "level_db" in away:
+        found.append(_amount(away["level_db"], 1.0, "dB", "level_db"))
+    if "pitch_st" in away:
+        found.append(_amount(away["pitch_st"], 0.5, "semitones", "pitch_st"))
+    if "rate_hz" in away and expected.mean["rate_hz"] > 0:
+        found.append(_amount(100 * away["rate_hz"] / expected.mean["rate_hz"], 5.0, "percent", "rate_hz"))
     habit = "the speaker's habit" if expected.clips else "the usual"
-    if "pitch_st" not in measures or "pitch_st" not in expected.mean:
-        return "Pitch not measurable."
-    steps = round(2 * (measures["pitch_st"] - expected.mean["pitch_st"])) / 2
-    if steps == 0:
-        return f"Pitch at {habit}."
-    return f"Pitch {abs(steps):g} semitones {'above' if steps > 0 else 'below'} {habit}."
+    said = ", ".join(part for part in found if part)
+    return f"Compared with {habit}: {said or 'no difference'}." if found else "Nothing to compare."
 
 
-def _mean(away: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    known = [away[name] * weight for name, weight in weights.items() if name in away]
-    return float(np.mean(known)) if known else 0.0
-
-
-def _scale(value: float, words: tuple[str, ...]) -> str:
-    """One of seven words for a deviation, in steps of two thirds of a standard deviation."""
-    return words[int(np.clip(round(value / 0.67), -3, 3)) + 3]
+def _amount(difference: float, step: float, unit: str, name: str) -> str | None:
+    """An amount in whole steps and its direction; None where it rounds to none."""
+    rounded = round(difference / step) * step
+    _, below, above = NAMES[name]
+    return f"{abs(rounded):g} {unit} {above if rounded > 0 else below}" if rounded else None

@@ -215,7 +215,7 @@ class TextLlmSemantics(LanguageModelSemantics):
         against: Whose norms: the `speaker`'s or the `corpus`'s.
     """
 
-    version = 2
+    version = 3
     requires = ("transcribe", "prosody")
     uses = ("emphasis",)
     needs_norms = True
@@ -245,7 +245,7 @@ class TextLlmSemantics(LanguageModelSemantics):
         user = self.prompt.user.format(
             transcript=_with_capitals(transcribe["text"], row.get("emphasis")),
             language=transcribe["language"] or "unknown",
-            delivery=f"{cues.vocal_delivery} {cues.summary}",
+            delivery=cues.text,
         )
         return Question(self.prompt.system, user)
 

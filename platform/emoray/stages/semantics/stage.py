@@ -12,7 +12,7 @@ from emoray.stages.norms import Norms
 from emoray.stages.prosodic_features import measure_prosodic_features
 from emoray.stages.semantics.cues import describe
 from emoray.stages.semantics.language_model import AudioLlmSemantics, LanguageModelConfig, TextLlmSemantics
-from emoray.stages.semantics.record import Semantics, semantics_value
+from emoray.stages.semantics.record import Semantics
 
 
 class CuesConfig(Section):
@@ -46,12 +46,14 @@ class SemanticsConfig(Section):
 class CuesSemantics(Semantics):
     """Writes from measured prosody; reads the transcript for the speaking rate only, never for its words.
 
+    Fields of the record that nothing was measured for (emotion, attitude, intention …) are null.
+
     Args:
         config: Whose norms.
         norms: What to hold the clip against.
     """
 
-    version = 1
+    version = 2
     requires = ("prosody",)
     uses = ("transcribe",)
     needs_norms = True
@@ -67,11 +69,14 @@ class CuesSemantics(Semantics):
     def run(self, rows: list[Row]) -> list[Value]:
         """Describe each clip."""
         assert self.norms is not None
-        values = []
+        values: list[Value] = []
+        unsaid = dict.fromkeys(field.name for field in self.value_type)
         for row in rows:
             speaker = row.get("speaker_id") if self.config.against == "speaker" else None
             measures = measure_prosodic_features(row["prosody"], row.get("transcribe"))
-            values.append(semantics_value(describe(measures, self.norms.for_speaker(speaker))))
+            cues = describe(measures, self.norms.for_speaker(speaker))
+            said = {"vocal_delivery": cues.vocal_delivery, "summary": cues.summary, "text": cues.text}
+            values.append({**unsaid, **said})
         return values
 
 

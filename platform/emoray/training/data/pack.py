@@ -21,6 +21,7 @@ from emoray.errors import AudioError, TrainingError
 from emoray.lake.tables import Lake
 from emoray.models.frontend import Frontend
 from emoray.schema import DIMENSIONS, GRANULARITIES
+from emoray.stages.deviations import DEVIATION_WIDTH
 
 log = logging.getLogger(__name__)
 
@@ -143,20 +144,24 @@ def pack_shard(
             utterance_id=row["utterance_id"], duration_s=len(samples) / AUDIO_HZ, features=features_TF.tobytes()
         )
         for name in GRANULARITIES:
-            values[name] = _vector_bytes(row.get(name), text_width, f"{row['utterance_id']}, {name}")
+            values[name] = _vector_bytes(row.get(name), name, text_width, row["utterance_id"])
         packed.append(values)
     return pa.Table.from_pylist(packed, schema=SHARD)
 
 
-def _vector_bytes(vector: Sequence[float] | None, text_width: int, where: str) -> bytes | None:
+def _vector_bytes(vector: Sequence[float] | None, name: str, text_width: int, utterance_id: str) -> bytes | None:
+    """A text vector as float32; zeros stand in LES and GS where ES holds its numbers."""
     if vector is None:
         return None
     array = np.asarray(vector, dtype=np.float32)
+    if name != "es" and array.shape == (text_width - DEVIATION_WIDTH,):
+        array = np.pad(array, (0, DEVIATION_WIDTH))
     if array.shape != (text_width,):
         raise TrainingError(
             f"text vector of width {array.size}, the model expects {text_width}",
-            where=where,
-            remedy=f"Set model.text_width={array.size}, or choose the matching text encoder",
+            where=f"{utterance_id}, {name}",
+            remedy=f"Set model.text_width={array.size} or choose the text encoder that fits; with"
+            f" annotate.embed.semantics_numbers it is the encoder's width and {DEVIATION_WIDTH}",
             kind="bad_width",
         )
     return array.tobytes()

@@ -52,10 +52,11 @@ def test_the_model_reads_capitals_and_cues_and_the_prefix_is_the_same_for_all(co
     question = stage.question(row)
     assert question.system == "Be brief."
     # Word for word: if what the model reads changes, the stage's version must be raised.
-    assert stage.version == 2
+    assert stage.version == 3
     assert question.user == (
-        "Said: What a DAY Measured: Shrieking high voice, whispering, racing, swooping melody, soaring, bursting out,"
-        " some pauses, rather sonorous, firm. Pitch 10 semitones above the usual."
+        "Said: What a DAY Measured: Voice very much quieter, pitch very much higher, melody very much wider, pace very"
+        " much faster, pausing as usual, intonation very much more rising, loudness very much more swelling, voicing"
+        " slightly denser, pitch line as usual. Compared with the usual: 17 dB quieter, 10 semitones higher."
     )
     plain = stage.question({name: value for name, value in row.items() if name != "emphasis"})
     assert plain.user.startswith("Said: What a day Measured: ")

@@ -17,6 +17,7 @@ from emoray.errors import LakeError, SchemaError, TrainingError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import frontend
 from emoray.schema import stage_schema, utterances_table
+from emoray.stages.deviations import DEVIATION_WIDTH
 from emoray.stages.embed import EmbedSemantics, EmbedTranscript
 from emoray.training.data.pack import pack, pack_shard, training_rows, training_set_hash
 from emoray.training.data.training_set import TrainingSet
@@ -140,6 +141,17 @@ def test_a_text_vector_of_another_width_is_named():
     row = planted_rows(1, seed=0)[0] | {"es": np.zeros(5)}
     with pytest.raises(TrainingError, match=r"u0000, es.*\b5\b.*\b12\b", check=of_kind("bad_width")):
         pack_shard([row], frontend(model_config().encoder), AUDIO, TEXT_WIDTH)
+
+
+def test_zeros_stand_in_les_and_gs_where_es_holds_its_numbers():
+    wide = 3 + DEVIATION_WIDTH
+    row = planted_rows(1, seed=0)[0] | {"les": None, "gs": np.ones(3), "es": np.ones(wide)}
+    table = pack_shard([row], frontend(model_config().encoder), AUDIO, wide)
+    gs = np.frombuffer(table["gs"][0].as_py(), np.float32)
+    assert gs.tolist() == [1, 1, 1, *[0] * DEVIATION_WIDTH]
+    assert np.frombuffer(table["es"][0].as_py(), np.float32).tolist() == [1] * wide
+    with pytest.raises(TrainingError, match=f"es.*width 3, the model expects {wide}"):
+        pack_shard([row | {"es": np.ones(3)}], frontend(model_config().encoder), AUDIO, wide)
 
 
 def test_random_changes_depend_on_seed_step_and_clip_only(tmp_path):
