@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from adapter_kit import write_adapter
+from checkpoint_kit import REFUSING_SYSTEM, THINKING, WITHOUT_SYSTEM
 
-from emoray.errors import ServiceError
+from emoray.errors import ConfigError, ServiceError
 from emoray.stages.guard import run_isolating_rows
 from emoray.stages.semantics.record import SemanticsRecord
 from emoray.stages.semantics.stage import build_semantics
@@ -73,3 +75,43 @@ def test_a_model_that_vllm_cannot_run_is_no_rows_error(written, guard, norms, ro
     stage = build_semantics(written("text_llm", "wavlm"), norms)
     with pytest.raises(ServiceError, match="vLLM cannot load"):
         run_isolating_rows(stage, rows, guard)
+
+
+def described(written, guard, norms, rows, **changes):
+    stage = build_semantics(written("text_llm", "qwen2", **changes), norms)
+    outcomes = run_isolating_rows(stage, [dict(row) for row in rows], guard)
+    assert [outcome.error for outcome in outcomes] == [None] * len(rows)
+    return [outcome.value["text"] for outcome in outcomes]
+
+
+@pytest.mark.parametrize("template", [WITHOUT_SYSTEM, REFUSING_SYSTEM])
+def test_instructions_reach_a_model_whose_template_has_no_place_for_them(written, guard, norms, rows, template):
+    def texts(system_turn):
+        chat = {"template": template, "system_turn": system_turn}
+        return described(written, guard, norms, rows[:2], chat=chat)
+
+    assert texts("auto") == texts("fold")
+    if template == WITHOUT_SYSTEM:
+        assert texts("keep") != texts("fold")
+
+
+def test_arguments_reach_the_template(written, guard, norms, rows):
+    plain, thinking = (
+        described(written, guard, norms, rows[:2], chat={"template": THINKING, "template_kwargs": kwargs})
+        for kwargs in ({"enable_thinking": False}, {})
+    )
+    assert plain == described(written, guard, norms, rows[:2])
+    assert plain != thinking
+
+
+def test_a_template_that_cannot_be_rendered_is_no_rows_error(written, guard, norms, rows):
+    stage = build_semantics(written("text_llm", "qwen2", chat={"template": "{{ raise_exception('no') }}"}), norms)
+    with pytest.raises(ConfigError) as caught:
+        run_isolating_rows(stage, rows, guard)
+    assert caught.value.kind == "bad_chat_template"
+
+
+def test_an_adapter_changes_what_is_said(written, guard, norms, rows, tiny, tmp_path):
+    adapters = [str(write_adapter(tiny("qwen2"), tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
+    said = [described(written, guard, norms, rows[:2], adapter=adapter) for adapter in (None, *adapters)]
+    assert len({tuple(texts) for texts in said}) == 3
