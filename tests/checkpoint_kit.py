@@ -29,10 +29,21 @@ THINKING = (
 _TOKENIZER = """
 from transformers import Qwen2Tokenizer
 
+open({trace!r}, "w").close()
+
 
 class OwnTokenizer(Qwen2Tokenizer):
     pass
 """
+
+
+#: File that the Python code of a checkpoint leaves in its folder when it runs.
+_TRACE = "ran"
+
+
+def own_code_ran(folder: str) -> bool:
+    """Whether anybody ran the Python code in a checkpoint of `with_own_code`."""
+    return Path(folder, _TRACE).exists()
 
 
 def in_half_precision(model: str, folder: Path) -> str:
@@ -50,9 +61,9 @@ def in_half_precision(model: str, folder: Path) -> str:
 
 
 def with_own_code(model: str, folder: Path) -> str:
-    """A copy whose tokenizer is Python in its folder: it cannot be loaded without running that."""
+    """A copy whose tokenizer is Python in its folder; see `own_code_ran`."""
     shutil.copytree(model, folder)
-    (folder / "tokenization_own.py").write_text(_TOKENIZER)
+    (folder / "tokenization_own.py").write_text(_TOKENIZER.format(trace=str(folder / _TRACE)))
     own = {"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]}
     _change(folder / "tokenizer_config.json", tokenizer_class="OwnTokenizer", auto_map=own)
     return str(folder)

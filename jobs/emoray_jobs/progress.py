@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -20,6 +21,8 @@ from rich.progress import (
 
 QUIET_S = 2.0
 LINE_EVERY_S = 5.0
+#: Without news a line still says how long the job has been at it: silence looks like a hang.
+SILENCE_S = 8.0
 
 #: Tells how far a job is: (done, total).
 Advance = Callable[[int, int], None]
@@ -47,9 +50,8 @@ def track(what: str, unit: str = "") -> Iterator[Advance]:
             task = live.add_task(what, total=None)
             yield lambda done, total: live.update(task, completed=done, total=total)
         return
-    lines = _Lines(what, unit)
-    yield lines.advance
-    lines.end()
+    with _Lines(what, unit) as lines:
+        yield lines.advance
 
 
 @contextlib.contextmanager
@@ -61,34 +63,47 @@ def spinner(what: str) -> Iterator[None]:
             yield
         return
     _line(f"{what} …")
-    yield
+    with _Lines(what):
+        yield
 
 
 class _Lines:
     """Plain progress lines: none for what is over quickly, then one every few seconds and one at the end."""
 
-    def __init__(self, what: str, unit: str) -> None:
+    def __init__(self, what: str, unit: str = "") -> None:
         self.what = what
         self.unit = f" {unit}" if unit else ""
         self.started = time.monotonic()
         self.said = self.started + QUIET_S - LINE_EVERY_S
         self.state = (0, 0)
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._break_silence, daemon=True)
+
+    def __enter__(self) -> _Lines:
+        self._watch.start()
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        self._over.set()
+        self._watch.join()
+        if not failed and self.state[1] and time.monotonic() - self.started >= QUIET_S:
+            self._say()
 
     def advance(self, done: int, total: int) -> None:
         self.state = (done, total)
-        now = time.monotonic()
-        if now - self.said >= LINE_EVERY_S:
-            self.said = now
-            self._say(now)
+        if time.monotonic() - self.said >= LINE_EVERY_S:
+            self._say()
 
-    def end(self) -> None:
-        now = time.monotonic()
-        if now - self.started >= QUIET_S and self.state[1]:
-            self._say(now)
+    def _break_silence(self) -> None:
+        while not self._over.wait(max(0.1, max(self.said, self.started) + SILENCE_S - time.monotonic())):
+            if time.monotonic() - max(self.said, self.started) >= SILENCE_S:
+                self._say()
 
-    def _say(self, now: float) -> None:
+    def _say(self) -> None:
         done, total = self.state
-        _line(f"{self.what}: {done:,} of {total:,}{self.unit}, {now - self.started:.0f} s")
+        self.said = time.monotonic()
+        reached = f"{done:,} of {total:,}{self.unit}, " if total else ""
+        _line(f"{self.what}: {reached}{self.said - self.started:.0f} s")
 
 
 def message(text: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from emoray.config import preset_names
-from emoray_jobs import cli, progress, verbs
+from emoray_jobs import cli, verbs
 
 VERBS = {name.split()[0] for name in verbs.VERBS}
 
@@ -159,19 +159,3 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
     )
     assert done.stdout == "lake:\n"
     assert done.stderr == ""
-
-
-def test_progress_without_a_terminal_is_plain_lines_after_two_seconds(capsys, monkeypatch):
-    clock = iter([0.0, 0.5, 1.9, 2.1, 3.0, 7.2, 8.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with progress.track("counting", "sheep") as advance:
-        for done in range(1, 6):
-            advance(done, 5)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == ["counting: 3 of 5 sheep, 2 s", "counting: 5 of 5 sheep, 7 s", "counting: 5 of 5 sheep, 8 s"]
-
-
-def test_what_is_over_quickly_shows_no_progress(capsys):
-    with progress.track("counting") as advance:
-        advance(5, 5)
-    assert capsys.readouterr().err == ""

@@ -54,13 +54,34 @@ def session(config: ClusterConfig, lake: LakeConfig) -> Iterator[None]:
     address = cluster_address(config)
     with contextlib.ExitStack() as stack:
         if address:
-            _join(address, config)
+            with _without_log_level_line():
+                _join(address, config)
         else:
             token = stack.enter_context(_token(lake))
-            with spinner("starting Ray on this machine"):
+            with spinner("starting Ray on this machine"), _without_log_level_line():
                 _start_local(config, token)
         stack.callback(ray.shutdown)
         yield
+
+
+@contextlib.contextmanager
+def _without_log_level_line() -> Iterator[None]:
+    """Keep one native line off the terminal: Ray says at each start that it has read `RAY_BACKEND_LOG_LEVEL`.
+
+    It is written before there is a log file or a level. What else is written natively meanwhile comes afterwards.
+    """
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held, open(terminal, "w", encoding="utf-8", buffering=1) as python:
+        os.dup2(held.fileno(), 2)
+        try:
+            with contextlib.redirect_stderr(python):
+                yield
+        finally:
+            os.dup2(terminal, 2)
+            held.seek(0)
+            for line in held:
+                if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                    os.write(2, line)
 
 
 def _start_local(config: ClusterConfig, token: str) -> None:

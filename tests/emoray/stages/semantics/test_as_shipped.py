@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from checkpoint_kit import in_half_precision, with_own_code
+from checkpoint_kit import in_half_precision, own_code_ran, with_own_code
 
 from emoray.config import BASE_PRESET, merge, preset_names, read_preset
 from emoray.stages.semantics.record import SemanticsRecord
@@ -89,7 +89,8 @@ def run_worker(tmp_path, tree, norms, rows):
 @pytest.mark.usefixtures("vllm_engine")  # skips where vLLM is missing
 @pytest.mark.parametrize(("preset", "kind", "name", "how"), CASES)
 def test_every_row_gets_a_record(model, tmp_path, norms, spoken, preset, kind, name, how):
-    tree = merge(shipped(preset), {"semantics": {"kind": kind, kind: {"model": model(name, how)}}})
+    folder = model(name, how)
+    tree = merge(shipped(preset), {"semantics": {"kind": kind, kind: {"model": folder}}})
     outcomes, log = run_worker(tmp_path, tree, norms, spoken)
     assert outcomes is not None, log
     assert [outcome["error"] for outcome in outcomes] == [None] * len(spoken)
@@ -99,11 +100,12 @@ def test_every_row_gets_a_record(model, tmp_path, norms, spoken, preset, kind, n
     assert len({outcome["value"]["text"] for outcome in outcomes}) > len(spoken) // 2
     longest = max(len(outcome["value"]["vocal_delivery"]) for outcome in outcomes)
     assert longest > 128  # beyond what one repetition can express
+    assert own_code_ran(folder) == (how == "own_code")
 
 
 @pytest.mark.usefixtures("vllm_engine")
 def test_a_models_own_code_is_not_run_unasked(model, tmp_path, norms, spoken):
-    over = {"semantics": {"kind": "text_llm", "text_llm": {"model": model("qwen2", "own_code")}}}
-    outcomes, log = run_worker(tmp_path, merge(shipped("laptop"), over), norms, spoken[:1])
-    assert outcomes is None
-    assert "engine_failed" in log or "trust_remote_code" in log
+    folder = model("qwen2", "own_code")
+    over = {"semantics": {"kind": "text_llm", "text_llm": {"model": folder}}}
+    run_worker(tmp_path, merge(shipped("laptop"), over), norms, spoken[:1])
+    assert not own_code_ran(folder)
