@@ -24,7 +24,7 @@ WHOLE_SCALE = 1.0
 
 
 def half_width(error: np.ndarray, level: float) -> float:
-    """Half width that covers a new clip with probability `level`, from ``|prediction − label|`` of the calibration clips.
+    """Half width that covers a new clip with probability `level`, from the calibration clips' ``|prediction − label|``.
 
     NaN is unlabelled. The result is the finite-sample quantile, or the whole scale when there are fewer than level / (1
     − level) clips.
