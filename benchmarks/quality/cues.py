@@ -5,7 +5,7 @@
 A linear probe (linear discriminant analysis with Ledoit and Wolf's shrinkage) learns the class from twelve actors and
 names it for the four others, four times: from the text vector of the cues, from the standardised deviations, and from
 both. Norms come from the clips without their labels, at most 20 of each actor, as annotate fits them. UAR over the
-pooled predictions, intervals by bootstrap over actors. Beside it: how well each measure alone, and an equal mean of
+pooled predictions, intervals over actors. Beside it: how well each measure alone, and an equal mean of
 level, pace and melody, tell high from low arousal (AUC); and with `--words` how often each phrase is said per class.
 
 The stages are annotate's own. What they found lies under `.bench/` by fingerprint, so a second run takes seconds.
@@ -33,7 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from emoray.config import merge, read_preset, validate
-from emoray.evaluation.bootstrap import Interval, interval
+from emoray.evaluation.intervals import Interval, interval
 from emoray.evaluation.metrics import categorical
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import empty_row, utterances_table

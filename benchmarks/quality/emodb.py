@@ -3,7 +3,7 @@
     python -m benchmarks.quality.emodb [--path FOLDER] [--models acoustic cnn14 emosphere mean] [--seeds 2]
 
 Each fold leaves one speaker out for testing and trains on the others for a fixed number of epochs; the last weights are
-used, because there is no speaker left to select by. UAR over the pooled predictions, interval by bootstrap over
+used, because there is no speaker left to select by. UAR over the pooled predictions, interval over
 speakers. For comparison, a support vector machine on statistics of the log-mels of the same clips, the usual method
 for so small a corpus. A fold of the six takes 28 s of a core with `acoustic`, 34 with `emosphere`
 and 184 with `cnn14`: 49 min for all with two seeds.
@@ -32,7 +32,7 @@ from sklearn.svm import SVC
 from emoray.config import merge
 from emoray.corpora import build
 from emoray.corpora.emodb import FOUR_CLASSES
-from emoray.evaluation.bootstrap import Interval, interval
+from emoray.evaluation.intervals import Interval, interval
 from emoray.evaluation.metrics import categorical
 from emoray.lake.tables import Lake
 from emoray.models.build import WITHOUT_GRADIENT

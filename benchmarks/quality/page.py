@@ -14,13 +14,12 @@ import numpy as np
 import polars as pl
 from benchmarks.quality.rows import Job, Row
 
-from emoray.evaluation.bootstrap import Interval, interval, paired_difference
+from emoray.evaluation.intervals import Interval, interval, paired_difference
 from emoray.evaluation.metrics import DEFINITIONS, Metric, categorical, dimensional, mean_ccc
 from emoray.models.build import WITHOUT_GRADIENT
 from emoray.schema import DIMENSIONS
 
 METRICS: dict[str, Metric] = {**{name: dimensional("ccc", name) for name in DIMENSIONS}, "mean": mean_ccc()}
-RESAMPLES = 2000
 
 NOTE = """\
 The corpus is synthetic (espeak-ng): valence is planted in the words and in which of them is emphasised, arousal in
@@ -29,7 +28,7 @@ classes follow from valence and arousal. The directions are those planted. **Thi
 evidence about people, nor for or against what a paper claims of them**, and differences are reported as they come. The
 ceiling is the best CCC that any predictor can reach with labels of this noise.
 
-Unseen speakers of the test split, whole clips. Brackets hold 95 % bootstrap intervals over speakers, of the mean over
+Unseen speakers of the test split, whole clips. Brackets hold 95 % intervals over speakers, of the mean over
 seeds; ± is the standard deviation over seeds."""
 
 
@@ -168,12 +167,10 @@ def _measured(
     values, differences = {}, {}
     for name, row in rows.items():
         metrics = row.metrics(classes)
-        values[name] = {metric: interval(of, row.frames, resamples=RESAMPLES) for metric, of in metrics.items()}
+        values[name] = {metric: interval(of, row.frames) for metric, of in metrics.items()}
         if row.under in rows:
             pair = rows[row.under].frames, row.frames
-            differences[name] = {
-                metric: paired_difference(of, *pair, resamples=RESAMPLES) for metric, of in metrics.items()
-            }
+            differences[name] = {metric: paired_difference(of, *pair) for metric, of in metrics.items()}
     return values, differences
 
 

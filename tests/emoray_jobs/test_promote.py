@@ -132,7 +132,7 @@ def test_the_report_has_every_level_and_test_is_scored_once(config, monkeypatch)
 
     monkeypatch.setattr(evaluate, "predictions", spy)
     assert evaluate.run(config, model=MSF_SER).reports[0].reused
-    other = evaluate.run(jobs_kit.config(config.lake.root, "evaluate.resamples=50"), model=MSF_SER)
+    other = evaluate.run(jobs_kit.config(config.lake.root, "evaluate.interval_level=0.9"), model=MSF_SER)
     assert not other.reports[0].reused
     assert other.reports[0].metrics["levels"]["full"]["metrics"]["ccc_mean"]["estimate"] == full["estimate"]
     assert scored == [["dev"]]

@@ -1,8 +1,8 @@
 """compare: two registered versions on the same test clips, with paired differences (evaluate --compare A B).
 
 Each version is evaluated first, if it was not. The comparison reads the predictions that the evaluations stored, so the
-test split is scored once per version. Differences resample speakers with both models' clips (paired bootstrap): they
-are far narrower than the difference of two intervals.
+test split is scored once per version. Differences leave out the same speaker of both models at
+a time: they are far narrower than the difference of two intervals.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import polars as pl
 from rich.console import Group, RenderableType
 
 from emoray.errors import InputError
-from emoray.evaluation.bootstrap import interval, paired_difference
 from emoray.evaluation.config import EvaluateConfig
+from emoray.evaluation.intervals import interval, paired_difference
 from emoray.evaluation.metrics import Metric, labelled_dimensions
 from emoray.evaluation.pages import SYNTHETIC_NOTE
 from emoray.evaluation.summary import LEVELS, headline_metrics, semantic_levels
@@ -41,7 +41,7 @@ class SplitComparison:
             first − second.
         n_clips: Clips that both versions scored.
         left_out: Clips that only one version scored, because the other's rules for usable audio refused them.
-        unit: What was resampled.
+        unit: What was left out.
         table: Address of the figures as JSON.
     """
 
@@ -118,8 +118,8 @@ def _compare(
         levels[name] = {}
         for metric in metrics:
             frames = _at(first, left), _at(second, right)
-            one, other = (interval(metric, frame, **options.bootstrap) for frame in frames)
-            difference = paired_difference(metric, *frames, **options.bootstrap)
+            one, other = (interval(metric, frame, level=options.interval_level) for frame in frames)
+            difference = paired_difference(metric, *frames, level=options.interval_level)
             found = {"first": one, "second": other, "difference": difference}
             levels[name][metric.name] = {key: value.to_dict() for key, value in found.items()}
     n_clips = first["utterance_id"].n_unique()

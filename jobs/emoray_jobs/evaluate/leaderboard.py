@@ -16,8 +16,8 @@ from rich.console import Group, RenderableType
 
 from emoray.errors import EmorayError, InputError
 from emoray.evaluation import pages
-from emoray.evaluation.bootstrap import paired_difference
 from emoray.evaluation.config import EvaluateConfig
+from emoray.evaluation.intervals import paired_difference
 from emoray.evaluation.metrics import categorical, mean_ccc
 from emoray.evaluation.summary import LEVELS, TITLES, headline_metrics
 from emoray.lake.tables import Lake
@@ -194,7 +194,7 @@ def _difference(
         frame.filter(pl.col("level") == report.fullest)
         for frame, report in zip(stored.common_predictions(lake, (other, first), split), reports, strict=True)
     )
-    return paired_difference(metric, mine, best, **options.bootstrap).to_dict()
+    return paired_difference(metric, mine, best, level=options.interval_level).to_dict()
 
 
 def render(result: LeaderboardResult) -> RenderableType:

@@ -16,8 +16,8 @@ from rich.console import Group, RenderableType
 from emoray.digest import digest
 from emoray.errors import InputError
 from emoray.evaluation import figures, pages
-from emoray.evaluation.bootstrap import clusters, interval, paired_difference
 from emoray.evaluation.config import EvaluateConfig
+from emoray.evaluation.intervals import clusters, interval, paired_difference
 from emoray.evaluation.metrics import labelled_dimensions
 from emoray.evaluation.report import Report, write_folder
 from emoray.evaluation.robustness import CURVES, KINDS, Condition, RobustnessConfig, conditions
@@ -158,10 +158,12 @@ def _write(
             "kind": condition.kind,
             "name": condition.name,
             "amount": condition.amount,
-            "metrics": {metric.name: interval(metric, frame, **options.bootstrap).to_dict() for metric in metrics},
+            "metrics": {
+                metric.name: interval(metric, frame, level=options.interval_level).to_dict() for metric in metrics
+            },
             "loss": None
             if frame is clean
-            else paired_difference(headline, frame, clean, **options.bootstrap).to_dict(),
+            else paired_difference(headline, frame, clean, level=options.interval_level).to_dict(),
         }
         for condition, frame in scored
     ]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from emoray.evaluation.bootstrap import interval
 from emoray.evaluation.config import EvaluateConfig
+from emoray.evaluation.intervals import interval
 from emoray.evaluation.metrics import Metric
 from emoray.schema import UNKNOWN_SPEAKER
 
@@ -57,7 +57,7 @@ def by_group(
         }  # fmt: skip
         for metric in metrics:
             if parts[0].height >= config.min_group_clips:
-                entry[metric.name] = interval(metric, parts, **config.bootstrap).to_dict()
+                entry[metric.name] = interval(metric, parts, level=config.interval_level).to_dict()
             else:
                 estimate = float(np.mean([metric(part) for part in parts]))
                 entry[metric.name] = {"estimate": None if np.isnan(estimate) else estimate}

@@ -1,40 +1,45 @@
-"""Bootstrap intervals that resample whole speakers, and paired differences on the same clips.
+"""Intervals that hold for new speakers, and paired differences on the same clips.
 
-Clips of one speaker resemble each other, so resampling clips gives intervals that are too narrow; instead speakers are
-drawn with all their clips (cluster bootstrap, Davison & Hinkley 1997, section 3.8), percentile intervals. Statistics
-are summed per speaker once; a resample is then a row of counts, and all resamples are one matrix product.
+Clips of one speaker resemble each other, so an interval over clips is too narrow. Here whole speakers are left out, one
+at a time (jackknife over clusters, Efron and Tibshirani 1993, chapter 11), and the interval is Student's with one
+degree of freedom less than there are speakers. Correlations are taken through Fisher's z and rates through the arcsine
+of their root, where the estimate is closer to normal. A percentile bootstrap over speakers, the usual choice, covers
+far too little below twenty speakers (`python -m benchmarks.quality.coverage`, docs/decisions/0030).
 
-Shapes: N clips, U units (speakers), S statistics, R resamples.
+Statistics are summed per speaker once; leaving one out is then a subtraction. Shapes: N clips, U units (speakers), S
+statistics, T frames (training seeds).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy import stats
 
 from emoray.errors import InputError
 from emoray.evaluation.metrics import Metric
 from emoray.schema import UNKNOWN_SPEAKER
 
-#: Upper bound of the counts in memory at once (R × U), so that 30,000 single clips do not need gigabytes.
-_CHUNK = 4_000_000
-
 UNITS = ("speaker", "dialogue", "clip")
+#: With fewer, an interval says little, however it is made.
+FEW_UNITS = 20
+#: Closest to ±1 that a correlation is taken through Fisher's z.
+_LARGEST_CCC = 1 - 1e-9
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its bootstrap interval.
+    """An estimate with its interval.
 
     Attributes:
         estimate: Value on the clips as they are (mean over the seeds, if several frames were given).
         low, high: Ends of the interval.
-        n_units: Units that were resampled.
-        unit: What was resampled: speaker, dialogue, clip, or a mixture such as `speaker+clip`.
+        n_units: Units that were left out, one at a time.
+        unit: What they are: speaker, dialogue, clip, or a mixture such as `speaker+clip`.
         seed_sd: Standard deviation of the estimate over seeds, None for one frame.
     """
 
@@ -71,14 +76,14 @@ class Clusters:
 
 
 def clusters(frame: pl.DataFrame, unit: str = "speaker") -> Clusters:
-    """Group a frame's clips into units of resampling; `unit` is the coarsest one to use: speaker, dialogue or clip.
+    """Group a frame's clips into units; `unit` is the coarsest one to use: speaker, dialogue or clip.
 
     Each clip belongs to its speaker; if that is unknown, to its dialogue; if that is unknown too, it is its own unit.
     """
     if unit not in UNITS:
         raise InputError(f"unknown unit {unit!r}", remedy=f"One of {', '.join(UNITS)}")
     if frame.is_empty():
-        raise InputError("no clip to resample", kind="empty_table")
+        raise InputError("there is no clip", kind="empty_table")
     allowed = UNITS[UNITS.index(unit) :]
     names = frame.select(
         pl.coalesce(
@@ -93,15 +98,16 @@ def clusters(frame: pl.DataFrame, unit: str = "speaker") -> Clusters:
     _, codes = np.unique(names.to_numpy(), return_inverse=True)
     n_units = int(codes.max()) + 1
     if n_units < 2 and frame.height > 1:
-        return Clusters(
-            np.arange(frame.height), frame.height, "clip", f"only one {used[0]}: resampled over clips, too narrow"
-        )
+        only = f"only one {used[0]}: the intervals are over its clips and too narrow"
+        return Clusters(np.arange(frame.height), frame.height, "clip", only)
     warning = None
     if unit != "clip" and "clip" in counts:
         warning = (
             f"{counts['clip']} of {frame.height} clips have no known speaker or dialogue and are units themselves: the"
             " intervals may be too narrow"
         )
+    elif n_units < FEW_UNITS:
+        warning = f"only {n_units} {'+'.join(used)}s: the intervals are wide, and rest on few voices"
     return Clusters(codes, n_units, "+".join(used), warning)
 
 
@@ -114,32 +120,20 @@ def _prefixed(frame: pl.DataFrame, column: str, kind: str) -> pl.Expr:
 
 
 def interval(
-    metric: Metric,
-    frame: pl.DataFrame | Sequence[pl.DataFrame],
-    unit: str = "speaker",
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    metric: Metric, frame: pl.DataFrame | Sequence[pl.DataFrame], unit: str = "speaker", *, level: float = 0.95
 ) -> Interval:
-    """Bootstrap interval of a metric.
+    """Interval of a metric.
 
     Args:
-        frame: Predictions, or one frame per training seed on the same clips: the metric is then averaged over seeds
-            within every resample.
-        unit: What to resample: speaker (then dialogue, then clip, where unknown), dialogue or clip.
+        frame: Predictions, or one frame per training seed on the same clips: the metric is then averaged over seeds.
+        unit: What to leave out: speaker (then dialogue, then clip, where unknown), dialogue or clip.
     """
     frames = _aligned([frame] if isinstance(frame, pl.DataFrame) else list(frame))
     groups = clusters(frames[0], unit)
-    sums_TUS = np.stack([_per_unit(metric.per_clip(one), groups) for one in frames])
-    plain = np.array([metric.value(sums_US.sum(axis=0)) for sums_US in sums_TUS])
-    drawn = np.concatenate(
-        [
-            np.mean([metric.value(counts_RU @ sums_US) for sums_US in sums_TUS], axis=0)
-            for counts_RU in _draws(groups.n_units, resamples, seed)
-        ]
-    )
-    return _interval(plain, drawn, level, frames[0].height, groups)
+    whole_T, without_TU = _with_and_without(metric, frames, groups)
+    there, back, lowest = _SCALES.get(metric.name.partition("_")[0], _PLAIN)
+    low, high = _student(there(whole_T.mean()), there(without_TU.mean(axis=0)), level)
+    return _as_interval(whole_T, (back(max(low, lowest)), back(high)), level, frames[0].height, groups)
 
 
 def paired_difference(
@@ -149,10 +143,8 @@ def paired_difference(
     unit: str = "speaker",
     *,
     level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> Interval:
-    """Interval of metric(challenger) − metric(champion) on the same clips: both get the same resampled speakers.
+    """Interval of metric(challenger) − metric(champion) on the same clips: both lose the same speaker at a time.
 
     Arguments as for `interval`, either side one frame or one per seed (`seed_sd` is then over seeds, paired in order,
     if both sides have as many).
@@ -164,41 +156,67 @@ def paired_difference(
     old = [champion] if isinstance(champion, pl.DataFrame) else list(champion)
     frames = _aligned([*new, *old])
     groups = clusters(frames[0], unit)
+    whole_T, without_TU = _with_and_without(metric, frames, groups)
+    new_T, old_T = whole_T[: len(new)], whole_T[len(new) :]
+    plain_T = new_T - old_T if len(new) == len(old) else np.array([new_T.mean() - old_T.mean()])
+    without_U = without_TU[: len(new)].mean(axis=0) - without_TU[len(new) :].mean(axis=0)
+    return _as_interval(plain_T, _student(plain_T.mean(), without_U, level), level, frames[0].height, groups)
+
+
+_Map = Callable[[Any], Any]
+
+
+def _rate_to_angle(rate: Any) -> Any:
+    return np.arcsin(np.sqrt(np.clip(rate, 0, 1)))
+
+
+def _angle_to_rate(angle: Any) -> Any:
+    return np.sin(np.clip(angle, 0, np.pi / 2)) ** 2
+
+
+def _fisher_z(correlation: Any) -> Any:
+    return np.arctanh(np.clip(correlation, -_LARGEST_CCC, _LARGEST_CCC))
+
+
+_PLAIN: tuple[_Map, _Map, float] = (np.asarray, float, -np.inf)
+_CORRELATION: tuple[_Map, _Map, float] = (_fisher_z, np.tanh, -np.inf)
+_RATE: tuple[_Map, _Map, float] = (_rate_to_angle, _angle_to_rate, 0.0)
+#: Kind of metric, the beginning of its name → the scale of its interval: there, back, and the lowest value on it.
+_SCALES = {"ccc": _CORRELATION, "pearson": _CORRELATION, "ua": _RATE, "wa": _RATE, "macro": _RATE}
+
+
+def _with_and_without(
+    metric: Metric, frames: Sequence[pl.DataFrame], groups: Clusters
+) -> tuple[np.ndarray, np.ndarray]:
+    """The metric on all units (T,), and without each (T, U)."""
     sums_TUS = np.stack([_per_unit(metric.per_clip(one), groups) for one in frames])
-    values = np.array([metric.value(sums_US.sum(axis=0)) for sums_US in sums_TUS])
-    if len(new) == len(old):
-        plain = values[: len(new)] - values[len(new) :]
-    else:
-        plain = np.array([values[: len(new)].mean() - values[len(new) :].mean()])
-    drawn = []
-    for counts_RU in _draws(groups.n_units, resamples, seed):
-        values_TR = np.array([metric.value(counts_RU @ sums_US) for sums_US in sums_TUS])
-        drawn.append(values_TR[: len(new)].mean(axis=0) - values_TR[len(new) :].mean(axis=0))
-    return _interval(plain, np.concatenate(drawn), level, frames[0].height, groups)
+    all_TS = sums_TUS.sum(axis=1)
+    return metric.value(all_TS), metric.value(all_TS[:, None] - sums_TUS)
 
 
-def _interval(plain: np.ndarray, drawn: np.ndarray, level: float, n_clips: int, groups: Clusters) -> Interval:
-    tail = (1 - level) / 2
-    defined = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(defined, [tail, 1 - tail]) if defined.size else (np.nan, np.nan)
-    seed_sd = float(plain.std(ddof=1)) if plain.size > 1 else None
-    return Interval(float(plain.mean()), float(low), float(high), level, n_clips, groups.n_units, groups.unit, seed_sd)
+def _student(whole: float, without_U: np.ndarray, level: float) -> tuple[float, float]:
+    """Ends of the jackknife's interval; NaN where fewer than two units have a value."""
+    defined = without_U[np.isfinite(without_U)]
+    count = defined.size
+    if count < 2 or not np.isfinite(whole):
+        return np.nan, np.nan
+    error = np.sqrt((count - 1) / count * np.sum((defined - defined.mean()) ** 2))
+    width = float(stats.t.ppf((1 + level) / 2, count - 1) * error)
+    return float(whole) - width, float(whole) + width
+
+
+def _as_interval(
+    plain_T: np.ndarray, ends: tuple[float, float], level: float, n_clips: int, groups: Clusters
+) -> Interval:
+    seed_sd = float(plain_T.std(ddof=1)) if plain_T.size > 1 else None
+    low, high = map(float, ends)
+    return Interval(float(plain_T.mean()), low, high, level, n_clips, groups.n_units, groups.unit, seed_sd)
 
 
 def _per_unit(statistics_NS: np.ndarray, groups: Clusters) -> np.ndarray:
     sums_US = np.zeros((groups.n_units, statistics_NS.shape[1]))
     np.add.at(sums_US, groups.codes, statistics_NS)
     return sums_US
-
-
-def _draws(n_units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each unit is drawn, float64 (R, U) in chunks; a function of (n_units, resamples, seed) alone."""
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // n_units)
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        picks = rng.integers(0, n_units, (size, n_units)) + np.arange(size)[:, None] * n_units
-        yield np.bincount(picks.ravel(), minlength=size * n_units).reshape(size, n_units).astype(np.float64)
 
 
 def _aligned(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:

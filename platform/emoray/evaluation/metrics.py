@@ -1,10 +1,9 @@
 """Metrics of dimensional and categorical emotion models, in numpy.
 
 Every metric here is a function of sums over clips (moments, or counts of a confusion matrix). The same code therefore
-gives the plain value and, from sums per speaker, thousands of bootstrap values in one matrix product
-(`emoray.evaluation.bootstrap`).
+gives the plain value and, from sums per speaker, the values without each speaker (`emoray.evaluation.intervals`).
 
-Shapes: N clips, S statistics, C classes; a leading `...` is any number of resamples.
+Shapes: N clips, S statistics, C classes; a leading `...` is any number of values.
 """
 
 from __future__ import annotations

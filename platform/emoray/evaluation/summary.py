@@ -10,9 +10,9 @@ import polars as pl
 
 from emoray.errors import InputError
 from emoray.evaluation import conformal
-from emoray.evaluation.bootstrap import clusters, interval
 from emoray.evaluation.config import EvaluateConfig
 from emoray.evaluation.groups import DURATION, by_group, n_speakers, with_duration_bucket
+from emoray.evaluation.intervals import clusters, interval
 from emoray.evaluation.metrics import Metric, categorical, confusion, dimensional, labelled_dimensions, mean_ccc
 from emoray.schema import DIMENSIONS, GRANULARITIES, UNKNOWN_SPEAKER
 
@@ -118,7 +118,6 @@ def summarise(
         "seeds": [int(one[SEED][0]) for one in seeds if SEED in frame.columns],
         "folds": _folds(one_level),
         "interval_level": config.interval_level,
-        "resamples": config.resamples,
         "conformal_level": config.conformal_level if half_widths else None,
         "dimensions": dimensions,
         "classes": known_classes,
@@ -183,7 +182,7 @@ def _one_level(
     per_group = [one for one in per_fold if one.name not in ("wa", "macro_f1")]
     return {
         "n_clips": frames[0].height,
-        "metrics": {one.name: interval(one, frames, **config.bootstrap).to_dict() for one in metrics},
+        "metrics": {one.name: interval(one, frames, level=config.interval_level).to_dict() for one in metrics},
         "groups": {
             column: by_group(frames, column, per_group, config) for column in GROUP_COLUMNS if column in frame.columns
         },

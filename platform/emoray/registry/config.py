@@ -28,11 +28,9 @@ class GateConfig(Section):
     Attributes:
         level: Semantic level of the comparison: audio, transcript or full.
         min_gain: The estimated difference of mean CCC (challenger − champion) must reach this.
-        min_lower_bound: The lower end of its paired bootstrap interval must be above this. 0 = better beyond chance;
+        min_lower_bound: The lower end of its paired interval must be above this. 0 = better beyond chance;
             −.01 = "not worse by more than .01" (non-inferiority, for example to swap in a cheaper model).
         interval_level: Level of the paired interval.
-        resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
         group_columns: Columns of the predictions whose groups are compared separately.
         min_group_clips: Smaller groups are listed, not compared.
         max_group_loss: A group fails if its mean CCC falls by more than this and the whole interval is below zero.
@@ -46,8 +44,6 @@ class GateConfig(Section):
     min_gain: float
     min_lower_bound: float
     interval_level: float
-    resamples: int
-    seed: int
     group_columns: tuple[str, ...]
     min_group_clips: int
     max_group_loss: float

@@ -3,7 +3,7 @@
 A challenger passes when all of these hold:
 
 - its mean CCC on the same clips is higher: the estimated gain reaches `min_gain`, and the lower end of the paired
-  bootstrap interval (over speakers) is above `min_lower_bound`;
+  interval (over speakers) is above `min_lower_bound`;
 - no group (gender, for example) with enough clips loses more than `max_group_loss` beyond chance;
 - its p95 latency is within the budget;
 - it loads and scores in a clean process.
@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from emoray.errors import InputError
-from emoray.evaluation.bootstrap import Interval, clusters, interval, paired_difference
+from emoray.evaluation.intervals import Interval, clusters, interval, paired_difference
 from emoray.evaluation.metrics import labelled_dimensions, mean_ccc
 from emoray.registry.clean_process import CleanCheck
 from emoray.registry.config import GateConfig
@@ -121,7 +121,7 @@ def decide(
         what = f"the predictions are at several semantic levels: {', '.join(sorted(levels))}"
         raise InputError(what, kind="several_levels")
     metric = mean_ccc(dimensions)
-    options: dict[str, Any] = {"level": config.interval_level, "resamples": config.resamples, "seed": config.seed}
+    options: dict[str, Any] = {"level": config.interval_level}
     figures: dict[str, Any] = {
         "level": levels.pop(),
         "challenger_ccc_mean": interval(metric, challenger, **options).to_dict(),
@@ -203,7 +203,7 @@ def _no_group_worse(groups: list[dict[str, Any]], config: GateConfig) -> Check:
 
 
 def _much_worse(difference: dict[str, Any], config: GateConfig) -> bool:
-    # An undefined difference (None: some resample without variance) is no evidence.
+    # An undefined difference (None: no value without some speaker) is no evidence.
     if difference["estimate"] is None or difference["high"] is None:
         return False
     return bool(difference["estimate"] < -config.max_group_loss and difference["high"] < 0)

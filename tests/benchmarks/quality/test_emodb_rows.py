@@ -8,7 +8,7 @@ import pytest
 from benchmarks.quality.emodb import MODELS, TITLES, configured, table
 from benchmarks.quality.rows import configuration
 
-from emoray.evaluation.bootstrap import Interval
+from emoray.evaluation.intervals import Interval
 from emoray.models.build import SOUND_ALONE
 
 

@@ -16,7 +16,7 @@ from emoray.evaluation.report import About, write_report
 from emoray.evaluation.summary import check_predictions, summarise
 from emoray.schema import DIMENSIONS
 
-CONFIG = EvaluateConfig(**(read_preset("laptop")["evaluate"] | {"resamples": 200}))
+CONFIG = EvaluateConfig(**(read_preset("laptop")["evaluate"]))
 CLASSES = ["anger", "neutral"]
 
 

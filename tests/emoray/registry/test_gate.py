@@ -10,7 +10,7 @@ from emoray.registry.config import GateConfig
 from emoray.registry.gate import Latency, decide, gate_split
 from emoray.schema import DIMENSIONS
 
-CONFIG = GateConfig(**(read_preset("laptop")["promote"] | {"resamples": 1000}))
+CONFIG = GateConfig(**(read_preset("laptop")["promote"]))
 FAST, CLEAN = Latency(20.0, 30.0, 20), CleanCheck(True, "scored", 12.0, (0.5, 0.5, 0.5))
 
 

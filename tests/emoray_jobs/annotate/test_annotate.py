@@ -78,7 +78,7 @@ def test_nothing_to_do_starts_no_ray(done, tmp_path):
     script = f"""
 import sys
 from emoray.config import load
-from emoray_jobs import annotate
+from emoray_jobs.annotate import job as annotate
 from emoray_jobs.config import Config
 result = annotate.run(load(Config, file={str(file)!r}))
 assert [stage.computed for stage in result.stages] == [0] * 7, result

@@ -19,6 +19,14 @@ def handlers() -> list[object]:
     return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell starts a background job with SIGINT ignored; these tests are of a job that is not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_the_first_signal_is_noted_and_the_second_ends_at_once(name, capfd):
     before = handlers()
