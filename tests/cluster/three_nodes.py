@@ -23,25 +23,31 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def own_folder(folder: str, name: str) -> str:
+    """A node's own folder, as on a machine of its own: a node unpacks a job's files over those of its neighbours."""
+    path = os.path.join(folder, name)
+    os.mkdir(path)
+    return path
+
+
 def main() -> None:
     # Ray's sockets lie below it, and their paths may not be longer than 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         # Jobs' supervisors look there for their cluster, instead of among those of the machine's user.
         os.environ["RAY_TMPDIR"] = folder
-        temp_dir = os.path.join(folder, "ray")
-        os.mkdir(temp_dir)
-        common = {"object_store_memory": STORE_BYTES, "temp_dir": temp_dir}
         head = {
+            "temp_dir": own_folder(folder, "ray"),
+            "object_store_memory": STORE_BYTES,
             "num_cpus": 1,
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": free_port(),
             "dashboard_agent_listen_port": free_port(),
         }
-        cluster = Cluster(initialize_head=True, head_node_args={**common, **head})
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
-            for _ in range(2):
-                cluster.add_node(**common, num_cpus=2)
+            for name in ("one", "two"):
+                cluster.add_node(temp_dir=own_folder(folder, name), object_store_memory=STORE_BYTES, num_cpus=2)
             cluster.wait_for_nodes()
             sys.stdout.write(json.dumps({"dashboard": f"http://{cluster.webui_url}", "gcs": cluster.address}) + "\n")
             sys.stdout.flush()

@@ -94,30 +94,31 @@ def run(
         if retry_failed:
             _forget_failures(lake, text, fingerprints)
         executor.run_until_complete(text, fingerprints, "describing and embedding")
-    stages = [*audio, *text]
-    result = AnnotateResult(
-        corpus=config.corpus.name,
-        counts=summary.classify_utterances(lake, total, executor.kept, filtered, stages, fingerprints),
-        stages=[summary.summarize_stage(lake, executor, stage, fingerprints[stage.name]) for stage in stages],
-        fingerprints=fingerprints,
-        norms_hash=norms.hash,
-        audio_s=summary.decoded_audio_s(lake, executor, fingerprints["decode"]),
-        wall_s=time.monotonic() - started,
-        resources=executor.resources(),
-        flush_rows=config.annotate.flush_rows,
-    )
-    status = "FAILED"
-    try:
-        summary.check_error_budget(result.counts, result.stages, config.annotate.max_error_fraction)
-        status = "FINISHED"
-    except ErrorBudgetExceeded as error:
-        error.summary = render(result)
-        raise
-    finally:
-        if config.summary.track and result.computed:
-            from emoray_jobs.annotate import tracking
+        # Before Ray is left: a submitted job has its working directory only as long as it is connected.
+        stages = [*audio, *text]
+        result = AnnotateResult(
+            corpus=config.corpus.name,
+            counts=summary.classify_utterances(lake, total, executor.kept, filtered, stages, fingerprints),
+            stages=[summary.summarize_stage(lake, executor, stage, fingerprints[stage.name]) for stage in stages],
+            fingerprints=fingerprints,
+            norms_hash=norms.hash,
+            audio_s=summary.decoded_audio_s(lake, executor, fingerprints["decode"]),
+            wall_s=time.monotonic() - started,
+            resources=executor.resources(),
+            flush_rows=config.annotate.flush_rows,
+        )
+        status = "FAILED"
+        try:
+            summary.check_error_budget(result.counts, result.stages, config.annotate.max_error_fraction)
+            status = "FINISHED"
+        except ErrorBudgetExceeded as error:
+            error.summary = render(result)
+            raise
+        finally:
+            if config.summary.track and result.computed:
+                from emoray_jobs.annotate import tracking
 
-            tracking.track(config.tracking, lake, config.annotate, result, status=status)
+                tracking.track(config.tracking, lake, config.annotate, result, status=status)
     return result
 
 
