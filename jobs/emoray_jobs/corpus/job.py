@@ -30,7 +30,6 @@ class SplitStats:
 
     Attributes:
         split: Its name; `none` for utterances without one.
-        utterances: How many.
         speakers: Known speakers.
         unknown_speakers: Utterances whose speaker is not known.
         hours: Hours of audio; utterances of unknown length are not counted.
@@ -48,7 +47,6 @@ class Stats:
     """What a corpus holds.
 
     Attributes:
-        corpus: Its name.
         splits: Per split, train first.
         histograms: Per labelled dimension, the utterances in each of `BINS` equal bins of [0, 1].
         emotions: Utterances per emotion, the most frequent first.
@@ -56,7 +54,6 @@ class Stats:
         transcripts: Utterances with a transcript.
         timed: Utterances whose words have times.
         voted: Utterances with raters' votes.
-        dialogues: How many.
         books: What the import left out and found odd, and what was published; None where nothing was imported.
         folds: The folds of the corpus, if it has some.
     """

@@ -75,14 +75,8 @@ def predictions(
     lake no longer has these (the corpus was annotated again), the version computes them from the audio, as online.
 
     Args:
-        lake: Where everything is.
-        bundle: The version.
-        splits: Names of splits.
-        levels: Semantic levels.
-        corpus: Name of the corpus.
         annotate: Its filters leave clips out.
         cluster: Ray that packs the training set, if there is none yet.
-        launch: Device, threads and batch size.
         stack: Keeps Ray, if it has to be started, beyond this call.
 
     Raises:
@@ -113,9 +107,6 @@ def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) 
     """Rows of utterances with their waveforms; clips that cannot be decoded are left out.
 
     Args:
-        lake: Where the corpus is.
-        corpus: Its name.
-        ids: Which utterances.
         bundle: The version, whose rules for usable audio apply.
     """
     frame = pl.DataFrame(lake.utterances(corpus))

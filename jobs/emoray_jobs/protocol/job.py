@@ -49,7 +49,6 @@ class TrialResult:
     """The result of one trial.
 
     Attributes:
-        trial: The trial.
         outcome: None if it failed.
         error: Why it failed.
         reused: Whether an earlier call finished it.
@@ -66,13 +65,10 @@ class ProtocolResult:
     """The result of a protocol.
 
     Attributes:
-        name: Its name.
         run_id: The parent run in MLflow.
-        corpus: Name of the corpus.
         kind: Name of the model.
         trials: All of them, seed by seed.
         reports: One per test split, over the seeds whose trials are all finished; empty where there is none.
-        synthetic: Whether the corpus is synthetic.
         seconds: Duration of this call.
     """
 

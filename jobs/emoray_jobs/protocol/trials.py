@@ -25,12 +25,7 @@ LINE_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial and the inputs of its MLflow run.
-
-    Attributes:
-        trial: The trial.
-        prepared: The inputs of its training.
-    """
+    """A trial and the inputs of its MLflow run."""
 
     trial: Trial
     prepared: PreparedRun
@@ -47,12 +42,9 @@ def run_trials(
     """Run the trials that are not finished; one that fails does not stop the others.
 
     Args:
-        lake: Where everything is.
         cluster: Which Ray runs them; with `launch.workers=0` they stay in this process.
         options: How they share it.
         stack: Keeps Ray, where it has to be started, beyond this call.
-        planned: All trials.
-        runs: Their MLflow runs.
 
     Returns:
         Run → what stopped it, of those that failed.

@@ -60,10 +60,8 @@ class ScoreResult:
 
     Attributes:
         model: Registered model.
-        version: Its version.
         scores: Per clip, the first `HEAD` of a table: utterance_id, `value` as `ScoreStage.value_type` says, or
             `error` {type, message, attempts}.
-        clips: Number of clips.
         failed: Number of clips that could not be scored.
         table: Address of the file of the table's scores in the lake; None for clips scored in this process.
     """
@@ -89,7 +87,6 @@ def run(
     """Score recordings.
 
     Args:
-        config: The jobs' configuration.
         sources: Audio files and folders.
         table: Instead: a corpus of the lake, or a manifest file.
         model: `models:/name@alias`, `models:/name/number`, a number or an alias; the champion if left out.

@@ -31,9 +31,7 @@ class ScoreStage(Stage):
     """Score utterances with one registered version; the weights are fetched at the first run and kept in the process.
 
     Args:
-        tracking: Store of the version.
         lake: Lake of a store without an address.
-        version: The version.
         semantics: Which semantics of a clip may be used.
         fingerprints: Of the stage values in the rows; values of other stages than the version's count as absent.
         time_course: Whether windows of each clip are scored too.

@@ -41,9 +41,7 @@ class TrainingInputs:
     """What the configured model can be trained on.
 
     Attributes:
-        corpus: The corpus.
         annotate: Options of the stages.
-        training_set: The packed corpus, with its own splits.
         fingerprints: Of the stages that it is made from.
         norms: The norms that they measured against.
     """

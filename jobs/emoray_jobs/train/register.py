@@ -40,9 +40,7 @@ class PreparedRun:
 
     Attributes:
         assignment: What the workers are told.
-        corpus: The corpus.
         annotate: Options of the stages that it was annotated with.
-        training_set: The packed training set.
         plan_hash: Fingerprint of the batch plan.
         fingerprints: Fingerprints of the stages that the training set is made from.
         norms: The norms that they measured against.

@@ -53,7 +53,6 @@ class Label:
         scale: Ends of that scale.
         intervals: Dimension → interval in [0, 1], if the model gave one.
         classes: Class → its probability; None for the class that people agreed on.
-        course: The dimensions over time.
     """
 
     utterance_id: str
