@@ -60,7 +60,7 @@ def spinner(what: str) -> Iterator[None]:
         with console.status(f"{what} …"):
             yield
         return
-    _line(f"{what} …")
+    message(f"{what} …")
     yield
 
 
@@ -88,14 +88,10 @@ class _Lines:
 
     def _say(self, now: float) -> None:
         done, total = self.state
-        _line(f"{self.what}: {done:,} of {total:,}{self.unit}, {now - self.started:.0f} s")
+        message(f"{self.what}: {done:,} of {total:,}{self.unit}, {now - self.started:.0f} s")
 
 
 def message(text: str) -> None:
     """One line of news."""
-    _line(text)
-
-
-def _line(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()

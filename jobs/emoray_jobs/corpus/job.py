@@ -100,8 +100,7 @@ def stats(config: Config) -> Stats:
         LakeError: It is not in the lake.
     """
     lake, name = Lake(config.lake), config.corpus.name
-    frame = pl.from_arrow(lake.utterances(name))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(lake.utterances(name))
     known = pl.col("speaker_id").is_not_null() & (pl.col("speaker_id") != UNKNOWN_SPEAKER)
     seconds = pl.coalesce("duration_s", pl.col("end_s") - pl.col("start_s"))
     splits = frame.group_by(pl.col("split").fill_null("none")).agg(

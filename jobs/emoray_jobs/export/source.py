@@ -18,7 +18,7 @@ from emoray.errors import InputError
 from emoray.interchange.label import SCORE_COLUMNS
 from emoray.lake.storage import connect
 from emoray.lake.tables import Lake
-from emoray.schema import DIMENSIONS, ERROR
+from emoray.schema import ERROR
 from emoray.stages import pipeline
 from emoray.stages.config import AnnotateConfig
 from emoray_jobs.annotate.state import load_norms, select_splits
@@ -159,7 +159,7 @@ def _read(lake: Lake, path: str, *, stored: bool = False) -> pa.Table:
 
 def _from_json(path: str) -> pa.Table:
     """The output of `emoray score --json` as the rows of a table of scores, with time courses."""
-    from emoray_jobs.score.stage import ScoreStage
+    from emoray_jobs.score.stage import ScoreStage, with_score_columns
 
     rows = []
     try:
@@ -201,17 +201,7 @@ def _from_json(path: str) -> pa.Table:
             remedy="Write the file again",
             kind="not_scores",
         ) from None
-    values = table["value"].combine_chunks()
-    flat = table.drop_columns(["value"])
-    for field in ScoreStage.value_type:
-        column = pc.struct_field(values, field.name)
-        if field.name in DIMENSIONS:
-            for part in field.type:
-                name = field.name if part.name == "value" else f"{field.name}_{part.name}"
-                flat = flat.append_column(name, pc.struct_field(column, part.name))
-        else:
-            flat = flat.append_column(field.name, column)
-    return flat
+    return with_score_columns(table.drop_columns(["value"]), table["value"])
 
 
 def _audio(one: dict[str, Any]) -> str:

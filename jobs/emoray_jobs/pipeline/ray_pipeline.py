@@ -53,7 +53,7 @@ class StageOperator:
 
     Args:
         stages: Stages to run, in order.
-        passes_on: Schema of the rows that the next operator reads; None for the last operator.
+        output_schema: Schema of the rows that the next operator reads; None for the last operator.
         fingerprints: Fingerprint of each stage.
         lake: Where the batches of the first operator are; None for a later operator, whose blocks hold the rows.
         sink: Actor that takes the outcomes.

@@ -83,13 +83,13 @@ def read_records(path: str) -> tuple[list[str], list[Record], str]:
     folder = path.rpartition("/")[0]
     if inner.endswith(".gz"):
         content = _unzipped(content, path)
+    header: list[str] = []
     if suffix == ".parquet":
-        return *_read_parquet(content, path), folder
-    text = _decoded(content, path)
-    if suffix in (".csv", ".tsv"):
-        header, records = _read_csv(text, path, "\t" if suffix == ".tsv" else None)
+        header, records = _read_parquet(content, path)
+    elif suffix in (".csv", ".tsv"):
+        header, records = _read_csv(_decoded(content, path), path, "\t" if suffix == ".tsv" else None)
     else:
-        header, records = [], list(_read_jsonl(text, path))
+        records = list(_read_jsonl(_decoded(content, path), path))
     if not records:
         raise InputError(
             "the manifest has no rows", where=path, remedy="Check that this is the right file", kind="empty_table"
@@ -215,12 +215,7 @@ def _read_parquet(content: bytes, path: str) -> tuple[list[str], list[Record]]:
         raise InputError(
             f"not a Parquet file ({error})", where=path, remedy="Write it again", kind="damaged_file"
         ) from None
-    rows = table.to_pylist()
-    if not rows:
-        raise InputError(
-            "the manifest has no rows", where=path, remedy="Check that this is the right file", kind="empty_table"
-        )
     return table.schema.names, [
         Record(f"row {number}", {key: value for key, value in row.items() if value not in (None, "")})
-        for number, row in enumerate(rows)
+        for number, row in enumerate(table.to_pylist())
     ]

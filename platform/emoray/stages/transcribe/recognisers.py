@@ -95,11 +95,7 @@ class WhisperTranscribe(Recognise):
         """All clips at once; see `Recognise.hear`."""
         from emoray.stages.transcribe.whisper import whisper
 
-        recogniser = whisper(self.config.model, self.config.device, self.dtype)
-        return [
-            Hypothesis(heard.text, heard.language, heard.words)
-            for heard in recogniser.recognise(clips, self.config.language)
-        ]
+        return whisper(self.config.model, self.config.device, self.dtype).recognise(clips, self.config.language)
 
 
 class WhisperVllmTranscribe(Recognise):

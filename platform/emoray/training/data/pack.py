@@ -65,8 +65,7 @@ def training_rows(
         One row per utterance, sorted by id: address of the audio, labels, and `les`, `gs`, `es`.
     """
     address = ["utterance_id", "audio_uri", "start_s", "end_s"]
-    frame = pl.from_arrow(lake.utterances(corpus, [*address, *KEPT]))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(lake.utterances(corpus, [*address, *KEPT]))
     if ids is not None:
         frame = frame.filter(pl.col("utterance_id").is_in(ids))
     for stage, names in (("embed_transcript", ("les", "gs")), ("embed_semantics", ("es",))):
