@@ -13,7 +13,7 @@ from emoray.lake.tables import Lake
 from emoray_jobs.cluster.session import session
 from emoray_jobs.progress import message
 from emoray_jobs.protocol.mlflow_runs import ProtocolRuns
-from emoray_jobs.protocol.trial import Trial, Watcher, finished, run_trial_safely
+from emoray_jobs.protocol.trial import Trial, finished, run_trial_safely
 from emoray_jobs.train.register import PreparedRun
 
 if TYPE_CHECKING:
@@ -66,14 +66,10 @@ def run_trials(
 
         run_on_ray(lake, cluster, options, trials, watch)
     else:
-        _run_here(trials, watch)
+        for number, trial in enumerate(trials):
+            watch.start(number)
+            watch.end(number, run_trial_safely(trial, functools.partial(watch.on_step, number)))
     return watch.errors
-
-
-def _run_here(trials: Sequence[Trial], watch: Watcher) -> None:
-    for number, trial in enumerate(trials):
-        watch.start(number)
-        watch.end(number, run_trial_safely(trial, functools.partial(watch.on_step, number)))
 
 
 class _Watch:
