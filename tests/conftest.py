@@ -42,7 +42,7 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Folder of a tiny checkpoint by name and size, made when first asked for."""
-    from emoray.tiny import Size, make
+    from benchmarks.tiny import Size, make
 
     made: dict[tuple[Any, ...], str] = {}
 

@@ -17,7 +17,7 @@ from house_kit import ROOT, circles, imports, module_graph, modules, takes_confi
 LEVELS = (
     {"errors", "config", "digest", "schema", "lake", "audio", "corpora"},
     {"stages", "models", "engines"},
-    {"training", "evaluation", "interchange", "tiny"},
+    {"training", "evaluation", "interchange"},
     {"scoring"},
     {"registry"},
 )

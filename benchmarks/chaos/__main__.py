@@ -33,11 +33,11 @@ from benchmarks.chaos.cluster import Nodes, use_token
 from benchmarks.chaos.driver import calls
 from benchmarks.clips import CORPUS, make_clips, write_corpus
 from benchmarks.sources import mark
+from benchmarks.tiny import make
 
 from emoray.config import load, to_yaml
 from emoray.lake.tables import Lake
 from emoray.stages import pipeline
-from emoray.tiny import make
 from emoray_jobs.config import Config
 
 FOLDER = Path(__file__).parents[1]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.llm_pools --rows 2000 --rounds 5
 
-A tiny Qwen2 with random weights (emoray.tiny) answers synthetic questions, constrained to the record's schema.
+A tiny Qwen2 with random weights (benchmarks.tiny) answers synthetic questions, constrained to the record's schema.
 Contenders, each in its own process, in turn, every second round in reverse:
 
 - `bare`: `vllm.LLM` with all questions in it from the beginning. Nothing can feed an engine better.
@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from benchmarks.tiny import make
 
 from emoray.config import read_preset, validate
 from emoray.corpora.synthetic.text import LEXICON, THINGS
@@ -44,7 +45,6 @@ from emoray.stages.guard import GuardConfig
 from emoray.stages.semantics.language_model import LanguageModelConfig, LanguageModelSemantics
 from emoray.stages.semantics.prompt import read_prompt
 from emoray.stages.semantics.record import SemanticsRecord, decoding_schema, semantics_value
-from emoray.tiny import make
 from emoray_jobs.cluster.session import session
 from emoray_jobs.config import ClusterConfig
 from emoray_jobs.pipeline.batches import write_batches

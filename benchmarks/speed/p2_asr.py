@@ -14,11 +14,11 @@ import soundfile
 from benchmarks.speed import environments
 from benchmarks.speed.datasets import Scale, voices
 from benchmarks.speed.measure import EMORAY, Contender, Measurement, rounds, speed_ratio
+from benchmarks.tiny import Size, make
 
 from emoray.audio.io import AUDIO_HZ
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.schema import empty_row, utterances_table
-from emoray.tiny import Size, make
 
 CORPUS = "mixed"
 MODEL = Size(width=256, layers=4, answer_tokens=48, timed=False)

@@ -27,11 +27,11 @@ from pathlib import Path
 
 import httpx
 import polars as pl
+from benchmarks.tiny import Size, make
 
 from emoray.config import load
 from emoray.corpora.emodb import SENTENCES
 from emoray.lake.tables import Lake
-from emoray.tiny import Size, make
 from emoray_jobs.annotate.state import state
 from emoray_jobs.config import Config
 

@@ -22,9 +22,9 @@ import numpy as np
 from benchmarks.speed.datasets import voices
 from benchmarks.speed.measure import Contender, rounds, speed_ratio
 from benchmarks.speed.peers.protocol import serve, task
+from benchmarks.tiny import Size, make
 
 from emoray.audio.io import AUDIO_HZ
-from emoray.tiny import Size, make
 
 SIDES = ("emoray", "pipeline")
 #: What a random network writes, it writes to the end: as many tokens as a sentence of real speech has.

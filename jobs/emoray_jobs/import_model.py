@@ -43,14 +43,11 @@ class ImportResult:
 
     Attributes:
         source: What was imported.
-        model_name: The registered model.
-        version: Its new version.
         alias: Alias that the version got; None if it had one before.
         reused: The same files with the same scale were imported before.
         licence: The licence that the checkpoint's card names.
         outputs: The checkpoint's outputs in its own order.
         scale: Ends of the scale, None where it is not known.
-        parameters: Number of parameters.
     """
 
     source: str

@@ -62,7 +62,7 @@ def spinner(what: str) -> Iterator[None]:
         with console.status(f"{what} …"):
             yield
         return
-    _line(f"{what} …")
+    message(f"{what} …")
     with _Lines(what):
         yield
 
@@ -103,14 +103,10 @@ class _Lines:
         done, total = self.state
         self.said = time.monotonic()
         reached = f"{done:,} of {total:,}{self.unit}, " if total else ""
-        _line(f"{self.what}: {reached}{self.said - self.started:.0f} s")
+        message(f"{self.what}: {reached}{self.said - self.started:.0f} s")
 
 
 def message(text: str) -> None:
     """One line of news."""
-    _line(text)
-
-
-def _line(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()

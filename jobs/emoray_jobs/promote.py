@@ -33,10 +33,8 @@ class PromoteResult:
     """What the gate decided.
 
     Attributes:
-        model_name: The registered model.
         version: The version that was judged.
         previous: The champion that it was compared with, None if there was none.
-        decision: The gate's decision.
     """
 
     model_name: str
@@ -55,7 +53,6 @@ class RollbackResult:
     """What a rollback did.
 
     Attributes:
-        model_name: The registered model.
         stepped_down: The version that was champion.
         champion: The version that is champion again.
     """

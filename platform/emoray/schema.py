@@ -110,8 +110,7 @@ def validate_utterances(table: pa.Table) -> pa.Table:
             remedy="Build it with emoray.schema.utterances_table",
             kind="bad_columns",
         )
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(table)
     if frame.is_empty():
         raise SchemaError(
             "the table has no utterances", remedy="Check the path or the filters that made it", kind="empty_table"
@@ -175,8 +174,7 @@ def assert_speaker_disjoint(table: pa.Table) -> int:
     Raises:
         SchemaError: Names the speaker and the splits.
     """
-    frame = pl.from_arrow(table.select(["speaker_id", "split"]))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(table.select(["speaker_id", "split"]))
     known = frame.filter(pl.col("speaker_id").is_not_null() & (pl.col("speaker_id") != UNKNOWN_SPEAKER))
     train = known.filter(pl.col("split") == "train")["speaker_id"].unique()
     shared = known.filter((pl.col("split") != "train") & pl.col("speaker_id").is_in(train.implode()))

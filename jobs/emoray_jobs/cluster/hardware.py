@@ -24,7 +24,6 @@ class NodeResources:
         kind: Its processor.
         gpu_kind: Its GPU, None without.
         cpus: Cores that Ray may use.
-        gpus: GPUs.
         memory_bytes: Memory that Ray may give away.
     """
 
@@ -37,11 +36,7 @@ class NodeResources:
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """What a cluster has.
-
-    Attributes:
-        nodes: Its machines.
-    """
+    """What a cluster has."""
 
     nodes: tuple[NodeResources, ...]
 

@@ -30,7 +30,6 @@ class SplitStats:
 
     Attributes:
         split: Its name; `none` for utterances without one.
-        utterances: How many.
         speakers: Known speakers.
         unknown_speakers: Utterances whose speaker is not known.
         hours: Hours of audio; utterances of unknown length are not counted.
@@ -48,7 +47,6 @@ class Stats:
     """What a corpus holds.
 
     Attributes:
-        corpus: Its name.
         splits: Per split, train first.
         histograms: Per labelled dimension, the utterances in each of `BINS` equal bins of [0, 1].
         emotions: Utterances per emotion, the most frequent first.
@@ -56,7 +54,6 @@ class Stats:
         transcripts: Utterances with a transcript.
         timed: Utterances whose words have times.
         voted: Utterances with raters' votes.
-        dialogues: How many.
         books: What the import left out and found odd, and what was published; None where nothing was imported.
         folds: The folds of the corpus, if it has some.
     """
@@ -103,8 +100,7 @@ def stats(config: Config) -> Stats:
         LakeError: It is not in the lake.
     """
     lake, name = Lake(config.lake), config.corpus.name
-    frame = pl.from_arrow(lake.utterances(name))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(lake.utterances(name))
     known = pl.col("speaker_id").is_not_null() & (pl.col("speaker_id") != UNKNOWN_SPEAKER)
     seconds = pl.coalesce("duration_s", pl.col("end_s") - pl.col("start_s"))
     splits = frame.group_by(pl.col("split").fill_null("none")).agg(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from emoray.errors import ConfigError, ServiceError
 from emoray.lake.tables import Lake, LakeConfig
-from emoray.registry.config import TrackingConfig
+from emoray.registry.config import TrackingConfig, tracking_uri
 from emoray_jobs.cluster import job_server
 from emoray_jobs.doctor.finding import Finding
 
@@ -48,7 +48,7 @@ def check_lake(config: Config) -> Finding:
 
 def check_tracking(config: Config) -> Finding:
     """Whether MLflow's store answers; one that does not exist yet is made by the first training."""
-    uri = _tracking_uri(config.tracking, config.lake)
+    uri = tracking_uri(config.tracking, Lake(config.lake))
     if _is_missing(uri):
         return Finding("ok", f"{uri} (made by the first training)")
     if uri.startswith("sqlite"):
@@ -60,7 +60,7 @@ def check_tracking(config: Config) -> Finding:
 
 def check_champion(config: Config) -> Finding:
     """Whether there is a model to score with."""
-    uri, name = _tracking_uri(config.tracking, config.lake), config.tracking.model_name
+    uri, name = tracking_uri(config.tracking, Lake(config.lake)), config.tracking.model_name
     version = None
     if uri.startswith("sqlite"):
         if not _is_missing(uri):
@@ -79,22 +79,10 @@ def check_champion(config: Config) -> Finding:
     return Finding("ok", f"models:/{name}@champion is version {version}")
 
 
-def _tracking_uri(tracking: TrackingConfig, lake: LakeConfig) -> str:
-    """Where runs are kept, as `emoray.registry` resolves it (without its import of MLflow, which takes seconds)."""
-    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
-        return uri
-    store = Lake(lake)
-    if not store.is_local:
-        remedy = "Name an MLflow server: tracking.uri=http://…, or MLFLOW_TRACKING_URI"
-        raise ConfigError("tables on a store, but no tracking server", where="tracking.uri", remedy=remedy)
-    return f"sqlite:///{store.path('mlflow.db')}"
-
-
 def is_local_store(tracking: TrackingConfig, lake: LakeConfig) -> bool:
     """Whether the tracking store is an SQLite file."""
     try:
-        return _tracking_uri(tracking, lake).startswith("sqlite")
+        return tracking_uri(tracking, Lake(lake)).startswith("sqlite")
     except ConfigError:
         return False
 

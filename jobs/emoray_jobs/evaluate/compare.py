@@ -36,7 +36,6 @@ class SplitComparison:
     """The comparison on one split.
 
     Attributes:
-        split: Its name.
         levels: Semantic level → metric → {first, second, difference}, each an interval as JSON; the difference is
             first − second.
         n_clips: Clips that both versions scored.
@@ -58,8 +57,6 @@ class CompareResult:
     """A comparison.
 
     Attributes:
-        first: Evaluation of the first version.
-        second: Evaluation of the second version.
         splits: One comparison per test split that both were evaluated on.
         synthetic: Whether the corpus is synthetic: its figures test machinery.
     """

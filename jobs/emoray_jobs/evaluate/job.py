@@ -122,12 +122,7 @@ def render(result: EvaluateResult) -> RenderableType:
 
 
 def table(results: Sequence[EvaluateResult], split: str) -> Table:
-    """Metrics with their intervals: one row per version and semantic level, and the ceiling where it is known.
-
-    Args:
-        results: Evaluations on the same corpus.
-        split: The split to show.
-    """
+    """Metrics with their intervals: one row per version and semantic level, and the ceiling where it is known."""
     reports = [(result, result.report(split)) for result in results]
     first = reports[0][1].metrics
     names = tables.metric_names(first)

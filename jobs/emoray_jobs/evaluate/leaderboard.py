@@ -38,9 +38,6 @@ class Standing:
     """A version's place on one split.
 
     Attributes:
-        result: Its evaluation.
-        report: Its report on the split.
-        aliases: Its aliases.
         difference: Paired difference of the headline metric to the first, as JSON; None for the first, and where the
             two cannot be compared.
     """
@@ -56,7 +53,6 @@ class SplitBoard:
     """The standings on one split.
 
     Attributes:
-        name: The split.
         headline: Metric that orders them.
         metrics: Metrics that are shown.
         standings: Best first.
@@ -80,13 +76,9 @@ class LeaderboardResult:
     """A leaderboard.
 
     Attributes:
-        title: Headline.
-        corpus: Name of the corpus.
         splits: One board per test split.
         skipped: Version → why it is not in the table.
-        synthetic: Whether the corpus is synthetic.
         command: Command that makes the page again.
-        page: Address of the page.
     """
 
     title: str

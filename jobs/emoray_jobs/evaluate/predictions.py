@@ -20,6 +20,7 @@ from emoray.scoring.predictions import predict_rows
 from emoray.scoring.score import REQUESTED_OF
 from emoray.scoring.scorer import load_bundle
 from emoray.stages.base import WAVEFORM, Row
+from emoray_jobs.evaluate.stored import LABELLED
 from emoray_jobs.progress import track
 from emoray_jobs.train.local import predict_levels, torch_threads
 from emoray_jobs.train.training_set import ensure_training_set, training_keys
@@ -75,14 +76,8 @@ def predictions(
     lake no longer has these (the corpus was annotated again), the version computes them from the audio, as online.
 
     Args:
-        lake: Where everything is.
-        bundle: The version.
-        splits: Names of splits.
-        levels: Semantic levels.
-        corpus: Name of the corpus.
         annotate: Its filters leave clips out.
         cluster: Ray that packs the training set, if there is none yet.
-        launch: Device, threads and batch size.
         stack: Keeps Ray, if it has to be started, beyond this call.
 
     Raises:
@@ -105,7 +100,7 @@ def predictions(
     )
     ids = [name for split in splits for name in training_set.ids(split)]
     if not ids:
-        raise _nothing_labelled(corpus, splits)
+        raise nothing_labelled(corpus, splits)
     return pl.concat(predict_levels(bundle.model, training_set, ids, levels, launch).values())
 
 
@@ -113,9 +108,6 @@ def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) 
     """Rows of utterances with their waveforms; clips that cannot be decoded are left out.
 
     Args:
-        lake: Where the corpus is.
-        corpus: Its name.
-        ids: Which utterances.
         bundle: The version, whose rules for usable audio apply.
     """
     frame = pl.DataFrame(lake.utterances(corpus))
@@ -146,10 +138,9 @@ def _from_audio(
     threads: int,
 ) -> pl.DataFrame:
     scorer = load_bundle(bundle.folder)
-    labelled = pl.any_horizontal(pl.col(name).is_not_null() for name in ("valence", "arousal", "dominance", "emotion"))
-    ids = keys.filter(pl.col("split").is_in(list(splits)) & labelled).sort("utterance_id")["utterance_id"].to_list()
+    ids = keys.filter(pl.col("split").is_in(list(splits)) & LABELLED).sort("utterance_id")["utterance_id"].to_list()
     if not ids:
-        raise _nothing_labelled(corpus, splits)
+        raise nothing_labelled(corpus, splits)
     parts = []
     with track("scoring from the audio", "utterances") as advance, torch_threads(threads):
         for start in range(0, len(ids), ROWS_AT_ONCE):
@@ -159,7 +150,8 @@ def _from_audio(
     return pl.concat(parts)
 
 
-def _nothing_labelled(corpus: str, splits: Sequence[str]) -> InputError:
+def nothing_labelled(corpus: str, splits: Sequence[str]) -> InputError:
+    """The error of a corpus without labels in some splits."""
     return InputError(
         f"corpus {corpus!r} has no labelled utterances in {', '.join(splits)}",
         remedy="A model is evaluated on clips with labels",

@@ -49,9 +49,7 @@ class RobustnessResult:
     """A version's scores under each condition.
 
     Attributes:
-        title: Headline.
         report: The stored report; its metrics list the conditions.
-        synthetic: Whether the corpus is synthetic.
     """
 
     title: str

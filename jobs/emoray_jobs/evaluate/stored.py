@@ -32,7 +32,6 @@ class SplitReport:
     """The report on one split.
 
     Attributes:
-        split: Name of the split.
         folder: Address of the report's folder.
         metrics: The tree of its metrics.json.
         reused: Whether an earlier call wrote it (not compared).
@@ -65,7 +64,6 @@ class EvaluateResult:
 
     Attributes:
         model_name: Name that the version is registered under.
-        version: The version.
         kind: Name of the model.
         reports: One per test split.
     """
@@ -92,13 +90,10 @@ def reuse_or_write(
     """Read the report that is stored with a key, or write and store it.
 
     Args:
-        lake: Lake that keeps the report.
         where: Folder of the report below the lake's root.
-        split: Split that is reported on.
         key: Digests of what the report rests on; `reported` decides whether the stored one counts.
         write: Writes the report to a local folder and logs it. A call that is killed before the report is stored
             leaves no key, so the next call writes and logs again.
-        reuse: Whether a stored report may be taken.
     """
     if reuse and stored_key(lake, where).get("reported") == key["reported"]:
         return SplitReport(split, lake.uri(*where), lake.read_json(*where, METRICS), reused=True)

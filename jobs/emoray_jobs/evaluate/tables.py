@@ -17,7 +17,6 @@ def table(title: str, text: Sequence[str], figures: Sequence[str]) -> Table:
     """An empty table.
 
     Args:
-        title: Its title.
         text: Headings of the columns with text.
         figures: Headings of the columns with figures, after those.
     """

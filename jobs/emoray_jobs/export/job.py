@@ -32,9 +32,7 @@ class ExportResult:
     """The result of an export.
 
     Attributes:
-        format: Name of the format.
         what: What was exported, in words.
-        address: Where it lies.
         rows: Rows that there were.
         written: Rows that it holds.
         left_out: Rows that it does not hold, by reason.
@@ -65,7 +63,6 @@ def run(
     """Export the configured corpus with its current annotations, or scores.
 
     Args:
-        config: The jobs' configuration.
         format: audformat | emotionml | msp | parquet.
         scores: Instead of the corpus: name of a table's scores in the lake (`calls`, or `calls/emoray-3-full` where
             there are several), a Parquet file of them, or a file that `emoray score --json` printed.

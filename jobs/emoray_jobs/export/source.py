@@ -18,7 +18,7 @@ from emoray.errors import InputError
 from emoray.interchange.label import SCORE_COLUMNS
 from emoray.lake.storage import connect
 from emoray.lake.tables import Lake
-from emoray.schema import DIMENSIONS, ERROR
+from emoray.schema import ERROR
 from emoray.stages import pipeline
 from emoray.stages.config import AnnotateConfig
 from emoray_jobs.annotate.state import load_norms, select_splits
@@ -91,11 +91,8 @@ def scores_source(lake: Lake, name: str, splits: Sequence[str]) -> Source:
         label, table = f"{label}/{os.path.splitext(os.path.basename(path))[0]}", _read(lake, path, stored=True)
     missing = [column for column in SCORE_COLUMNS if column not in table.column_names]
     if missing:
-        raise InputError(
-            f"these are no scores: there is no column {missing[0]!r}",
-            where=name,
-            remedy="Make some: emoray score --table",
-            kind="not_scores",
+        raise _not_scores(
+            f"these are no scores: there is no column {missing[0]!r}", name, "Make some: emoray score --table"
         )
     corpus = label.split("/")[0]
     if corpus in lake.corpora():
@@ -152,14 +149,12 @@ def _read(lake: Lake, path: str, *, stored: bool = False) -> pa.Table:
     except FileNotFoundError:
         raise InputError("no such file", where=path, remedy="Check --scores", kind="missing_file") from None
     except pa.ArrowInvalid as error:
-        raise InputError(
-            f"not a Parquet file ({error})", where=path, remedy="Check --scores", kind="not_scores"
-        ) from None
+        raise _not_scores(f"not a Parquet file ({error})", path, "Check --scores") from None
 
 
 def _from_json(path: str) -> pa.Table:
     """The output of `emoray score --json` as the rows of a table of scores, with time courses."""
-    from emoray_jobs.score.stage import ScoreStage
+    from emoray_jobs.score.stage import ScoreStage, with_score_columns
 
     rows = []
     try:
@@ -174,44 +169,23 @@ def _from_json(path: str) -> pa.Table:
             continue
         try:
             one = json.loads(line)
-            rows.append(
-                {
-                    "utterance_id": one["utterance_id"],
-                    "audio_uri": _audio(one),
-                    "error": one["error"],
-                    "value": one["value"],
-                }
-            )
+            rows.append({**{name: one[name] for name in ("utterance_id", "error", "value")}, "audio_uri": _audio(one)})
         except (json.JSONDecodeError, TypeError, KeyError, RecursionError) as error:
-            raise InputError(
-                f"not a line of `emoray score --json` ({error!r})",
-                where=f"{path}, line {number}",
-                remedy="Write the file again",
-                kind="not_scores",
-            ) from None
+            what = f"not a line of `emoray score --json` ({error!r})"
+            raise _not_scores(what, f"{path}, line {number}", "Write the file again") from None
     schema = pa.schema(
         [("utterance_id", pa.string()), ("audio_uri", pa.string()), ("error", ERROR), ("value", ScoreStage.value_type)]
     )
     try:
         table = pa.Table.from_pylist(rows, schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InputError(
-            f"not the output of `emoray score --json` ({error})",
-            where=path,
-            remedy="Write the file again",
-            kind="not_scores",
-        ) from None
-    values = table["value"].combine_chunks()
-    flat = table.drop_columns(["value"])
-    for field in ScoreStage.value_type:
-        column = pc.struct_field(values, field.name)
-        if field.name in DIMENSIONS:
-            for part in field.type:
-                name = field.name if part.name == "value" else f"{field.name}_{part.name}"
-                flat = flat.append_column(name, pc.struct_field(column, part.name))
-        else:
-            flat = flat.append_column(field.name, column)
-    return flat
+        what = f"not the output of `emoray score --json` ({error})"
+        raise _not_scores(what, path, "Write the file again") from None
+    return with_score_columns(table.drop_columns(["value"]), table["value"])
+
+
+def _not_scores(what: str, where: str, remedy: str) -> InputError:
+    return InputError(what, where=where, remedy=remedy, kind="not_scores")
 
 
 def _audio(one: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ class PoolUsage:
         name: Its stages.
         workers: How many it was given at the most.
         busy_s: Time that its workers spent in stages.
-        had_s: Time that they were there for, had all of them been there from the beginning of a pass to its end.
+        available_s: Time that they were there for, had all of them been there from the beginning of a pass to its end.
     """
 
     name: str
@@ -99,7 +99,7 @@ class StageExecutor:
         rows: utterance_id and seconds of the rows to process, in order of id.
 
     Attributes:
-        durations: utterance_id and seconds of the rows.
+        utterance_lengths: utterance_id and seconds of the rows.
         kept: Those of them that are not left out.
         lacked: By stage, which rows it lacked when it started: one truth value per row of `utterance_lengths`.
     """

@@ -179,10 +179,7 @@ def utterance_lengths(utterances: pa.Table) -> pl.DataFrame:
     """utterance_id and seconds of an utterances table, in order of id, with a guess where it does not say."""
     told, span = utterances["duration_s"], pc.subtract(utterances["end_s"], utterances["start_s"])
     seconds = pc.coalesce(told, span, pa.scalar(UNKNOWN_DURATION_S, pa.float64()))
-    table = pa.table({"utterance_id": utterances["utterance_id"], "seconds": seconds}).sort_by("utterance_id")
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return pl.DataFrame(pa.table({"utterance_id": utterances["utterance_id"], "seconds": seconds})).sort("utterance_id")
 
 
 def needs_waveform(stage: Stage) -> bool:

@@ -53,9 +53,8 @@ class StageOperator:
 
     Args:
         stages: Stages to run, in order.
-        passes_on: Schema of the rows that the next operator reads; None for the last operator.
+        output_schema: Schema of the rows that the next operator reads; None for the last operator.
         fingerprints: Fingerprint of each stage.
-        guard: How failing rows are treated.
         lake: Where the batches of the first operator are; None for a later operator, whose blocks hold the rows.
         sink: Actor that takes the outcomes.
     """
@@ -136,7 +135,6 @@ class RayPipeline:
         stages: Stages to run, in order.
         types: Type of every stage's value, of those too that are only read.
         fingerprints: Fingerprint of each stage.
-        guard: How failing rows are treated.
         lake: Where the batches are.
         sink: Actor that takes the outcomes.
     """

@@ -28,6 +28,7 @@ from emoray.registry.tracking import connect
 from emoray.schema import assert_speaker_disjoint
 from emoray.training.data.training_set import TrainingSet
 from emoray_jobs.evaluate import tables
+from emoray_jobs.evaluate.predictions import nothing_labelled
 from emoray_jobs.evaluate.stored import SplitReport, test_splits
 from emoray_jobs.protocol.mlflow_runs import FAILED, ProtocolRuns
 from emoray_jobs.protocol.report import write_reports
@@ -49,7 +50,6 @@ class TrialResult:
     """The result of one trial.
 
     Attributes:
-        trial: The trial.
         outcome: None if it failed.
         error: Why it failed.
         reused: Whether an earlier call finished it.
@@ -66,13 +66,10 @@ class ProtocolResult:
     """The result of a protocol.
 
     Attributes:
-        name: Its name.
         run_id: The parent run in MLflow.
-        corpus: Name of the corpus.
         kind: Name of the model.
         trials: All of them, seed by seed.
         reports: One per test split, over the seeds whose trials are all finished; empty where there is none.
-        synthetic: Whether the corpus is synthetic.
         seconds: Duration of this call.
     """
 
@@ -174,11 +171,7 @@ def _plan(
     # A test set whose labels are hidden is for submissions.
     labelled = tuple(name for name in tests if any(part.ids(name) for _, part in parts))
     if not labelled:
-        raise InputError(
-            f"corpus {corpus!r} has no labelled utterances in {', '.join(tests)}",
-            remedy="A model is evaluated on clips with labels",
-            kind="empty_split",
-        )
+        raise nothing_labelled(corpus, tests)
     planned = []
     for seed in seeds:
         seeded = train.model_copy(update={"seed": seed})

@@ -23,13 +23,7 @@ FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 
 
 class ProtocolRuns:
-    """The runs of a protocol in the tracking store.
-
-    Args:
-        tracking: The store.
-        lake: Lake of the trials' folders.
-        name: The protocol's name.
-    """
+    """The runs of a protocol in the tracking store."""
 
     def __init__(self, tracking: Tracking, lake: Lake, name: str) -> None:
         self.name = name
@@ -47,12 +41,7 @@ class ProtocolRuns:
         return self._parent_id
 
     def begin(self, prepared: PreparedRun, seeds: Sequence[int]) -> None:
-        """Make the parent, if it is missing.
-
-        Args:
-            prepared: Of any of the trials.
-            seeds: Of the protocol.
-        """
+        """Make the parent, if it is missing."""
         if self._parent_id is not None:
             return
         params = parameters(prepared) | {"protocol": {"seeds": list(seeds)}}
@@ -62,12 +51,7 @@ class ProtocolRuns:
         self._parent_id = self._tracking.start_run(self.name, params=params, tags=tags)
 
     def start(self, trial: Trial, prepared: PreparedRun) -> None:
-        """Make a trial's child, or find it again, and log what the trial did before this call.
-
-        Args:
-            trial: The trial.
-            prepared: The inputs of its training.
-        """
+        """Make a trial's child, or find it again, and log what the trial did before this call."""
         child = self._find({MLFLOW_PARENT_RUN_ID: self.parent_id, RUN: trial.run})
         if child is not None and child.info.status == FINISHED:
             return

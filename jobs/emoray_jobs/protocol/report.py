@@ -39,10 +39,7 @@ def write_reports(
 
     Args:
         lake: Lake of the trials and the reports, which go to `reports/protocols/<name>/<split>/`.
-        corpus: Corpus of the trials.
-        options: Intervals and groups.
         planned: Trials of whole seeds: every fold of each is finished.
-        runs: The protocol's MLflow runs.
         tracking: The parent run gets reports and metrics in this store; None if trials are missing.
 
     Returns:

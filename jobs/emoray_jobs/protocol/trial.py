@@ -85,7 +85,6 @@ def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None
     """Train in this process if that is not done, predict the test clips and store the outcome.
 
     Args:
-        trial: The trial.
         on_checkpoint: Called with each checkpoint once it is stored.
 
     Raises:
@@ -120,7 +119,6 @@ def run_trial_safely(trial: Trial, on_step: Callable[[int], None]) -> str | None
     """Run a trial whose failure must not stop others.
 
     Args:
-        trial: The trial.
         on_step: Called with the step of each checkpoint once it is stored.
 
     Returns:

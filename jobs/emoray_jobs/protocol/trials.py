@@ -13,7 +13,7 @@ from emoray.lake.tables import Lake
 from emoray_jobs.cluster.session import session
 from emoray_jobs.progress import message
 from emoray_jobs.protocol.mlflow_runs import ProtocolRuns
-from emoray_jobs.protocol.trial import Trial, Watcher, finished, run_trial_safely
+from emoray_jobs.protocol.trial import Trial, finished, run_trial_safely
 from emoray_jobs.train.register import PreparedRun
 
 if TYPE_CHECKING:
@@ -25,12 +25,7 @@ LINE_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial and the inputs of its MLflow run.
-
-    Attributes:
-        trial: The trial.
-        prepared: The inputs of its training.
-    """
+    """A trial and the inputs of its MLflow run."""
 
     trial: Trial
     prepared: PreparedRun
@@ -47,12 +42,9 @@ def run_trials(
     """Run the trials that are not finished; one that fails does not stop the others.
 
     Args:
-        lake: Where everything is.
         cluster: Which Ray runs them; with `launch.workers=0` they stay in this process.
         options: How they share it.
         stack: Keeps Ray, where it has to be started, beyond this call.
-        planned: All trials.
-        runs: Their MLflow runs.
 
     Returns:
         Run → what stopped it, of those that failed.
@@ -74,14 +66,10 @@ def run_trials(
 
         run_on_ray(lake, cluster, options, trials, watch)
     else:
-        _run_here(trials, watch)
+        for number, trial in enumerate(trials):
+            watch.start(number)
+            watch.end(number, run_trial_safely(trial, functools.partial(watch.on_step, number)))
     return watch.errors
-
-
-def _run_here(trials: Sequence[Trial], watch: Watcher) -> None:
-    for number, trial in enumerate(trials):
-        watch.start(number)
-        watch.end(number, run_trial_safely(trial, functools.partial(watch.on_step, number)))
 
 
 class _Watch:

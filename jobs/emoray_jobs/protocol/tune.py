@@ -29,11 +29,8 @@ def run_on_ray(
     read again.
 
     Args:
-        lake: Where everything is.
-        cluster: Which Ray this process uses.
         options: What a trial reserves, and how many run at once.
         trials: The trials; one launch for all.
-        watch: Follows them.
     """
     # The command line handles Ctrl-C, and MLflow has the figures.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"

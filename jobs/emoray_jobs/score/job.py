@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -43,7 +42,7 @@ from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.batches import join_stage_values
 from emoray_jobs.pipeline.executor import StageExecutor
 from emoray_jobs.progress import spinner, track
-from emoray_jobs.score.stage import ScoreStage
+from emoray_jobs.score.stage import ScoreStage, with_score_columns
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -60,10 +59,8 @@ class ScoreResult:
 
     Attributes:
         model: Registered model.
-        version: Its version.
         scores: Per clip, the first `HEAD` of a table: utterance_id, `value` as `ScoreStage.value_type` says, or
             `error` {type, message, attempts}.
-        clips: Number of clips.
         failed: Number of clips that could not be scored.
         table: Address of the file of the table's scores in the lake; None for clips scored in this process.
     """
@@ -89,7 +86,6 @@ def run(
     """Score recordings.
 
     Args:
-        config: The jobs' configuration.
         sources: Audio files and folders.
         table: Instead: a corpus of the lake, or a manifest file.
         model: `models:/name@alias`, `models:/name/number`, a number or an alias; the champion if left out.
@@ -249,25 +245,10 @@ def _write(
                 for name, value, problem in zip(ids, values[: len(ids)].to_pylist(), error, strict=False)
             )
             table = part.drop_columns(["score"]).append_column("error", pa.array(error, ERROR))
-            for field in ScoreStage.value_type:
-                table = table.append_column(field.name, pc.struct_field(values, field.name))
-            for name in DIMENSIONS:
-                table = _partition(table, name)
-            yield table
+            yield with_score_columns(table, values)
 
     parquet.write(path, parts(), ExportStats())
     return sum(name in errors for name in utterances["utterance_id"].to_pylist()), head
-
-
-def _partition(table: pa.Table, dimension: str) -> pa.Table:
-    """Columns `valence`, `valence_low` … in place of the struct."""
-    place = table.schema.get_field_index(dimension)
-    estimate = table[dimension]
-    table = table.remove_column(place)
-    for offset, field in enumerate(estimate.type):
-        name = dimension if field.name == "value" else f"{dimension}_{field.name}"
-        table = table.add_column(place + offset, name, pc.struct_field(estimate, field.name))
-    return table
 
 
 def to_json(result: ScoreResult) -> str:

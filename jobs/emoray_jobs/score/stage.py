@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.registry import versions
@@ -31,9 +32,7 @@ class ScoreStage(Stage):
     """Score utterances with one registered version; the weights are fetched at the first run and kept in the process.
 
     Args:
-        tracking: Store of the version.
         lake: Lake of a store without an address.
-        version: The version.
         semantics: Which semantics of a clip may be used.
         fingerprints: Of the stage values in the rows; values of other stages than the version's count as absent.
         time_course: Whether windows of each clip are scored too.
@@ -123,3 +122,16 @@ class ScoreStage(Stage):
             "model": self._version.name,
             "model_version": self._version.version,
         }
+
+
+def with_score_columns(table: pa.Table, values: pa.ChunkedArray) -> pa.Table:
+    """A table with a column per field of the scores beside it; of a dimension `valence`, `valence_low` and so on."""
+    for field in ScoreStage.value_type:
+        column = pc.struct_field(values, field.name)
+        if field.name not in DIMENSIONS:
+            table = table.append_column(field.name, column)
+            continue
+        for part in field.type:
+            name = field.name if part.name == "value" else f"{field.name}_{part.name}"
+            table = table.append_column(name, pc.struct_field(column, part.name))
+    return table

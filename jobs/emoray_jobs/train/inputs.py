@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -26,33 +25,13 @@ from emoray.stages.norms import Norms
 from emoray.training.build import plan_run
 from emoray.training.checkpoint import plan_fingerprint
 from emoray.training.config import LaunchConfig, TrainConfig
-from emoray.training.data.training_set import TrainingSet
 from emoray_jobs.annotate.state import state as annotation_state
 from emoray_jobs.config import ClusterConfig
-from emoray_jobs.train.register import PreparedRun
+from emoray_jobs.train.register import PreparedRun, TrainingInputs
 from emoray_jobs.train.run_spec import RunSpec
 from emoray_jobs.train.training_set import ensure_training_set, training_keys
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingInputs:
-    """What the configured model can be trained on.
-
-    Attributes:
-        corpus: The corpus.
-        annotate: Options of the stages.
-        training_set: The packed corpus, with its own splits.
-        fingerprints: Of the stages that it is made from.
-        norms: The norms that they measured against.
-    """
-
-    corpus: CorpusConfig
-    annotate: AnnotateConfig
-    training_set: TrainingSet
-    fingerprints: dict[str, str]
-    norms: Norms
 
 
 def load_inputs(
@@ -136,7 +115,7 @@ def prepare_run(
         plan="/".join(where),
         fold=fold,
     )
-    return PreparedRun(assignment, data.corpus, data.annotate, training_set, plan_hash, data.fingerprints, data.norms)
+    return PreparedRun(assignment, data, plan_hash)
 
 
 def _annotations(lake: Lake, corpus: str, annotate: AnnotateConfig, model: ModelConfig) -> tuple[dict[str, str], Norms]:

@@ -43,7 +43,6 @@ class TrainResult:
     Attributes:
         run: Name of the run; `checkpoints/<run>/` in the lake.
         run_id: Its MLflow run.
-        version: The registered version.
         model_name: Name that it is registered under.
         alias: Alias that it got; None if it was there before.
         reused: The same training was finished before, nothing was done.

@@ -33,7 +33,6 @@ def train_on_ray(assignment: RunSpec, lake: Lake, stop: StopRequest, *, share_co
     Once asked to stop they checkpoint and end; after `launch.stop_s` it returns without waiting for that.
 
     Args:
-        stop: Whether to stop.
         share_cores: Ray has all the cores that it will get: let workers reserve less where they would leave none to
             the tasks that collate, which they wait for.
 

@@ -82,7 +82,7 @@ class MetricJournalReader:
     """Sees each entry of a run's journal once, in order.
 
     Args:
-        see: Called with each entry.
+        on_entry: Called with each entry.
     """
 
     def __init__(self, lake: Lake, run: str, on_entry: Callable[[Mapping[str, Any]], None]) -> None:

@@ -54,10 +54,10 @@ def pack_with_ray(
     cores = int(ray.cluster_resources().get("CPU", 1))
     per_task = min(SHARDS_PER_TASK, max(1, -(-len(numbers) // (2 * cores))))
     task = ray.remote(_pack_shards).options(num_cpus=1, max_retries=3, retry_exceptions=[TransientError])
-    spinner = []
+    running = []
     for first in range(0, len(numbers), per_task):
         part = list(ids[first * shard_rows : (first + per_task) * shard_rows])
-        spinner.append(
+        running.append(
             task.remote(
                 lake, corpus, dict(fingerprints), part, first, set_hash, frontend, audio, text_width, shard_rows
             )
@@ -65,8 +65,8 @@ def pack_with_ray(
     shards: dict[int, str] = {}
     packed = seen = 0
     advance(0, len(ids))
-    while spinner:
-        ready, spinner = ray.wait(spinner)
+    while running:
+        ready, running = ray.wait(running)
         for written in ray.get(ready):
             for number, name, rows, rows_in in written:
                 shards[number] = name

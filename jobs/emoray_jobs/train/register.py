@@ -35,26 +35,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class TrainingInputs:
+    """What the configured model can be trained on.
+
+    Attributes:
+        annotate: Options of the stages.
+        fingerprints: Of the stages that it is made from.
+        norms: The norms that they measured against.
+    """
+
+    corpus: CorpusConfig
+    annotate: AnnotateConfig
+    training_set: TrainingSet
+    fingerprints: dict[str, str]
+    norms: Norms
+
+
+@dataclass(frozen=True)
 class PreparedRun:
     """All that a training starts from, on the lake.
 
     Attributes:
         assignment: What the workers are told.
-        corpus: The corpus.
-        annotate: Options of the stages that it was annotated with.
-        training_set: The packed training set.
+        data: Its inputs, with the splits of its fold if there is one.
         plan_hash: Fingerprint of the batch plan.
-        fingerprints: Fingerprints of the stages that the training set is made from.
-        norms: The norms that they measured against.
     """
 
     assignment: RunSpec
-    corpus: CorpusConfig
-    annotate: AnnotateConfig
-    training_set: TrainingSet
+    data: TrainingInputs
     plan_hash: str
-    fingerprints: dict[str, str]
-    norms: Norms
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -75,10 +84,10 @@ def levels_of(config: ModelConfig) -> tuple[str, ...]:
 
 def parameters(prepared: PreparedRun) -> dict[str, Any]:
     """What a run logs as its parameters: what makes its result, of the corpus only the kind in use, and its launch."""
-    corpus, spec = prepared.corpus, prepared.assignment
+    corpus, spec = prepared.data.corpus, prepared.assignment
     return {
         "corpus": {"name": corpus.name, corpus.kind: corpus.model_dump(mode="json")[corpus.kind]},
-        "annotate": prepared.annotate.model_dump(mode="json"),
+        "annotate": prepared.data.annotate.model_dump(mode="json"),
         "model": spec.model.model_dump(mode="json"),
         "train": spec.train.model_dump(mode="json"),
         "launch": spec.launch.model_dump(mode="json"),
@@ -102,8 +111,8 @@ def begin_run(
     """
     tags = {**prepared.hashes, **(tags or {})}
     run_id = tracking.start_run(name or prepared.assignment.run, params=parameters(prepared), tags=tags)
-    frame = prepared.training_set.frame.drop("duration_s")
-    corpus, root = prepared.corpus.name, prepared.assignment.lake.root
+    frame = prepared.data.training_set.frame.drop("duration_s")
+    corpus, root = prepared.data.corpus.name, prepared.assignment.lake.root
     tracking.log_dataset(run_id, frame, name=corpus, source=f"{root}/utterances/{corpus}", context="training")
     return run_id
 
@@ -134,10 +143,10 @@ def register(
             folder, dev = _bundle(Path(work) / "bundle", prepared, checkpoint, conformal_level)
             card = model_card(
                 open_bundle(folder),
-                title=f"{tracking.model_name}: {prepared.assignment.model.name} on {prepared.corpus.name}",
-                corpus=prepared.corpus.name,
+                title=f"{tracking.model_name}: {prepared.assignment.model.name} on {prepared.data.corpus.name}",
+                corpus=prepared.data.corpus.name,
                 facts={"MLflow run": run_id, **prepared.hashes},
-                synthetic=prepared.corpus.kind == "synthetic",
+                synthetic=prepared.data.corpus.kind == "synthetic",
             )
             made = versions.log_bundle(tracking, run_id, folder, card=card, tags=prepared.hashes)
         tracking.log_metrics(run_id, dev, step=checkpoint.step)
@@ -152,7 +161,7 @@ def register(
 def _bundle(
     folder: Path, prepared: PreparedRun, checkpoint: Checkpoint, conformal_level: float
 ) -> tuple[Path, dict[str, float]]:
-    spec, training_set = prepared.assignment, prepared.training_set
+    spec, training_set = prepared.assignment, prepared.data.training_set
     model = build(spec.model)
     assert checkpoint.best is not None, "a finished run has a best epoch"
     load_trained_weights(model, checkpoint.best)
@@ -170,9 +179,9 @@ def _bundle(
         folder,
         model=model,
         config=spec.model,
-        annotate=prepared.annotate,
-        fingerprints=prepared.fingerprints,
-        norms=prepared.norms,
+        annotate=prepared.data.annotate,
+        fingerprints=prepared.data.fingerprints,
+        norms=prepared.data.norms,
         half_widths=half_widths,
         conformal_level=conformal_level,
         scale=_scale(training_set.frame),

@@ -15,9 +15,7 @@ class RunSpec:
     """What defines a training run.
 
     Attributes:
-        lake: Where everything is.
         run: Name of the run; its folder is `checkpoints/<run>/`.
-        model: The model to train.
         train: What it learns.
         launch: How it is carried out.
         training_set: Hash of the packed training set.

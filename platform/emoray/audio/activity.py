@@ -58,11 +58,11 @@ def speech_frames(speech_N: npt.NDArray[np.float32], config: ActivityConfig) -> 
     is_speech_N = np.zeros(len(speech_N), dtype=bool)
     known_N = last_N >= 0
     is_speech_N[known_N] = speech_N[decided[last_N[known_N]]] >= config.enter
-    for start, end in _runs(~is_speech_N):
+    for start, end in runs(~is_speech_N):
         inside = start > 0 and end < len(is_speech_N)
         if inside and (end - start) * FRAME_S < config.min_silence_s:
             is_speech_N[start:end] = True
-    for start, end in _runs(is_speech_N):
+    for start, end in runs(is_speech_N):
         if (end - start) * FRAME_S < config.min_speech_s:
             is_speech_N[start:end] = False
     return is_speech_N
@@ -87,7 +87,7 @@ def utterances(
     """
     most = max(2, int((max_utterance_s - 2 * pad_s) / FRAME_S))
     pieces = [
-        piece for start, end in _runs(speech_frames(speech_N, config)) for piece in _cut(speech_N, start, end, most)
+        piece for start, end in runs(speech_frames(speech_N, config)) for piece in _cut(speech_N, start, end, most)
     ]
     spans = []
     for number, (start, end) in enumerate(pieces):
@@ -111,7 +111,7 @@ def _cut(speech_N: npt.NDArray[np.float32], start: int, end: int, most: int) -> 
     return [*pieces, (start, end)]
 
 
-def _runs(flags_N: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+def runs(flags_N: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """(start, end) of each run of true frames, end excluded."""
     edges = np.flatnonzero(np.diff(flags_N.astype(np.int8), prepend=0, append=0))
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]

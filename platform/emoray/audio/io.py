@@ -230,12 +230,8 @@ def _check_riff(file: BinaryIO, size_bytes: int, where: str) -> None:
             position += length_bytes + length_bytes % 2
         # The loop also ends here when the file stops before its data chunk begins.
         if expected_bytes > size_bytes:
-            raise AudioError(
-                f"wav is truncated: by its header it has {expected_bytes} bytes, the file has {size_bytes}",
-                where=where,
-                remedy="Copy it again from the source",
-                kind="truncated_audio",
-            )
+            what = f"wav is truncated: by its header it has {expected_bytes} bytes, the file has {size_bytes}"
+            raise truncated(what, where)
     finally:
         file.seek(0)
 
@@ -272,17 +268,12 @@ def _read(
             sound.seek(first)
             samples_SC = sound.read(last - first, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise AudioError(
-                f"audio is truncated or damaged ({error.error_string.rstrip('.')})",
-                where=where,
-                remedy="Copy it again from the source",
-                kind="truncated_audio",
-            ) from None
+            raise truncated(f"audio is truncated or damaged ({error.error_string.rstrip('.')})", where) from None
     if len(samples_SC) < last - first:
-        raise AudioError(
-            f"audio is truncated: it has {len(samples_SC)} of {last - first} samples",
-            where=where,
-            remedy="Copy it again from the source",
-            kind="truncated_audio",
-        )
+        raise truncated(f"audio is truncated: it has {len(samples_SC)} of {last - first} samples", where)
     return samples_SC, hz
+
+
+def truncated(what: str, where: str) -> AudioError:
+    """The error of a file that ends too early, or is damaged."""
+    return AudioError(what, where=where, remedy="Copy it again from the source", kind="truncated_audio")

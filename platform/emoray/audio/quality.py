@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from emoray.audio.activity import FRAME_S, ActivityConfig, speech_frames
+from emoray.audio.activity import FRAME_S, ActivityConfig, runs, speech_frames
 from emoray.audio.io import AUDIO_HZ
 from emoray.config import Section
 
@@ -99,9 +99,7 @@ def flat_top_fraction(samples_S: npt.NDArray[np.float32]) -> float:
     flat = 0
     for extreme in (samples_S.max(), samples_S.min()):
         at_extreme_S = samples_S >= AT_EXTREME * extreme if extreme > 0 else samples_S <= AT_EXTREME * extreme
-        edges = np.flatnonzero(np.diff(at_extreme_S.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
-        lengths = edges[:, 1] - edges[:, 0]
-        flat += int(lengths[lengths >= FLAT_SAMPLES].sum())
+        flat += sum(end - start for start, end in runs(at_extreme_S) if end - start >= FLAT_SAMPLES)
     return flat / len(samples_S)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from emoray.audio.io import AUDIO_HZ, opened, sound_file
+from emoray.audio.io import AUDIO_HZ, opened, sound_file, truncated
 from emoray.errors import AudioError
 
 #: Length of a block; at 48 kHz in stereo it takes 11 MB.
@@ -56,12 +56,7 @@ def _block(sound: soundfile.SoundFile, samples: int, where: str) -> npt.NDArray[
         damage = error.error_string.rstrip(".")
     if damage:
         at_s = sound.tell() / sound.samplerate
-        raise AudioError(
-            f"audio is truncated or damaged at {at_s:.1f} s ({damage})",
-            where=where,
-            remedy="Copy it again from the source",
-            kind="truncated_audio",
-        )
+        raise truncated(f"audio is truncated or damaged at {at_s:.1f} s ({damage})", where)
     if not np.isfinite(samples_SC).all():
         raise AudioError(
             "samples are NaN or infinite", where=where, remedy="Write the file again", kind="non_finite_samples"

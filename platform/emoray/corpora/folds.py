@@ -25,7 +25,6 @@ class Fold:
     """One fold; the parts are values of the `fold` column.
 
     Attributes:
-        fold: Its number.
         test: The part that is left out.
         dev: The part that a model is selected on.
         train: All others.

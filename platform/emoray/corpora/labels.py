@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -47,8 +48,5 @@ def number(text: object) -> float | None:
 
 def votes(emotions: Iterable[str]) -> list[dict[str, Any]] | None:
     """The `emotion_votes` column of raters' choices: most votes first, then by name; None without any."""
-    counts: dict[str, float] = {}
-    for emotion in emotions:
-        counts[emotion] = counts.get(emotion, 0.0) + 1.0
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [{"emotion": emotion, "votes": count} for emotion, count in ordered] or None
+    ordered = sorted(Counter(emotions).items(), key=lambda item: (-item[1], item[0]))
+    return [{"emotion": emotion, "votes": float(count)} for emotion, count in ordered] or None

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 from xml.sax.saxutils import XMLGenerator
+from xml.sax.xmlreader import AttributesImpl
 
 from emoray.errors import InputError
 from emoray.interchange import addresses
@@ -141,7 +141,7 @@ class _Document:
         self._close("info")
 
     def _open(self, name: str, attributes: Mapping[str, str]) -> None:
-        self._xml.startElement(name, _attributes(attributes))
+        self._xml.startElement(name, AttributesImpl(attributes))
 
     def _close(self, name: str) -> None:
         self._xml.endElement(name)
@@ -150,12 +150,6 @@ class _Document:
     def _empty(self, name: str, attributes: Mapping[str, str]) -> None:
         self._open(name, attributes)
         self._close(name)
-
-
-def _attributes(attributes: Mapping[str, str]) -> Any:
-    from xml.sax.xmlreader import AttributesImpl
-
-    return AttributesImpl(dict(attributes))
 
 
 def _number(value: float) -> str:

@@ -53,7 +53,6 @@ class Label:
         scale: Ends of that scale.
         intervals: Dimension → interval in [0, 1], if the model gave one.
         classes: Class → its probability; None for the class that people agreed on.
-        course: The dimensions over time.
     """
 
     utterance_id: str
@@ -87,7 +86,7 @@ def labels(tables: Iterable[pa.Table], stats: ExportStats) -> Iterator[Label]:
         InputError: A time course at uneven steps.
     """
     for table in tables:
-        scores = is_scores(table.schema)
+        scores = "model_version" in table.column_names  # and not a corpus's utterances
         for batch in table.to_batches(max_chunksize=1024):
             for row in batch.to_pylist():
                 stats.rows += 1
@@ -99,11 +98,6 @@ def labels(tables: Iterable[pa.Table], stats: ExportStats) -> Iterator[Label]:
                     stats.left_out[NO_LABEL if label is None else OUTSIDE] += 1
                 else:
                     yield label
-
-
-def is_scores(schema: pa.Schema) -> bool:
-    """Whether a table has scores, and not a corpus's utterances."""
-    return "model_version" in schema.names
 
 
 def utterances(found: Iterable[Label], corpus: str, where: str) -> pa.Table:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import collections
 import re
-import xml.sax
-import xml.sax.handler
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from xml.parsers import expat
 
 from emoray.errors import InputError
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 CHUNK_BYTES = 1 << 16
+#: Between namespace and local name in what expat gives; no name contains white space.
+SEPARATOR = " "
 
 
 @dataclass
@@ -75,48 +75,37 @@ def elements(path: str) -> Iterator[Element]:
     Raises:
         InputError: It cannot be read, or is not well-formed.
     """
-    builder = _Builder(path)
-    parser = xml.sax.make_parser()
-    parser.setFeature(xml.sax.handler.feature_namespaces, True)
-    parser.setFeature(xml.sax.handler.feature_external_ges, False)
-    parser.setContentHandler(builder)
-    builder.setDocumentLocator(parser)  # type: ignore[arg-type]
+    unfinished: list[Element] = []
+    finished: collections.deque[Element] = collections.deque()
+    parser = expat.ParserCreate(namespace_separator=SEPARATOR)
+
+    def begin(name: str, given: dict[str, str]) -> None:
+        attributes = {key: value for key, value in given.items() if SEPARATOR not in key}
+        space, _, local = name.rpartition(SEPARATOR)
+        element = Element((space or None, local), attributes, f"{path}, line {parser.CurrentLineNumber}")
+        if not unfinished:
+            finished.append(element)  # its children come by themselves
+        elif len(unfinished) > 1:
+            unfinished[-1].children.append(element)
+        unfinished.append(element)
+
+    def end(_: str) -> None:
+        element = unfinished.pop()
+        if len(unfinished) == 1:
+            finished.append(element)
+
+    parser.StartElementHandler, parser.EndElementHandler = begin, end
     try:
         with open(path, "rb") as file:
-            parser.feed(b"")  # type: ignore[attr-defined]  # so that an empty file is an error, too
             while chunk := file.read(CHUNK_BYTES):
-                parser.feed(chunk)  # type: ignore[attr-defined]
-                while builder.finished:
-                    yield builder.finished.popleft()
-            parser.close()  # type: ignore[attr-defined]
-    except xml.sax.SAXParseException as error:
-        where = f"{path}, line {error.getLineNumber()}"
-        raise InputError(
-            f"not well-formed XML ({error.getMessage()})", where=where, remedy="Fix it", kind="damaged_file"
-        ) from None
+                parser.Parse(chunk)
+                while finished:
+                    yield finished.popleft()
+            parser.Parse(b"", True)
+    except expat.ExpatError as error:
+        what, where = expat.ErrorString(error.code), f"{path}, line {error.lineno}"
+        raise InputError(f"not well-formed XML ({what})", where=where, remedy="Fix it", kind="damaged_file") from None
     except OSError as error:
         raise InputError(
             f"cannot read it ({error.strerror})", where=path, remedy="Check the path", kind="unreadable_file"
         ) from None
-
-
-class _Builder(xml.sax.handler.ContentHandler):
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.finished: collections.deque[Element] = collections.deque()
-        self._path = path
-        self._open: list[Element] = []
-
-    def startElementNS(self, name: tuple[str | None, str], _: str | None, attrs: Any) -> None:  # noqa: N802
-        attributes = {local: value for (space, local), value in attrs.items() if space is None}
-        element = Element(name, attributes, f"{self._path}, line {self._locator.getLineNumber()}")  # type: ignore[attr-defined]
-        if not self._open:
-            self.finished.append(Element(name, attributes, element.where))
-        elif len(self._open) > 1:
-            self._open[-1].children.append(element)
-        self._open.append(element)
-
-    def endElementNS(self, name: tuple[str | None, str], _: str | None) -> None:  # noqa: ARG002, N802
-        element = self._open.pop()
-        if len(self._open) == 1:
-            self.finished.append(element)

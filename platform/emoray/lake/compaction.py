@@ -130,8 +130,7 @@ def _winners(lake: Lake, files: list[str]) -> tuple[dict[str, npt.NDArray[np.int
     columns = {"utterance_id": pads.field("utterance_id"), "failed": ~pads.field("error").is_null()}
     frames = []
     for path in files:
-        frame = pl.from_arrow(pads.dataset([path], filesystem=lake.fs, format="parquet").to_table(columns=columns))
-        assert isinstance(frame, pl.DataFrame)
+        frame = pl.DataFrame(pads.dataset([path], filesystem=lake.fs, format="parquet").to_table(columns=columns))
         frames.append(frame.with_row_index("row").with_columns(pl.lit(path).alias("path")))
     if not frames:
         return {}, 0

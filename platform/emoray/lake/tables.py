@@ -68,7 +68,6 @@ class Lake:
     Attributes:
         config: As given, but with an absolute root, for processes with another working directory.
         root: The root, absolute.
-        is_local: Whether it is a local folder.
     """
 
     def __init__(self, config: LakeConfig) -> None:

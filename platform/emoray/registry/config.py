@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from emoray.config import Section
+from emoray.errors import ConfigError
+from emoray.lake.tables import Lake
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
 
 
 class TrackingConfig(Section):
@@ -20,6 +26,24 @@ class TrackingConfig(Section):
     artifact_root: str | None
     experiment: str
     model_name: str
+
+
+def tracking_uri(config: TrackingConfig, lake: Lake) -> str:
+    """Address of the tracking store.
+
+    Raises:
+        ConfigError: The lake is remote and no tracking server was named.
+    """
+    given = config.uri or os.environ.get(TRACKING_URI)
+    if given:
+        return given
+    if not lake.is_local:
+        raise ConfigError(
+            f"a lake on {lake.root} needs a tracking server: SQLite files must be on local disks",
+            where="tracking.uri",
+            remedy="Set tracking.uri=http://… or MLFLOW_TRACKING_URI",
+        )
+    return f"sqlite:///{lake.path('mlflow.db')}"
 
 
 class GateConfig(Section):

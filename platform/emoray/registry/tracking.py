@@ -22,16 +22,15 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from emoray.errors import ConfigError, RegistryError, ServiceError, StoppedError
+from emoray.errors import RegistryError, ServiceError, StoppedError
 from emoray.lake.tables import Lake
-from emoray.registry.config import TrackingConfig
+from emoray.registry.config import TRACKING_URI, TrackingConfig, tracking_uri
 
 __all__ = ["Tracking", "TrackingConfig", "connect", "tracking_uri"]
 
 #: MLflow's limits: longer values are cut, more parameters are sent in several requests.
 _VALUE_CHARACTERS = 5000
 _BATCH = 100
-_ADDRESS = "MLFLOW_TRACKING_URI"
 
 for _noisy in ("mlflow", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
@@ -130,24 +129,6 @@ class Tracking:
         return digest
 
 
-def tracking_uri(config: TrackingConfig, lake: Lake) -> str:
-    """Address of the tracking store.
-
-    Raises:
-        ConfigError: The lake is remote and no tracking server was named.
-    """
-    given = config.uri or os.environ.get(_ADDRESS)
-    if given:
-        return given
-    if not lake.is_local:
-        raise ConfigError(
-            f"a lake on {lake.root} needs a tracking server: SQLite files must be on local disks",
-            where="tracking.uri",
-            remedy="Set tracking.uri=http://… or MLFLOW_TRACKING_URI",
-        )
-    return f"sqlite:///{lake.path('mlflow.db')}"
-
-
 def connect(config: TrackingConfig, lake: Lake) -> Tracking:
     """Open the tracking store; create it and the experiment if they do not exist.
 
@@ -161,7 +142,7 @@ def connect(config: TrackingConfig, lake: Lake) -> Tracking:
     uri = tracking_uri(config, lake)
     try:
         with _one_at_a_time(uri):
-            with _environment_kept(_ADDRESS):
+            with _environment_kept(TRACKING_URI):
                 mlflow.set_tracking_uri(uri)
             mlflow.set_registry_uri(uri)
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)

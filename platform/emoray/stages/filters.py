@@ -95,8 +95,7 @@ def excluded(lake: Lake, rows: pl.DataFrame, config: FiltersConfig, fingerprints
         table = lake.read_stage(stage, fingerprints[stage], columns)
         if table is None:
             continue
-        values = pl.from_arrow(table)
-        assert isinstance(values, pl.DataFrame)
+        values = pl.DataFrame(table)
         outside = values.filter(_outside(measure, config)).unique("utterance_id").select("utterance_id")
         found = ids.join(outside, on="utterance_id", how="semi").join(out, on="utterance_id", how="anti")
         out = pl.concat([out, found.with_columns(reason=pl.lit(measure))])

@@ -115,12 +115,7 @@ class Checkpoint:
 
 def checkpoint_steps(lake: Lake, run: str) -> list[int]:
     """Steps of a run's complete checkpoints, in order."""
-    lake.fs.invalidate_cache()
-    try:
-        folders = lake.fs.ls(lake.path("checkpoints", run), detail=False)
-    except FileNotFoundError:
-        return []
-    names = [path.rstrip("/").rsplit("/", 1)[-1] for path in folders]
+    names = lake.list_folders("checkpoints", run)
     return sorted(int(name) for name in names if name.isdigit() and lake.exists("checkpoints", run, name, STATE))
 
 

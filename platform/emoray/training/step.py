@@ -64,14 +64,9 @@ class Learner:
 
     Args:
         model: The model; all workers start with rank 0's weights.
-        launch: Whether layers are recomputed, compiled, sharded.
         total_steps: Steps of the whole run, for the schedule.
         class_weight_C: Class weights of the train split, for a categorical head.
         regions: Targets of the region loss, for a model with a region head.
-
-    Attributes:
-        rank: This worker.
-        world: How many workers there are.
     """
 
     def __init__(

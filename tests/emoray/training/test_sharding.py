@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
+from benchmarks.tiny.checkpoints import make
 from training_kit import (
     NO_DROPOUT,
     SharedRun,
@@ -25,7 +26,6 @@ from training_kit import (
 from emoray.config import merge
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import build
-from emoray.tiny.checkpoints import make
 from emoray.training.checkpoint import Checkpoint, trained_weights
 from emoray.training.fit import Callbacks
 

@@ -83,19 +83,23 @@ def read_records(path: str) -> tuple[list[str], list[Record], str]:
     folder = path.rpartition("/")[0]
     if inner.endswith(".gz"):
         content = _unzipped(content, path)
+    header: list[str] = []
     if suffix == ".parquet":
-        return *_read_parquet(content, path), folder
-    text = _decoded(content, path)
-    if suffix in (".csv", ".tsv"):
-        header, records = _read_csv(text, path, "\t" if suffix == ".tsv" else None)
+        header, records = _read_parquet(content, path)
+    elif suffix in (".csv", ".tsv"):
+        header, records = _read_csv(_decoded(content, path), path, "\t" if suffix == ".tsv" else None)
     else:
-        header, records = [], list(_read_jsonl(text, path))
+        records = list(_read_jsonl(_decoded(content, path), path))
     if not records:
         raise InputError(
             "the manifest has no rows", where=path, remedy="Check that this is the right file", kind="empty_table"
         )
     there = _columns(records)
     return sorted(there, key=header.index) if header else there, records, folder
+
+
+def _damaged(what: str, where: str, remedy: str) -> InputError:
+    return InputError(what, where=where, remedy=remedy, kind="damaged_file")
 
 
 def _columns(records: list[Record]) -> list[str]:
@@ -106,9 +110,7 @@ def _unzipped(content: bytes, path: str) -> bytes:
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"damaged gzip file ({error})", where=path, remedy="Write it again", kind="damaged_file"
-        ) from None
+        raise _damaged(f"damaged gzip file ({error})", path, "Write it again") from None
 
 
 def _decoded(content: bytes, path: str) -> str:
@@ -116,9 +118,7 @@ def _decoded(content: bytes, path: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise InputError(
-            "not UTF-8", where=f"{path}, line {line}", remedy="Save it as UTF-8", kind="damaged_file"
-        ) from None
+        raise _damaged("not UTF-8", f"{path}, line {line}", "Save it as UTF-8") from None
 
 
 def _read_fold(content: bytes, path: str) -> Iterator[Record]:
@@ -164,21 +164,13 @@ def _read_csv(text: str, path: str, delimiter: str | None) -> tuple[list[str], l
             if not cells:
                 continue
             if len(cells) != len(header):
-                raise InputError(
-                    f"{len(cells)} cells, the header has {len(header)}",
-                    where=f"{path}, line {reader.line_num}",
-                    remedy="Put quotes around cells that contain the delimiter",
-                    kind="damaged_file",
-                )
+                what = f"{len(cells)} cells, the header has {len(header)}"
+                remedy = "Put quotes around cells that contain the delimiter"
+                raise _damaged(what, f"{path}, line {reader.line_num}", remedy)
             values = {column: cell for column, cell in zip(header, cells, strict=True) if cell.strip()}
             records.append(Record(f"line {reader.line_num}", values))
     except csv.Error as error:
-        raise InputError(
-            f"damaged csv ({error})",
-            where=f"{path}, line {reader.line_num}",
-            remedy="Fix the quotes",
-            kind="damaged_file",
-        ) from None
+        raise _damaged(f"damaged csv ({error})", f"{path}, line {reader.line_num}", "Fix the quotes") from None
     return header, records
 
 
@@ -193,12 +185,8 @@ def _read_jsonl(text: str, path: str) -> Iterator[Record]:
         except (json.JSONDecodeError, RecursionError) as error:
             values, damage = None, f"not JSON ({error})"
         if not isinstance(values, dict):
-            raise InputError(
-                damage or f"{type(values).__name__} instead of an object",
-                where=f"{path}, line {number}",
-                remedy="Write one JSON object per line",
-                kind="damaged_file",
-            )
+            damage = damage or f"{type(values).__name__} instead of an object"
+            raise _damaged(damage, f"{path}, line {number}", "Write one JSON object per line")
         if lhotse.is_cut(values):
             yield from (Record(f"line {number}", cut) for cut in lhotse.utterances(values, f"{path}, line {number}"))
             continue
@@ -212,15 +200,8 @@ def _read_parquet(content: bytes, path: str) -> tuple[list[str], list[Record]]:
     try:
         table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"not a Parquet file ({error})", where=path, remedy="Write it again", kind="damaged_file"
-        ) from None
-    rows = table.to_pylist()
-    if not rows:
-        raise InputError(
-            "the manifest has no rows", where=path, remedy="Check that this is the right file", kind="empty_table"
-        )
+        raise _damaged(f"not a Parquet file ({error})", path, "Write it again") from None
     return table.schema.names, [
         Record(f"row {number}", {key: value for key, value in row.items() if value not in (None, "")})
-        for number, row in enumerate(rows)
+        for number, row in enumerate(table.to_pylist())
     ]

@@ -111,12 +111,7 @@ class _Reader:
         """The record as a row of the utterances table."""
         audio = self.text("audio_uri")
         if audio is None:
-            raise InputError(
-                f"no audio file in column {self.column_map['audio_uri']!r}",
-                where=self.where,
-                remedy="Fill it in",
-                kind="empty_cell",
-            )
+            raise self.error(f"no audio file in column {self.column_map['audio_uri']!r}", "Fill it in", "empty_cell")
         row: dict[str, Any] = empty_row() | {"corpus": name, "audio_uri": _resolve(audio, folder)}
         row |= {column: self.text(column) for column in TEXTS}
         row |= {column: self.number(column) for column in NUMBERS}
@@ -209,12 +204,7 @@ class _Reader:
         if start_s < 0:
             raise self.refusal("start_s", row["start_s"], "a time in seconds, 0 or later")
         if end_s is not None and end_s <= start_s:
-            raise InputError(
-                f"end_s {end_s:g} is not after start_s {start_s:g}",
-                where=self.where,
-                remedy="Fix the times",
-                kind="bad_span",
-            )
+            raise self.error(f"end_s {end_s:g} is not after start_s {start_s:g}", "Fix the times", "bad_span")
 
     def normalise(self, row: dict[str, Any], config: RecordsConfig) -> None:
         """Scale labels to [0, 1], keep the raw ones."""
@@ -224,41 +214,29 @@ class _Reader:
         low = row["scale_min"] if row["scale_min"] is not None else config.scale_min
         high = row["scale_max"] if row["scale_max"] is not None else config.scale_max
         if low is None or high is None:
-            raise InputError(
-                f"{labelled[0]} is given, but not the scale of its ratings",
-                where=self.where,
-                remedy=f"Set {self.key}.scale_min and {self.key}.scale_max (1 and 5, for example)",
-                kind="missing_scale",
-            )
+            remedy = f"Set {self.key}.scale_min and {self.key}.scale_max (1 and 5, for example)"
+            raise self.error(f"{labelled[0]} is given, but not the scale of its ratings", remedy, "missing_scale")
         if not low < high:
-            raise InputError(
-                f"scale {low:g}..{high:g} is empty",
-                where=self.where,
-                remedy="scale_min must be below scale_max",
-                kind="bad_scale",
-            )
+            raise self.error(f"scale {low:g}..{high:g} is empty", "scale_min must be below scale_max", "bad_scale")
         row["scale_min"], row["scale_max"] = low, high
         for dimension in labelled:
             raw = row[dimension]
             if not low <= raw <= high:
-                raise InputError(
-                    f"{dimension} {raw:g} is outside the scale {low:g}..{high:g}",
-                    where=self.where,
-                    remedy=f"Set {self.key}.scale_min and scale_max to the scale that the labels were given on",
-                    kind="label_off_scale",
-                )
+                what = f"{dimension} {raw:g} is outside the scale {low:g}..{high:g}"
+                remedy = f"Set {self.key}.scale_min and scale_max to the scale that the labels were given on"
+                raise self.error(what, remedy, "label_off_scale")
             row[f"{dimension}_raw"] = raw
             # Subnormal scales can round to just above 1.
             row[dimension] = min(max((raw - low) / (high - low), 0.0), 1.0)
 
     def refusal(self, column: str, value: Any, expected: str) -> InputError:
         shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "…"
-        return InputError(
-            f"column {self.column_map[column]!r} holds {shown}, expected {expected}",
-            where=self.where,
-            remedy="Fix the value",
-            kind="bad_cell",
-        )
+        what = f"column {self.column_map[column]!r} holds {shown}, expected {expected}"
+        return self.error(what, "Fix the value", "bad_cell")
+
+    def error(self, what: str, remedy: str, kind: str) -> InputError:
+        """An error about this record."""
+        return InputError(what, where=self.where, remedy=remedy, kind=kind)
 
 
 def _resolve(audio: str, folder: str) -> str:

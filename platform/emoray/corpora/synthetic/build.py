@@ -260,8 +260,7 @@ def _plant_table(table: pa.Table, plans: list[UtterancePlan]) -> pl.DataFrame:
 
 
 def _ceiling(table: pa.Table, plant: pl.DataFrame) -> dict[str, float]:
-    labels = pl.from_arrow(table.select(["split", *DIMENSIONS]))
-    assert isinstance(labels, pl.DataFrame)
+    labels = pl.DataFrame(table.select(["split", *DIMENSIONS]))
     result = {}
     for dimension in DIMENSIONS:
         clean = plant.filter(pl.col("split") == "test")[dimension].to_numpy()

@@ -39,8 +39,6 @@ def refuse_repeats(text: str, config: ChecksConfig, where: str) -> StageError | 
 
     Args:
         text: What the recogniser wrote.
-        config: How much may repeat.
-        where: The utterance.
     """
     if config.max_repeats is not None:
         times, group = longest_repeat(text.lower().split())

@@ -42,7 +42,6 @@ class Recognise(Transcribe):
     """Base of the recognisers.
 
     Args:
-        checks: What a text must pass.
         times: What to do about word times that the recogniser does not give.
     """
 

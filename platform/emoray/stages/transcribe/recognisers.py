@@ -21,11 +21,7 @@ from emoray.stages.transcribe.recognise import Hypothesis, Recognise, Waveform
 
 
 class PocketsphinxTranscribe(Recognise):
-    """Recognise with PocketSphinx: offline, US English, about real time on one core, poor on emotional voices.
-
-    Args:
-        checks: What a text must pass.
-    """
+    """Recognise with PocketSphinx: offline, US English, about real time on one core, poor on emotional voices."""
 
     version = 2
     gpus = 0
@@ -52,12 +48,7 @@ class PocketsphinxTranscribe(Recognise):
 
 
 class MoonshineTranscribe(Recognise):
-    """Recognise with Moonshine tiny: offline, English, several times faster than real time on one core.
-
-    Args:
-        config: Word times.
-        checks: What a text must pass.
-    """
+    """Recognise with Moonshine tiny: offline, English, several times faster than real time on one core."""
 
     version = 1
     gpus = 0
@@ -82,12 +73,7 @@ class MoonshineTranscribe(Recognise):
 
 
 class WhisperTranscribe(Recognise):
-    """Recognise with Whisper; word times by its cross-attention where the checkpoint names its alignment heads.
-
-    Args:
-        config: Model, language, device and precision.
-        checks: What a text must pass.
-    """
+    """Recognise with Whisper; word times by its cross-attention where the checkpoint names its alignment heads."""
 
     version = 2
 
@@ -109,20 +95,11 @@ class WhisperTranscribe(Recognise):
         """All clips at once; see `Recognise.hear`."""
         from emoray.stages.transcribe.whisper import whisper
 
-        recogniser = whisper(self.config.model, self.config.device, self.dtype)
-        return [
-            Hypothesis(heard.text, heard.language, heard.words)
-            for heard in recogniser.recognise(clips, self.config.language)
-        ]
+        return whisper(self.config.model, self.config.device, self.dtype).recognise(clips, self.config.language)
 
 
 class WhisperVllmTranscribe(Recognise):
-    """Recognise with Whisper, or another recogniser, in vLLM: all clips of a batch at once.
-
-    Args:
-        config: Model, language, word times and engine.
-        checks: What a text must pass.
-    """
+    """Recognise with Whisper, or another recogniser, in vLLM: all clips of a batch at once."""
 
     version = 2
 
@@ -146,12 +123,7 @@ class WhisperVllmTranscribe(Recognise):
 
 
 class EndpointTranscribe(Recognise):
-    """Recognise behind a server that speaks OpenAI's `/v1/audio/transcriptions`.
-
-    Args:
-        config: The server, the model, and what is asked.
-        checks: What a text must pass.
-    """
+    """Recognise behind a server that speaks OpenAI's `/v1/audio/transcriptions`."""
 
     version = 1
     gpus = 0

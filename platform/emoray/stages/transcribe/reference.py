@@ -11,11 +11,7 @@ from emoray.stages.transcribe.config import ReferenceConfig
 
 
 class ReferenceTranscribe(Transcribe):
-    """Take the row's own transcript.
-
-    Args:
-        config: Where word times come from.
-    """
+    """Take the row's own transcript."""
 
     version = 2
     requires = (WAVEFORM,)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,24 +19,10 @@ from emoray.audio.io import AUDIO_HZ
 from emoray.errors import ConfigError
 from emoray.stages.model_files.lean_transformers import transformers
 from emoray.stages.model_files.weights import model_folder
+from emoray.stages.transcribe.recognise import Hypothesis
 from emoray.stages.transcribe.timed_whisper import POSITION_S, TimedWhisper
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """What Whisper heard.
-
-    Attributes:
-        text: The transcript.
-        words: (word, start_s, end_s); None where the checkpoint gives no times.
-        language: Language code, given or detected.
-    """
-
-    text: str
-    words: list[tuple[str, float, float]] | None
-    language: str
 
 
 class Whisper:
@@ -66,7 +51,7 @@ class Whisper:
         self._multilingual = bool(getattr(settings, "is_multilingual", False))
         self._languages = {code.strip("<|>"): number for code, number in getattr(settings, "lang_to_id", {}).items()}
 
-    def recognise(self, waveforms: Sequence[np.ndarray], language: str | None) -> list[Recognition]:
+    def recognise(self, waveforms: Sequence[np.ndarray], language: str | None) -> list[Hypothesis]:
         """Transcribe a batch.
 
         Args:
@@ -86,14 +71,14 @@ class Whisper:
         window = self._processor.feature_extractor.n_samples
         short = [index for index, samples in enumerate(waveforms) if len(samples) <= window]
         groups = ([short] if short else []) + [[i] for i, samples in enumerate(waveforms) if len(samples) > window]
-        found: dict[int, Recognition] = {}
+        found: dict[int, Hypothesis] = {}
         with torch.inference_mode():
             for group in groups:
                 heard = self._together([waveforms[index] for index in group], language)
                 found |= dict(zip(group, heard, strict=True))
         return [found[index] for index in range(len(waveforms))]
 
-    def _together(self, clips: Sequence[np.ndarray], language: str | None) -> list[Recognition]:
+    def _together(self, clips: Sequence[np.ndarray], language: str | None) -> list[Hypothesis]:
         features_BMF, mask_BF, frames = self._features(clips)
         network = self._network
         network.clip_frames = frames
@@ -108,7 +93,7 @@ class Whisper:
             output = network.generate(features_BMF, attention_mask=mask_BF, **options)
         if not self.timed:
             return [
-                Recognition(self._decode({"tokens": tokens[None]})[0].strip(), None, spoken)
+                Hypothesis(self._decode({"tokens": tokens[None]})[0].strip(), spoken)
                 for tokens, spoken in zip(output, languages, strict=True)
             ]
         found = []
@@ -117,7 +102,7 @@ class Whisper:
         ):
             times = torch.cat([segment["token_timestamps"] for segment in segments])
             _, chunks = self._decode({"tokens": tokens[None], "token_timestamps": times[None]})
-            found.append(_recognition(chunks, spoken, len(samples) / AUDIO_HZ))
+            found.append(_hypothesis(chunks, spoken, len(samples) / AUDIO_HZ))
         return found
 
     def _features(self, clips: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, list[int]]:
@@ -153,7 +138,7 @@ class Whisper:
         return text, more.get("chunks", [])
 
 
-def _recognition(chunks: list[dict[str, Any]], language: str, duration_s: float) -> Recognition:
+def _hypothesis(chunks: list[dict[str, Any]], language: str, duration_s: float) -> Hypothesis:
     """Words that begin within the clip: it is padded to the window, and Whisper likes to hear words in silence."""
     heard = [chunk for chunk in chunks if chunk["text"].strip() and chunk["timestamp"][0] < duration_s]
     # A word cut off by the end of the window has no end.
@@ -161,7 +146,7 @@ def _recognition(chunks: list[dict[str, Any]], language: str, duration_s: float)
         (chunk["text"].strip(), float(chunk["timestamp"][0]), float(chunk["timestamp"][1] or duration_s))
         for chunk in heard
     ]
-    return Recognition("".join(chunk["text"] for chunk in heard).strip(), words, language)
+    return Hypothesis("".join(chunk["text"] for chunk in heard).strip(), language, words)
 
 
 @functools.cache

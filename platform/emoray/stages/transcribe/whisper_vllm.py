@@ -35,7 +35,6 @@ def recognise(waveforms: Sequence[Waveform], config: WhisperVllmConfig) -> list[
 
     Args:
         waveforms: float32 (S,) each, mono, 16 kHz.
-        config: Model, language and engine.
 
     Returns:
         Text and language code per clip.
@@ -61,11 +60,7 @@ def recognise(waveforms: Sequence[Waveform], config: WhisperVllmConfig) -> list[
 
 
 class _Checkpoint:
-    """What a checkpoint's files say about decoding.
-
-    Args:
-        folder: Where they are.
-    """
+    """What a checkpoint's files say about decoding."""
 
     def __init__(self, folder: Path) -> None:
         self._model = _read(folder / "config.json")

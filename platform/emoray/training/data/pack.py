@@ -20,7 +20,7 @@ from emoray.audio.io import AUDIO_HZ, AudioConfig, decode
 from emoray.errors import AudioError, TrainingError
 from emoray.lake.tables import Lake
 from emoray.models.frontend import Frontend
-from emoray.schema import DIMENSIONS, GRANULARITIES
+from emoray.schema import DIMENSIONS, GRANULARITIES, UTTERANCES
 from emoray.stages.deviations import DEVIATION_WIDTH
 
 log = logging.getLogger(__name__)
@@ -37,16 +37,7 @@ KEPT = ("split", "fold", "speaker_id", "gender", "scale_min", "scale_max", *DIME
 SHARD = pa.schema(
     [
         pa.field("utterance_id", pa.string(), nullable=False),
-        ("split", pa.string()),
-        ("fold", pa.int32()),
-        ("speaker_id", pa.string()),
-        ("gender", pa.string()),
-        ("scale_min", pa.float64()),
-        ("scale_max", pa.float64()),
-        *[(name, pa.float64()) for name in DIMENSIONS],
-        ("emotion", pa.string()),
-        ("dialogue_id", pa.string()),
-        ("turn", pa.int32()),
+        *(UTTERANCES.field(name) for name in KEPT),
         pa.field("duration_s", pa.float64(), nullable=False),
         pa.field("features", pa.large_binary(), nullable=False),
         *[(name, pa.binary()) for name in GRANULARITIES],
@@ -66,8 +57,7 @@ def training_rows(
         One row per utterance, sorted by id: address of the audio, labels, and `les`, `gs`, `es`.
     """
     address = ["utterance_id", "audio_uri", "start_s", "end_s"]
-    frame = pl.from_arrow(lake.utterances(corpus, [*address, *KEPT]))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(lake.utterances(corpus, [*address, *KEPT]))
     if ids is not None:
         frame = frame.filter(pl.col("utterance_id").is_in(ids))
     for stage, names in (("embed_transcript", ("les", "gs")), ("embed_semantics", ("es",))):

@@ -50,8 +50,7 @@ class TrainingSet:
         self.left_out = int(index["left_out"])
         self._width = int(index["width"])
         table = pa.concat_tables(tables)
-        frame = pl.from_arrow(table.drop_columns(["features", *GRANULARITIES]))
-        assert isinstance(frame, pl.DataFrame)
+        frame = pl.DataFrame(table.drop_columns(["features", *GRANULARITIES]))
         if "dialogue_id" not in frame.columns:  # packed before there were dialogues
             frame = frame.with_columns(
                 pl.lit(None, pl.String).alias("dialogue_id"), pl.lit(None, pl.Int32).alias("turn")
@@ -95,9 +94,7 @@ class TrainingSet:
             SchemaError: A speaker of its train part occurs in another.
         """
         other = copy.copy(self)
-        frame = pl.from_arrow(folds.assign(self.frame.to_arrow(), fold))
-        assert isinstance(frame, pl.DataFrame)
-        other.frame = frame
+        other.frame = pl.DataFrame(folds.assign(self.frame.to_arrow(), fold))
         return other
 
     def ids(self, split: str, *, labelled: bool = True) -> list[str]:

@@ -1,16 +1,16 @@
-"""`python -m emoray.tiny FOLDER [NAME …]`: write tiny checkpoints into a folder, one sub-folder each."""
+"""`python -m benchmarks.tiny FOLDER [NAME …]`: write tiny checkpoints into a folder, one sub-folder each."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from emoray.tiny.checkpoints import MAKERS, SMALLEST, Size, make
+from benchmarks.tiny.checkpoints import MAKERS, SMALLEST, Size, make
 
 
 def main() -> None:
     """Read the command line and write what it names."""
-    parser = argparse.ArgumentParser(prog="python -m emoray.tiny", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tiny", description=__doc__)
     parser.add_argument("folder", help="where to; FOLDER/NAME is made for each")
     parser.add_argument("names", nargs="*", help=f"which of: {', '.join(MAKERS)} (all)")
     parser.add_argument("--seed", type=int, default=0)

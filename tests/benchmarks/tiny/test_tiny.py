@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.tiny import MAKERS, Size, make
 from error_kit import of_kind
 from scoring_kit import speech
 
@@ -18,7 +19,6 @@ from emoray.models.config import SslConfig
 from emoray.models.encoders import SslEncoder
 from emoray.stages.model_files.weights import revision
 from emoray.stages.text_encoder import masked_mean, text_encoder
-from emoray.tiny import MAKERS, Size, make
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -77,7 +77,7 @@ def test_the_language_models_are_whole(tiny):
 
 
 def test_the_command_writes_what_it_is_asked_for(tmp_path):
-    command = [sys.executable, "-m", "emoray.tiny", str(tmp_path / "made"), "roberta"]
+    command = [sys.executable, "-m", "benchmarks.tiny", str(tmp_path / "made"), "roberta"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == [str(tmp_path / "made" / "roberta")]
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["roberta"]

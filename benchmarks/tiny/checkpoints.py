@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tiny.vocabulary import learned
+
 from emoray.errors import ConfigError
 from emoray.lake.atomic import atomic_folder
 
@@ -103,8 +105,6 @@ def _whisper(folder: Path, size: Size) -> None:
         WhisperProcessor,
         WhisperTokenizer,
     )
-
-    from emoray.tiny.vocabulary import learned
 
     vocabulary, merges = learned()
     tokenizer = WhisperTokenizer(vocab=dict(vocabulary), merges=list(merges), pad_token=WHISPER_TOKENS[0])
@@ -209,8 +209,6 @@ def _wavlm(folder: Path, size: Size) -> None:
 def _roberta(folder: Path, size: Size) -> None:
     from transformers import RobertaConfig, RobertaModel, RobertaTokenizer
 
-    from emoray.tiny.vocabulary import learned
-
     vocabulary, merges = learned()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     numbered = {token: index for index, token in enumerate([*special[:4], *vocabulary, special[4]])}
@@ -250,8 +248,6 @@ def _qwen_config(size: Size, vocabulary: int) -> Any:
 
 def _qwen_tokenizer() -> Any:
     from transformers import Qwen2Tokenizer
-
-    from emoray.tiny.vocabulary import learned
 
     vocabulary, merges = learned()
     tokenizer = Qwen2Tokenizer(
