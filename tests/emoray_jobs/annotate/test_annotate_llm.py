@@ -37,6 +37,7 @@ def asking(root, url, prompt):
         f"{ENDPOINT}.url={url}",
         f"{ENDPOINT}.max_attempts=2",
         f"{ENDPOINT}.backoff_s=0.01",
+        f"{ENDPOINT}.patience_s=0.2",
         "annotate.guard.backoff_s=0.01",
         "annotate.max_error_fraction=0.2",
     )
