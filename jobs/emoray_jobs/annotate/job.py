@@ -93,7 +93,7 @@ def run(
         fingerprints = pipeline.fingerprints(config.annotate, norms.hash)
         if retry_failed:
             _forget_failures(lake, text, fingerprints)
-        executor.run_until_complete(text, fingerprints, "describing and embedding")
+        executor.run_until_complete(pipeline.with_decode(text, audio), fingerprints, "describing and embedding")
     stages = [*audio, *text]
     result = AnnotateResult(
         corpus=config.corpus.name,
@@ -105,6 +105,7 @@ def run(
         wall_s=time.monotonic() - started,
         resources=executor.resources(),
         flush_rows=config.annotate.flush_rows,
+        prices=config.plan,
     )
     status = "FAILED"
     try:

@@ -35,12 +35,12 @@ from emoray.models.config import ModelConfig
 from emoray.schema import GRANULARITIES
 from emoray.scoring.bundle_files import (
     FORMAT,
-    PROMPT,
     FittedStages,
     bad_config_error,
     broken_bundle_error,
     model_document,
     open_stages,
+    prompt_file,
     read_json,
 )
 from emoray.stages.config import AnnotateConfig
@@ -129,8 +129,8 @@ def save_bundle(
         _write(work / "metrics.json", dict(metrics))
         semantics = annotate.semantics
         if semantics.kind != "cues":
-            prompt = read_prompt(semantics.model_dump()[semantics.kind]["prompt"])
-            (work / PROMPT).write_text(prompt.text, encoding="utf-8")
+            for number, name in enumerate(semantics.model_dump()[semantics.kind]["prompts"]):
+                (work / prompt_file(number)).write_text(read_prompt(name).text, encoding="utf-8")
         if text_read(config):
             _copy_encoder(annotate.embed.model, work / "text_encoder")
     return Path(folder).absolute()

@@ -26,7 +26,7 @@ def fitted(tmp_path):
         prompt = tmp_path / "prompt.yaml"
         prompt.write_text(PROMPT if kind == "text_llm" else PROMPT.replace(" {transcript}", ""))
         engine = endpoint_config(url, max_attempts=1).model_dump(mode="json")
-        model = {"model": "some", "revision": "r1", "prompt": str(prompt), **changes}
+        model = {"model": "some", "revision": "r1", "prompts": [str(prompt)], **changes}
         tree = kit.annotate_config().model_dump(mode="json")
         tree = merge(tree, {"semantics": {"kind": kind, kind: model, "engine": engine}})
         return kit.make_bundle(tmp_path / kind, annotate=AnnotateConfig.model_validate(tree)), prompt
@@ -76,6 +76,6 @@ def test_a_prompt_that_is_gone_is_found_before_a_version_is_made(fitted, tmp_pat
     folder, prompt = fitted(None)
     prompt.unlink()
     settings = open_stages(folder).annotate.model_dump(mode="json")
-    settings["semantics"]["text_llm"]["prompt"] = str(prompt)
+    settings["semantics"]["text_llm"]["prompts"] = [str(prompt)]
     with pytest.raises(ConfigError, match=r"prompt\.yaml"):
         kit.make_bundle(tmp_path / "again", annotate=AnnotateConfig.model_validate(settings))

@@ -33,7 +33,7 @@ def asking(root, url, prompt):
         f"{SEMANTICS}.engine.kind=endpoint",
         f"{SEMANTICS}.text_llm.model=some",
         f"{SEMANTICS}.text_llm.revision=r1",
-        f"{SEMANTICS}.text_llm.prompt={prompt}",
+        f"{SEMANTICS}.text_llm.prompts=[{prompt}]",
         f"{ENDPOINT}.url={url}",
         f"{ENDPOINT}.max_attempts=2",
         f"{ENDPOINT}.backoff_s=0.01",

@@ -94,6 +94,7 @@ class WhisperTranscribe(Recognise):
     def __init__(self, config: WhisperConfig, checks: ChecksConfig) -> None:
         super().__init__(checks, times="none")
         self.config = config
+        self.model = config.model
         self.gpus = int(config.device != "cpu")
         #: Resolved here, so that the workers keep to what the fingerprint says.
         self.dtype = _resolved_dtype(config)
@@ -129,6 +130,7 @@ class WhisperVllmTranscribe(Recognise):
     def __init__(self, config: WhisperVllmConfig, checks: ChecksConfig) -> None:
         super().__init__(checks, config.times)
         self.config = config
+        self.model = config.model
         self.gpus = config.vllm.tensor_parallel_size
 
     def options(self) -> dict[str, Any]:
@@ -160,6 +162,7 @@ class EndpointTranscribe(Recognise):
     def __init__(self, config: TranscriptionEndpointConfig, checks: ChecksConfig) -> None:
         super().__init__(checks, config.times)
         self.config = config
+        self.model = config.model
 
     def options(self) -> dict[str, Any]:
         """What is asked of which model, where word times come from, and the checks.
