@@ -14,6 +14,7 @@ from rich.table import Table
 from emoray.lake.tables import Lake
 from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
+from emoray.stages.decode import Decode
 from emoray_jobs.annotate.state import load_norms, select_splits
 from emoray_jobs.cluster import hardware
 from emoray_jobs.cluster.hardware import ClusterResources
@@ -152,6 +153,9 @@ def _of_stage(
     works = [one.work_s[stage.name] for one in forecasts if stage.name in one.work_s]
     known = [one for one in works if one is not None]
     pools = [pool for one in forecasts for pool in one.pools]
+    # Whatever reads the waveform has its clips decoded, those too that were decoded before.
+    active = [one for one in phases if stage.name in {other.name for other in one.active_stages()}]
+    gone_through = [one.rows if stage.name == Decode.name else one.missing(stage.name) for one in active]
     return StagePlan(
         name=stage.name,
         compute=missing.height,
@@ -165,7 +169,8 @@ def _of_stage(
             there,
             prices,
             corpus=(rows.height, float(rows["seconds"].sum())),
-            compute=(missing.height, float(missing["seconds"].sum())),
+            compute=(sum(one.height for one in gone_through), sum(float(one["seconds"].sum()) for one in gone_through)),
+            times=sum(stage.name in one.rows.columns for one in phases),
             on_cores={name for pool in pools if not pool.gpus for name in pool.stages},
         ),
     )
@@ -215,17 +220,17 @@ def _costs(plan: Plan) -> list[RenderableType]:
     for stage in plan.stages:
         cost = stage.cost
         table.add_row(
-            cost.stage, cost.model or "–", *amount(cost.thousand, cost), *amount(cost.corpus, cost), cost.basis
+            cost.stage, cost.model or "–", *_amount(cost.thousand, cost), *_amount(cost.corpus, cost), cost.basis
         )
     lines: list[RenderableType] = [table]
     for what, amounts in (
-        ("1,000 hours of speech", [stage.cost.thousand for stage in plan.stages]),
-        ("what is to compute", [stage.cost.corpus for stage in plan.stages if stage.compute]),
+        ("1,000 hours of speech", {stage.name: stage.cost.thousand for stage in plan.stages}),
+        ("what is to compute", {stage.name: stage.cost.corpus for stage in plan.stages if stage.compute}),
     ):
         known, unknown = total_price(amounts)
-        if len(amounts) > unknown:
-            without = f", without {unknown} stages whose price is unknown" if unknown else ""
-            lines.append(f"price of {what}: {known:,.2f}{without}")
+        if len(amounts) > len(unknown):
+            without = f", without {', '.join(unknown)}, whose price is unknown" if unknown else ""
+            lines.append(f"price of {what}: {_money(known)}{without}")
     tokens = [
         f"{stage.name} {found.tokens_read / 1e6:,.1f} read, {found.tokens_written / 1e6:,.1f} written"
         for stage in plan.stages
@@ -234,12 +239,17 @@ def _costs(plan: Plan) -> list[RenderableType]:
     return [*lines, *([f"million tokens per 1,000 hours: {'; '.join(tokens)}"] if tokens else [])]
 
 
-def amount(found: Amount | None, cost: StageCost) -> tuple[str, str]:
+def _amount(found: Amount | None, cost: StageCost) -> tuple[str, str]:
     """Hours and price, as they are printed."""
     if found is None:
         return "unknown", "unknown"
-    hours = f"{found.hours:,.1f}" if found.hours >= 10 else f"{found.hours:.3g}"
-    return f"{hours} {cost.device}", "–" if found.price is None else f"{found.price:,.2f}"
+    hours = f"{found.hours:,.1f}" if found.hours >= 10 else f"{found.hours:.2g}"
+    return f"{hours} {cost.device}-h", "–" if found.price is None else _money(found.price)
+
+
+def _money(price: float) -> str:
+    """A price, as it is printed: small ones with two digits that count."""
+    return f"{price:,.2f}" if price >= 1 or not price else f"{price:.2g}"
 
 
 def _pools(pools: Sequence[Pool]) -> Table:

@@ -6,7 +6,7 @@ A rate is never guessed. Without one the hours and the price are unknown (None),
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
@@ -102,13 +102,15 @@ def stage_cost(
     *,
     corpus: tuple[int, float],
     compute: tuple[int, float],
+    times: int = 1,
     on_cores: Collection[str] = (),
 ) -> StageCost:
     """What a stage costs on the machines that there are.
 
     Args:
         corpus: Rows and seconds of audio of the corpus: 1,000 hours have as many rows per hour.
-        compute: Rows and seconds of audio that the stage has to compute.
+        compute: Rows and seconds of audio that the stage has to go through.
+        times: How often it goes through all of a corpus: `decode` may be in both passes.
         on_cores: Names of stages whose pools got no GPU.
     """
     gpus = gpus_of_stage(stage, machines, on_cores)
@@ -117,7 +119,7 @@ def stage_cost(
     shipped = shipped_rate(stage, device)
     rows, audio_s = corpus
     thousand_s = HOURS_OF_SPEECH * 3600.0
-    thousand = (rows * thousand_s / audio_s, thousand_s) if audio_s else None
+    thousand = (times * rows * thousand_s / audio_s, times * thousand_s) if audio_s else None
     if measured is not None:
         basis = f"measured: {measured.rows:,.0f} rows"
     elif shipped is not None:
@@ -156,10 +158,10 @@ def price(device: Device, hours: float, tokens_read: float, tokens_written: floa
     return (tokens_read * read + tokens_written * written) / 1e6
 
 
-def total_price(amounts: Sequence[Amount | None]) -> tuple[float, int]:
-    """The sum of the known prices, and how many are unknown."""
-    known = [amount.price for amount in amounts if amount is not None and amount.price is not None]
-    return sum(known), len(amounts) - len(known)
+def total_price(amounts: Mapping[str, Amount | None]) -> tuple[float, list[str]]:
+    """The sum of the known prices of stages, and the names of those whose price is unknown."""
+    known = {name: one.price for name, one in amounts.items() if one is not None and one.price is not None}
+    return sum(known.values()), [name for name in amounts if name not in known]
 
 
 def _amount(

@@ -15,7 +15,7 @@ class Tokens:
     """Tokens of answered questions.
 
     Attributes:
-        read: Tokens of the questions, repeated ones and those of a control question's neighbours included.
+        read: Tokens of the questions, repairs included.
         written: Tokens of the answers.
     """
 

@@ -6,6 +6,7 @@ Layout::
     model.safetensors weights
     stages.json       the annotate configuration and the fingerprint of every stage
     norms.json        prosody norms, the reference of emphasis and semantics
+    prompt.yaml       the prompt of the semantics, if a language model wrote them; prompt-2.yaml … for further ones
     conformal.json    half width per semantic level and dimension, and their nominal level
     text_encoder/     the text encoder, Hugging Face layout (absent if the model reads no text)
     metrics.json      the version's metrics when it was made

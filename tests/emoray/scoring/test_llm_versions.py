@@ -51,6 +51,28 @@ def test_a_version_brings_its_prompt_and_asks_the_engine(fitted, kind):
     assert open_stages(folder).annotate.semantics.kind == kind
 
 
+def test_a_version_brings_all_its_prompts(fitted, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(PROMPT.replace("asked about", "what of"))
+    with serving(lambda body: (200, json.dumps(RECORD))) as (url, seen):
+        folder, prompt = fitted(url, prompts=[str(tmp_path / "prompt.yaml"), str(other)])
+        prompt.unlink()
+        other.unlink()
+        (score,) = load_bundle(folder).score([kit.request()])
+    assert score.used == ("les", "gs", "es")
+    assert sorted(body["messages"][1]["content"].split()[0] for body in seen) == ["asked", "what"]
+    assert len(score.semantics["texts"]) == 2
+
+
+def test_a_version_from_before_there_could_be_several_prompts_is_read(fitted):
+    folder, _ = fitted(None)
+    stages = json.loads((folder / "stages.json").read_text())
+    for kind in ("text_llm", "audio_llm"):
+        (stages["annotate"]["semantics"][kind]["prompt"],) = stages["annotate"]["semantics"][kind].pop("prompts")
+    (folder / "stages.json").write_text(json.dumps(stages))
+    assert open_stages(folder).annotate.semantics.text_llm.prompts == [str(folder / "prompt.yaml")]
+
+
 def test_an_engine_that_is_away_takes_the_semantics_along_and_nothing_else(fitted):
     with serving(lambda body: (503, "gone")) as (url, _):
         folder, _ = fitted(url)

@@ -38,6 +38,7 @@ def asking(root, url, prompt, *overrides):
         f"{ENDPOINT}.url={url}",
         f"{ENDPOINT}.max_attempts=2",
         f"{ENDPOINT}.backoff_s=0.01",
+        f"{ENDPOINT}.patience_s=1",
         "annotate.guard.backoff_s=0.01",
         "annotate.max_error_fraction=0.2",
         *overrides,

@@ -84,19 +84,14 @@ def test_the_plan_knows_time_and_price_from_what_was_measured(done):
     assert f"price: about {plan.price:,.2f}" in said
     for stage in plan.stages:
         # Each on a line of its own, whether it has something to do or not.
-        speech_s = 32 * plan_seconds(lake)
         assert stage.cost.corpus.hours == pytest.approx((stage.work_s or 0.0) / 3600)
         assert stage.cost.thousand.price == pytest.approx(stage.cost.thousand.hours * 0.5)
         if stage.compute:
-            assert stage.cost.thousand.hours == pytest.approx(stage.work_s / speech_s * 1000)
-        assert re.search(rf"{stage.name} .* core .*measured: \d+ rows", said)
+            assert stage.cost.thousand.hours == pytest.approx(stage.work_s / stage.audio_s * 1000)
+        assert re.search(rf"{stage.name} .* core-h .*measured: \d+ rows", said)
     total = sum(stage.cost.thousand.price for stage in plan.stages)
-    assert f"price of 1,000 hours of speech: {total:,.2f}\n" in said
-
-
-def plan_seconds(lake):
-    """Mean seconds of a clip."""
-    return float(np.mean(lake.utterances("buzz-again")["duration_s"].to_pylist()))
+    sum_said = re.search(r"price of 1,000 hours of speech: (\S+)\n", said)
+    assert float(sum_said[1].replace(",", "")) == pytest.approx(total, rel=0.06)
 
 
 def test_what_was_never_measured_is_unknown_until_it_is_calibrated(tmp_path, ray_session):
@@ -130,20 +125,19 @@ def test_the_summary_says_how_busy_the_pools_were(done):
     assert "spilled to disk: 0 MiB" in printed(summary.render(result))
 
 
-def test_the_summary_holds_what_each_stage_took_against_the_plan(done, tmp_path):
+def test_the_summary_holds_what_each_stage_took_against_the_plan(done):
     config, result = done
     first = {one.name: one for one in result.resources.spending}
     assert set(first) == set(STAGES)
     assert all(one.device == "core" and one.planned_s is None and one.spent_s > 0 for one in first.values())
-    again = changed(config, "annotate.semantics.cues.against=corpus", "annotate.prosody.f0_floor_hz=65")
-    plan = {stage.name: stage for stage in annotate_plan.run(again).stages}
+    again = changed(config, "annotate.norms.enrol_clips=3")  # other norms, and the same work for every text stage
+    plan = {stage.name: stage.work_s for stage in annotate_plan.run(again).stages}
     after = annotate.run(again)
-    for one in after.resources.spending:
-        # Norms are fitted in between: what the text stages have to do is planned for then, by the same rates.
-        assert one.planned_s == pytest.approx(plan[one.name].work_s, rel=1e-6), one.name
-        assert one.spent_s > 0
+    spending = after.resources.spending
+    assert {one.name: one.planned_s for one in spending} == pytest.approx({name: plan[name] for name in STAGES[3:]})
     text = printed(summary.render(after))
-    for one in after.resources.spending:
+    for one in spending:
+        assert one.spent_s > 0
         price = (one.spent_s + one.loading_s) / 3600 * 0.5
         assert re.search(rf"{one.name} .* {one.planned_s:,.1f} s .* core-s .* {price:,.4f}", text), one.name
 

@@ -115,8 +115,16 @@ def test_a_worker_of_several_gpus_costs_them_all_and_one_that_is_left_to_the_cor
     assert (left.device, left.corpus.price) == ("core", pytest.approx(50 / 3600 * 0.5))
 
 
+def test_a_stage_in_both_passes_costs_twice(place):
+    config, lake = place(*PRICES)
+    decode, *_ = pipeline.audio_stages(config.annotate)
+    measured(lake, decode, "cpu", 0.04)
+    assert stage_cost(lake, decode, CPU, config.plan, **SPEECH, times=2).thousand.price == pytest.approx(10.0)
+
+
 def test_a_sum_says_what_it_lacks():
     def paid(price):
         return Amount(1.0, 0.0, 0.0, price)
 
-    assert total_price([paid(2.0), None, paid(None), paid(0.5)]) == (2.5, 2)
+    amounts = {"a": paid(2.0), "b": None, "c": paid(None), "d": paid(0.5)}
+    assert total_price(amounts) == (2.5, ["b", "c"])

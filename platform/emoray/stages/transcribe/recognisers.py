@@ -29,6 +29,7 @@ class PocketsphinxTranscribe(Recognise):
 
     version = 2
     gpus = 0
+    model = "pocketsphinx en-us"
 
     def __init__(self, checks: ChecksConfig) -> None:
         super().__init__(checks, times="none")
@@ -61,6 +62,7 @@ class MoonshineTranscribe(Recognise):
 
     version = 1
     gpus = 0
+    model = "moonshine tiny"
 
     def __init__(self, config: MoonshineConfig, checks: ChecksConfig) -> None:
         super().__init__(checks, config.times)
