@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from emoray.config import Section
 from emoray.engines import Answer, Chat, Engine, EngineConfig, Question, Reply, open_engine
@@ -24,14 +24,14 @@ from emoray.errors import ConfigError, RefusedError, StageError
 from emoray.stages.base import WAVEFORM, Row, Value
 from emoray.stages.model_files.weights import model_folder, revision
 from emoray.stages.norms import Norms
-from emoray.stages.semantics.answers import UnusableAnswerError, read_paragraph, read_record
+from emoray.stages.semantics.answers import UnusableAnswerError, read_paragraph, read_record, without_thoughts
 from emoray.stages.semantics.asked import FIELDS, asked_of
 from emoray.stages.semantics.decoding import check_compiles, check_length, longest_answer
-from emoray.stages.semantics.prompt import ANSWER, Prompt, read_chat_template, read_prompt
+from emoray.stages.semantics.examples import example_turns
+from emoray.stages.semantics.prompt import Prompt, read_chat_template, read_prompt
 from emoray.stages.semantics.record import (
     WRITTEN_TYPE,
     Semantics,
-    SemanticsRecord,
     decoding_schema,
     paragraph_value,
     semantics_value,
@@ -139,7 +139,11 @@ class LanguageModelSemantics(Semantics):
         longest = {"record": longest_answer(self.schema), "free_text": config.paragraph_characters}
         for form in sorted({prompt.form for prompt in self.prompts}):
             check_length(longest[form], config.max_tokens, f"annotate.semantics.{kind}")
-        self._examples = [self._shown(prompt, name) for prompt, name in zip(self.prompts, config.prompts, strict=True)]
+        hears = WAVEFORM in self.requires
+        self._examples = [
+            example_turns(prompt, name, hears=hears, longest=config.paragraph_characters)
+            for prompt, name in zip(self.prompts, config.prompts, strict=True)
+        ]
         chat = config.chat
         template = read_chat_template(chat.template) if chat.template is not None else None
         self.chat = Chat(template, chat.template_kwargs, chat.system_turn)
@@ -239,37 +243,11 @@ class LanguageModelSemantics(Semantics):
             if prompt.form == "record":
                 return semantics_value(read_record(answer.text))
             if answer.cut_off:
-                raise UnusableAnswerError(answer.text, "it is cut off")
+                raise UnusableAnswerError(without_thoughts(answer.text), "it is cut off")
             return paragraph_value(read_paragraph(answer.text, self.config.paragraph_characters))
         except UnusableAnswerError as error:
             problem = "it is cut off, too long" if answer.cut_off else error.problem
             return _Unusable(error.answer, problem, prompt, cut_off=answer.cut_off)
-
-    def _shown(self, prompt: Prompt, name: str) -> tuple[tuple[str, str], ...]:
-        """A prompt's examples as turns.
-
-        Raises:
-            ConfigError: An answer is not what the model itself would have to give; or the model hears.
-        """
-        turns: list[tuple[str, str]] = []
-        try:
-            if prompt.examples and WAVEFORM in self.requires:
-                raise ValueError("a model that hears would need the sound of each example")
-            for example in prompt.examples:
-                answer = example[ANSWER]
-                if prompt.form == "record":
-                    answer = SemanticsRecord.model_validate(answer).model_dump_json()
-                else:
-                    answer = read_paragraph(str(answer), self.config.paragraph_characters)
-                turns += [("user", prompt.user.format(**example)), ("assistant", answer)]
-        except (ValidationError, ValueError, UnusableAnswerError) as error:
-            raise ConfigError(
-                f"an example cannot be used: {error}",
-                where=f"{name}, examples",
-                remedy="Its answer is a whole record, or for free text a paragraph; text_llm alone takes examples",
-                kind="bad_example",
-            ) from error
-        return tuple(turns)
 
     def _open(self) -> Engine:
         config = self.config
