@@ -18,11 +18,14 @@ from emoray.config import merge, read_preset, validate
 from emoray.engines import EngineConfig
 
 RECORD = {
+    "vocal_delivery": "High and lively.",
+    "intention": "greeting",
+    "attitude": "warm",
+    "valence": "very pleasant",
+    "arousal": "rather activated",
+    "dominance": "at ease",
     "emotion": "joy",
     "intensity": 0.75,
-    "attitude": "warm",
-    "intention": "greeting",
-    "vocal_delivery": "High and lively.",
     "summary": "She is glad.",
 }
 

@@ -91,7 +91,7 @@ def main() -> None:
 
 def questions(rows: int) -> list[Question]:
     """Different questions with the shipped prompt."""
-    prompt = read_prompt("text_llm")
+    prompt = read_prompt("text_llm_v2")
     words = list(LEXICON)
     return [
         Question(
@@ -208,11 +208,13 @@ def _calls(model: str, asked: list[Question], batch_rows: int) -> Answers:
 class Ask(LanguageModelSemantics):
     """A language model's stage whose questions are in the column `transcript`."""
 
+    kind = "text_llm"
     version = 1
+    needs_norms = False
 
-    def question(self, row: Row) -> Question:
+    def question(self, row: Row, number: int = 0) -> Question:
         """The row's question."""
-        return Question(self.prompt.system, row["transcript"])
+        return Question(self.prompts[number].system, row["transcript"])
 
 
 def _pool(model: str, asked: list[Question], batch_rows: int) -> Answers:
@@ -224,7 +226,7 @@ def _pool(model: str, asked: list[Question], batch_rows: int) -> Answers:
     bounds = {"max_tokens": TOKENS, "phrase_characters": PHRASE, "sentence_characters": SENTENCE}
     preset = read_preset("laptop")["annotate"]["semantics"]["text_llm"]
     config = validate(LanguageModelConfig, preset | bounds | {"model": model, "revision": "r"})
-    stage = Ask(config, engine_config(), "text_llm", {"transcript", "language", "delivery"})
+    stage = Ask(config, engine_config(), None, against="speaker")
     ids = [f"u{number:06d}" for number in range(len(asked))]
     rows = pl.DataFrame({"utterance_id": ids, "seconds": 1.0, stage.name: True})
     work, prints = PendingWork([stage], rows), {stage.name: "benchmark"}

@@ -82,11 +82,16 @@ class PlanConfig(Section):
         calibrate_rows: Utterances that `--calibrate` measures each stage with.
         price_per_cpu_hour: What a core costs for an hour, in any currency; null leaves the price out.
         price_per_gpu_hour: Likewise for a GPU.
+        price_per_million_tokens_read: What a server charges for a million tokens of questions; null leaves endpoints
+            without a price.
+        price_per_million_tokens_written: Likewise for answers.
     """
 
     calibrate_rows: int
     price_per_cpu_hour: float | None
     price_per_gpu_hour: float | None
+    price_per_million_tokens_read: float | None
+    price_per_million_tokens_written: float | None
 
 
 class SummaryConfig(Section):

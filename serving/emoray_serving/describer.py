@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray import serve
 
+from emoray.stages.base import WAVEFORM
 from emoray.stages.pipeline import text_stages
 from emoray_serving.config import AppConfig
 from emoray_serving.messages import AS_FITTED, Annotated, StageJob
@@ -38,7 +39,11 @@ class Describer:
 
     def _build(self, version: str, _variant: str) -> StageSet:
         fitted = self._versions.fitted(version)
-        stages = [stage for stage in text_stages(fitted.annotate, fitted.norms) if stage.name in STAGES]
+        stages = [
+            stage
+            for stage in text_stages(fitted.annotate, fitted.norms)
+            if stage.name in STAGES and WAVEFORM not in stage.requires
+        ]
         prints = chained_fingerprints(stages, fitted.fingerprints, fitted.norms.hash)
         absent = {} if len(stages) == len(STAGES) else {"semantics": NO_AUDIO_MODEL.format(version=version)}
         return StageSet(stages, prints, fitted.annotate.guard, absent)

@@ -34,6 +34,7 @@ def described(annotate, absent=()):
 
     def build(version, variant):
         stages = [stage for stage in text_stages(annotate, kit.norms()) if stage.name in ("emphasis", "semantics")]
+        stages = [stage for stage in stages if stage.name not in absent]
         known = fingerprints(kit.annotate_config(), kit.norms().hash)
         prints = chained_fingerprints(stages, known, kit.norms().hash)
         return StageSet(stages, prints, annotate.guard, dict(absent))

@@ -93,7 +93,7 @@ def run(
         fingerprints = pipeline.fingerprints(config.annotate, norms.hash)
         if retry_failed:
             _forget_failures(lake, text, fingerprints)
-        executor.run_until_complete(text, fingerprints, "describing and embedding")
+        executor.run_until_complete(pipeline.with_decode(text, audio), fingerprints, "describing and embedding")
         # Before Ray is left: a submitted job has its working directory only as long as it is connected.
         stages = [*audio, *text]
         result = AnnotateResult(
@@ -106,6 +106,7 @@ def run(
             wall_s=time.monotonic() - started,
             resources=executor.resources(),
             flush_rows=config.annotate.flush_rows,
+            prices=config.plan,
         )
         status = "FAILED"
         try:

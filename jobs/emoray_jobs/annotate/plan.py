@@ -14,6 +14,7 @@ from rich.table import Table
 from emoray.lake.tables import Lake
 from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
+from emoray.stages.decode import Decode
 from emoray_jobs.annotate.state import load_norms, select_splits
 from emoray_jobs.cluster import hardware
 from emoray_jobs.cluster.hardware import ClusterResources
@@ -23,6 +24,7 @@ from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.estimate import WorkEstimate, estimate_work
 from emoray_jobs.pipeline.pending import PendingWork
 from emoray_jobs.pipeline.pools import Pool
+from emoray_jobs.pipeline.rates import Amount, StageCost, stage_cost, total_price
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -39,6 +41,7 @@ class StagePlan:
         audio_s: Seconds of audio to put through it.
         work_s: Seconds of work, of a core or of a worker with its GPU; None where the cost is unknown.
         measured_rows: How many measured rows that rests on.
+        cost: What the stage costs, per 1,000 hours of speech and for what it has to compute.
     """
 
     name: str
@@ -47,6 +50,7 @@ class StagePlan:
     audio_s: float
     work_s: float | None
     measured_rows: int
+    cost: StageCost
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,9 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     rows = pending.utterance_lengths(utterances)
     outside = filters.excluded(lake, rows, config.annotate.filters, fingerprints)
     rows = rows.filter(~pending.is_member(rows, outside))
-    phases = [
-        _work(lake, rows, stages, fingerprints)
-        for stages in (pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None))
-    ]
+    audio, text = pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None)
+    passes = (audio, pipeline.with_decode(text, audio))
+    phases = [_work(lake, rows, stages, fingerprints) for stages in passes]
     there = _machines(lake, config.cluster)
     forecasts = [estimate_work(lake, work, there, config.annotate) for work in phases]
     if calibrate and any(None in one.work_s.values() for one in forecasts):
@@ -113,11 +116,7 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     return Plan(
         corpus=config.corpus.name,
         filtered=dict(sorted(Counter(outside["reason"]).items())),
-        stages=[
-            _of_stage(stage, work, one, rows.height)
-            for work, one in zip(phases, forecasts, strict=True)
-            for stage in work.stages
-        ],
+        stages=[_of_stage(lake, stage, phases, forecasts, there, rows, config.plan) for stage in (*audio, *text)],
         norms_hash=norms_hash,
         machines=there,
         pools=[pool for one in forecasts for pool in one.pools],
@@ -139,15 +138,41 @@ def _machines(lake: Lake, cluster: ClusterConfig) -> ClusterResources:
         return hardware.cluster_resources()
 
 
-def _of_stage(stage: Stage, work: PendingWork, found: WorkEstimate, rows: int) -> StagePlan:
+def _of_stage(
+    lake: Lake,
+    stage: Stage,
+    phases: Sequence[PendingWork],
+    forecasts: Sequence[WorkEstimate],
+    there: ClusterResources,
+    rows: pl.DataFrame,
+    prices: PlanConfig,
+) -> StagePlan:
+    # Decode may be in both passes, but it has an outcome to give in the first one only.
+    work = next(work for work in phases if stage.name in work.rows.columns)
     missing = work.missing(stage.name)
+    works = [one.work_s[stage.name] for one in forecasts if stage.name in one.work_s]
+    known = [one for one in works if one is not None]
+    pools = [pool for one in forecasts for pool in one.pools]
+    # Whatever reads the waveform has its clips decoded, those too that were decoded before.
+    active = [one for one in phases if stage.name in {other.name for other in one.active_stages()}]
+    gone_through = [one.rows if stage.name == Decode.name else one.missing(stage.name) for one in active]
     return StagePlan(
         name=stage.name,
         compute=missing.height,
-        reuse=rows - missing.height,
+        reuse=rows.height - missing.height,
         audio_s=float(missing["seconds"].sum()),
-        work_s=found.work_s.get(stage.name, 0.0),
-        measured_rows=int(found.measured_rows.get(stage.name, 0)),
+        work_s=sum(known) if len(known) == len(works) else None,
+        measured_rows=int(max(one.measured_rows.get(stage.name, 0) for one in forecasts)),
+        cost=stage_cost(
+            lake,
+            stage,
+            there,
+            prices,
+            corpus=(rows.height, float(rows["seconds"].sum())),
+            compute=(sum(one.height for one in gone_through), sum(float(one["seconds"].sum()) for one in gone_through)),
+            times=sum(stage.name in one.rows.columns for one in phases),
+            on_cores={name for pool in pools if not pool.gpus for name in pool.stages},
+        ),
     )
 
 
@@ -170,7 +195,7 @@ def render(plan: Plan) -> RenderableType:
         basis = f"{stage.measured_rows:,} rows" if stage.work_s else "–"
         counts = (f"{stage.compute:,}", f"{stage.reuse:,}", f"{stage.audio_s / 3600:.2f}")
         table.add_row(stage.name, *counts, work, basis)
-    parts: list[RenderableType] = [table]
+    parts: list[RenderableType] = [table, *_costs(plan)]
     if plan.pools:
         parts.append(_pools(plan.pools))
     there = plan.machines
@@ -180,6 +205,51 @@ def render(plan: Plan) -> RenderableType:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in plan.filtered.items())
         parts.append(f"filtered: {reasons}; what is not measured yet counts as to be computed")
     return Group(*parts, f"machines: {len(there.nodes)}, with {has}", f"norms: {norms}", *_time(plan))
+
+
+def _costs(plan: Plan) -> list[RenderableType]:
+    """Hours and price of each stage, on a line of its own: recognition may cost more than the language model."""
+    table = Table(
+        title="cost by stage: 1,000 hours of speech like this corpus; what is to compute", title_justify="left"
+    )
+    for name in ("stage", "model"):
+        table.add_column(name)
+    for name in ("hours / 1,000 h", "price / 1,000 h", "hours", "price"):
+        table.add_column(name, justify="right")
+    table.add_column("rate")
+    for stage in plan.stages:
+        cost = stage.cost
+        table.add_row(
+            cost.stage, cost.model or "–", *_amount(cost.thousand, cost), *_amount(cost.corpus, cost), cost.basis
+        )
+    lines: list[RenderableType] = [table]
+    for what, amounts in (
+        ("1,000 hours of speech", {stage.name: stage.cost.thousand for stage in plan.stages}),
+        ("what is to compute", {stage.name: stage.cost.corpus for stage in plan.stages if stage.compute}),
+    ):
+        known, unknown = total_price(amounts)
+        if len(amounts) > len(unknown):
+            without = f", without {', '.join(unknown)}, whose price is unknown" if unknown else ""
+            lines.append(f"price of {what}: {_money(known)}{without}")
+    tokens = [
+        f"{stage.name} {found.tokens_read / 1e6:,.1f} read, {found.tokens_written / 1e6:,.1f} written"
+        for stage in plan.stages
+        if (found := stage.cost.thousand) is not None and found.tokens_read
+    ]
+    return [*lines, *([f"million tokens per 1,000 hours: {'; '.join(tokens)}"] if tokens else [])]
+
+
+def _amount(found: Amount | None, cost: StageCost) -> tuple[str, str]:
+    """Hours and price, as they are printed."""
+    if found is None:
+        return "unknown", "unknown"
+    hours = f"{found.hours:,.1f}" if found.hours >= 10 else f"{found.hours:.2g}"
+    return f"{hours} {cost.device}-h", "–" if found.price is None else _money(found.price)
+
+
+def _money(price: float) -> str:
+    """A price, as it is printed: small ones with two digits that count."""
+    return f"{price:,.2f}" if price >= 1 or not price else f"{price:.2g}"
 
 
 def _pools(pools: Sequence[Pool]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import polars as pl
 from rich.console import Group, RenderableType
@@ -14,6 +15,10 @@ from emoray.lake.tables import Lake
 from emoray.stages.base import Stage
 from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.executor import RunResources, StageExecutor
+from emoray_jobs.pipeline.rates import price
+
+if TYPE_CHECKING:
+    from emoray_jobs.config import PlanConfig
 
 #: Reason of an utterance that the caller's choice of splits leaves out.
 REASON_SPLIT = "split"
@@ -89,6 +94,7 @@ class AnnotateResult:
         wall_s: How long the run took.
         resources: Who took part, and with how much memory.
         flush_rows: Rows per stage that the writer gathers before it writes a file.
+        prices: What an hour and a token cost.
     """
 
     corpus: str
@@ -100,6 +106,7 @@ class AnnotateResult:
     wall_s: float
     resources: RunResources
     flush_rows: int
+    prices: PlanConfig
 
     @property
     def computed(self) -> int:
@@ -229,5 +236,27 @@ def render(result: AnnotateResult) -> RenderableType:
         + (f" on {work.nodes} nodes" if work.nodes > 1 else "")
         + f", spilled to disk: {spilled}",
         *([f"workers at work: {', '.join(busy)}"] if busy else []),
+        *_spending(result),
         f"A kill costs at most the rows in flight and {result.flush_rows:,} buffered per stage; run it again to resume",
     )
+
+
+def _spending(result: AnnotateResult) -> list[RenderableType]:
+    """What each stage took, beside what was planned."""
+    if not result.resources.spending:
+        return []
+    table = Table(title="machine time by stage: planned, and measured", title_justify="left")
+    table.add_column("stage")
+    for name in ("planned", "took", "of planned", "loading", "price"):
+        table.add_column(name, justify="right")
+    lines = []
+    for one in result.resources.spending:
+        planned = "unknown" if one.planned_s is None else f"{one.planned_s:,.1f} s"
+        ratio = f"{one.spent_s / one.planned_s:.2f}" if one.planned_s else "–"
+        hours = (one.spent_s + one.loading_s) / 3600
+        cost = price(one.device, hours, one.tokens_read, one.tokens_written, result.prices)
+        paid = "–" if cost is None else f"{cost:,.4f}"
+        table.add_row(one.name, planned, f"{one.spent_s:,.1f} {one.device}-s", ratio, f"{one.loading_s:,.1f} s", paid)
+        if one.tokens_read:
+            lines.append(f"{one.name}: {one.tokens_read:,.0f} tokens read, {one.tokens_written:,.0f} written")
+    return [table, *lines]

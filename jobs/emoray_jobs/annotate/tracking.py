@@ -56,7 +56,7 @@ def _log(tracking: TrackingConfig, lake: Lake, annotate: AnnotateConfig, result:
     run_id = store.start_run(f"annotate {result.corpus}", params=params, tags={"emoray.verb": "annotate"})
     store.log_metrics(run_id, metrics(result))
     with tempfile.TemporaryDirectory(prefix="emoray-summary-") as folder:
-        document = json.dumps(dataclasses.asdict(result), indent=1)
+        document = json.dumps({**dataclasses.asdict(result), "prices": result.prices.model_dump()}, indent=1)
         Path(folder, "summary.json").write_text(document + "\n", encoding="utf-8")
         with Path(folder, "summary.txt").open("w", encoding="utf-8") as file:
             Console(file=file, width=WIDTH).print(render(result))
@@ -96,6 +96,10 @@ def metrics(result: AnnotateResult) -> dict[str, float]:
         found[f"{stage.name}.reused"] = stage.reused
         found[f"{stage.name}.real_time_factor"] = stage.real_time_factor
         found |= {f"{stage.name}.failed.{kind}": number for kind, number in stage.failed.items()}
+    for spending in work.spending:
+        found[f"{spending.name}.planned_s"] = spending.planned_s
+        found[f"{spending.name}.spent_s"] = spending.spent_s
+        found[f"{spending.name}.loading_s"] = spending.loading_s
     for pool in work.pools:
         # MLflow's names know no plus sign.
         found[f"pool.{pool.name.replace('+', '.')}.busy_share"] = pool.busy_share

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from emoray.engines.usage import Tokens, counting
 from emoray.lake.tables import Lake
 from emoray.stages.base import Row, Stage
 from emoray.stages.fingerprint import fingerprint
@@ -45,6 +46,8 @@ class Cost:
         start_s: Seconds until a new process has loaded what the stage needs.
         peak_bytes: Largest resident memory of a process that ran it.
         rows: How many rows this rests on.
+        tokens_read: Tokens of a language model's questions, per row; 0 where nobody counted any.
+        tokens_written: Tokens of its answers, per row.
     """
 
     per_row_s: float
@@ -52,6 +55,8 @@ class Cost:
     start_s: float
     peak_bytes: int
     rows: float
+    tokens_read: float = 0.0
+    tokens_written: float = 0.0
 
     def work_s(self, rows: int, audio_s: float) -> float:
         """Seconds of work that rows will take."""
@@ -73,6 +78,9 @@ class CostSums:
         start_audio_s: Their seconds of audio.
         start_work_s: Time that they took.
         peak_bytes: Largest resident memory of the processes.
+        token_rows: Rows, those of first batches included, whose tokens were counted.
+        tokens_read: Tokens of their questions, repairs included.
+        tokens_written: Tokens of the answers.
     """
 
     rows: float = 0
@@ -85,12 +93,28 @@ class CostSums:
     start_audio_s: float = 0
     start_work_s: float = 0
     peak_bytes: int = 0
+    token_rows: float = 0
+    tokens_read: float = 0
+    tokens_written: float = 0
 
     @classmethod
     def of_batch(
-        cls, rows: int, audio_s: float, work_s: float, *, first: bool, peak_bytes: int, beside_first: bool = False
+        cls,
+        rows: int,
+        audio_s: float,
+        work_s: float,
+        *,
+        first: bool,
+        peak_bytes: int,
+        beside_first: bool = False,
+        tokens: Tokens | None = None,
     ) -> CostSums:
         """One batch: the first of its process, one that ran beside that, or a later one."""
+        if tokens is not None and tokens.read:
+            counted = cls(token_rows=rows, tokens_read=tokens.read, tokens_written=tokens.written)
+            return counted + cls.of_batch(
+                rows, audio_s, work_s, first=first, peak_bytes=peak_bytes, beside_first=beside_first
+            )
         if first or beside_first:
             return cls(
                 starts=int(first),
@@ -136,7 +160,20 @@ class CostSums:
         if self.starts:
             warm_s = per_row_s * self.start_rows + per_audio_s * self.start_audio_s
             start_s = max(0.0, self.start_work_s - warm_s) / self.starts
-        return Cost(per_row_s, per_audio_s, start_s, self.peak_bytes, self.rows)
+        counted = self.token_rows or 1.0
+        tokens = (self.tokens_read / counted, self.tokens_written / counted)
+        return Cost(per_row_s, per_audio_s, start_s, self.peak_bytes, self.rows, *tokens)
+
+    @property
+    def spent_s(self) -> float:
+        """All time, that of first batches included."""
+        return self.work_s + self.start_work_s
+
+    @property
+    def loading_s(self) -> float:
+        """What of it went into loading; 0 where first batches are all there is, which tell nothing of it."""
+        cost = self.cost()
+        return cost.start_s * self.starts if cost else 0.0
 
 
 @dataclass(frozen=True)
@@ -168,10 +205,11 @@ def run_measured(
     loading = mark not in _begun
     clock = _PASSING if on_gpu or stage.waits else _CORES
     started = clock.start()
-    try:
-        outcomes = run_isolating_rows(stage, rows, guard)
-    finally:
-        work_s = clock.stop(started)
+    with counting() as tokens:
+        try:
+            outcomes = run_isolating_rows(stage, rows, guard)
+        finally:
+            work_s = clock.stop(started)
     # A row that lacked an input cost nothing, and would make the others look cheap.
     tried = [seconds_of(row) for row, outcome in zip(rows, outcomes, strict=True) if outcome.elapsed_s > 0]
     if not tried:
@@ -179,7 +217,13 @@ def run_measured(
     first = mark not in _begun
     _begun.add(mark)
     work = CostSums.of_batch(
-        len(tried), sum(tried), work_s, first=first, peak_bytes=peak_memory_bytes(), beside_first=loading
+        len(tried),
+        sum(tried),
+        work_s,
+        first=first,
+        peak_bytes=peak_memory_bytes(),
+        beside_first=loading,
+        tokens=tokens,
     )
     return outcomes, work
 

@@ -51,7 +51,7 @@ def estimate_work(lake: Lake, work: PendingWork, machines: ClusterResources, con
     while True:
         costs: dict[str, Cost] = {}
         for group, number in zip(groups, gpus, strict=True):
-            costs |= _costs(lake, group, machines.kinds(number))
+            costs |= costs_on(lake, group, machines.kinds(number))
         demands = [_demand(group, number, work, costs, config) for group, number in zip(groups, gpus, strict=True)]
         pools = size_pools(demands, machines, batches)
         granted = [number if pool.gpus else 0 for number, pool in zip(gpus, pools, strict=True)]
@@ -71,7 +71,7 @@ def _batches(rows: pl.DataFrame, config: AnnotateConfig) -> int:
     return max(by_rows, int(-(-float(rows["seconds"].sum()) // config.batch_audio_s)))
 
 
-def _costs(lake: Lake, stages: Sequence[Stage], kinds: Mapping[str, float]) -> dict[str, Cost]:
+def costs_on(lake: Lake, stages: Sequence[Stage], kinds: Mapping[str, float]) -> dict[str, Cost]:
     """Costs of stages over kinds of machine, each counting as its share; those that nobody measured count nothing."""
     found = [(share, load_costs(lake, stages, kind)) for kind, share in kinds.items()]
     mixed = {}
@@ -85,6 +85,8 @@ def _costs(lake: Lake, stages: Sequence[Stage], kinds: Mapping[str, float]) -> d
                 start_s=max(cost.start_s for _, cost in known),
                 peak_bytes=max(cost.peak_bytes for _, cost in known),
                 rows=sum(cost.rows for _, cost in known),
+                tokens_read=sum(share * cost.tokens_read for share, cost in known) / total,
+                tokens_written=sum(share * cost.tokens_written for share, cost in known) / total,
             )
     return mixed
 

@@ -30,9 +30,11 @@ from emoray_jobs.cluster import hardware
 from emoray_jobs.cluster.hardware import ClusterResources
 from emoray_jobs.pipeline import costs, pending
 from emoray_jobs.pipeline.batches import write_batches
+from emoray_jobs.pipeline.costs import CostSums
 from emoray_jobs.pipeline.estimate import estimate_work
 from emoray_jobs.pipeline.pending import PendingWork
 from emoray_jobs.pipeline.pools import Pool
+from emoray_jobs.pipeline.rates import Device, device_of, gpus_of_stage, shipped_rate
 from emoray_jobs.progress import track
 
 if TYPE_CHECKING:
@@ -71,6 +73,30 @@ class PoolUsage:
 
 
 @dataclass(frozen=True)
+class StageSpending:
+    """What a stage was expected to take, and what it took.
+
+    Attributes:
+        name: The stage.
+        device: What its time is the time of.
+        planned_s: Seconds of work by the rates that were known before the run, loading not included; None where none
+            was known.
+        spent_s: Seconds of work, loading not included.
+        loading_s: Seconds of loading.
+        tokens_read: Tokens of a language model's questions.
+        tokens_written: Tokens of its answers.
+    """
+
+    name: str
+    device: Device
+    planned_s: float | None
+    spent_s: float
+    loading_s: float
+    tokens_read: float
+    tokens_written: float
+
+
+@dataclass(frozen=True)
 class RunResources:
     """Who took part in a run.
 
@@ -81,6 +107,7 @@ class RunResources:
         spilled_bytes: What the cluster's object stores wrote to disk meanwhile, whoever's it was; None if they did not
             say.
         pools: The pools, in order.
+        spending: What each stage that ran took, in order.
     """
 
     nodes: int
@@ -88,6 +115,7 @@ class RunResources:
     peak_memory_bytes: int
     spilled_bytes: int | None
     pools: list[PoolUsage]
+    spending: list[StageSpending]
 
 
 class StageExecutor:
@@ -128,6 +156,9 @@ class StageExecutor:
         self._busy_s: defaultdict[str, float] = defaultdict(float)
         self._had_s: defaultdict[str, float] = defaultdict(float)
         self._workers: dict[str, int] = {}
+        self._planned_s: dict[str, float | None] = {}
+        self._gpus: dict[str, int] = {}
+        self._work: dict[str, CostSums] = {}
         every = [*pipeline.audio_stages(annotate), *pipeline.text_stages(annotate, None)]
         self._types: dict[str, pa.DataType] = {stage.name: stage.value_type for stage in every}
 
@@ -149,6 +180,8 @@ class StageExecutor:
             if stage.name not in self.lacked:
                 self.lacked[stage.name] = pending.is_member(self.utterance_lengths, work.missing(stage.name))
         max_rows, stalled, in_turn = self._annotate.batch_rows, 0, False
+        if work.outcome_count:
+            self._plan(work)
         while work.outcome_count:
             problems = self._pass(work, fingerprints, max_rows, what, in_turn=in_turn)
             left = pending.outstanding(self._lake, self.kept, stages, fingerprints)
@@ -182,7 +215,36 @@ class StageExecutor:
                 PoolUsage(name, workers, self._busy_s[name], self._had_s[name])
                 for name, workers in self._workers.items()
             ],
+            spending=[self._spending(name, work) for name, work in self._work.items()],
         )
+
+    def _spending(self, name: str, work: CostSums) -> StageSpending:
+        gpus, loading_s = self._gpus.get(name, 0), work.loading_s
+        planned_s = self._planned_s.get(name)
+        return StageSpending(
+            name=name,
+            device=device_of(self._stages[name], gpus),
+            planned_s=None if planned_s is None else planned_s * max(1, gpus),
+            spent_s=(work.spent_s - loading_s) * max(1, gpus),
+            loading_s=loading_s * max(1, gpus),
+            tokens_read=work.tokens_read,
+            tokens_written=work.tokens_written,
+        )
+
+    def _plan(self, work: PendingWork) -> None:
+        """Note what the stages are expected to take, before what they take becomes known."""
+        machines = self._need_ray()
+        found = estimate_work(self._lake, work, machines, self._annotate)
+        on_cores = {name for pool in found.pools if not pool.gpus for name in pool.stages}
+        for stage in work.active_stages():
+            gpus = self._gpus[stage.name] = gpus_of_stage(stage, machines, on_cores)
+            expected_s = found.work_s[stage.name]
+            shipped = shipped_rate(stage, device_of(stage, gpus))
+            if expected_s is None and shipped is not None:
+                expected_s = float(work.missing(stage.name)["seconds"].sum()) / shipped.audio_s_per_s
+            before_s = self._planned_s.get(stage.name, 0.0)
+            known = expected_s is not None and before_s is not None
+            self._planned_s[stage.name] = (expected_s or 0.0) + (before_s or 0.0) if known else None
 
     def _pass(
         self, work: PendingWork, fingerprints: Mapping[str, str], max_rows: int, what: str, *, in_turn: bool
@@ -285,6 +347,8 @@ class StageExecutor:
         for pool, busy_s in report.busy_s.items():
             self._busy_s[pool] += busy_s
         for (stage, machine), work in report.work.items():
+            if work.spent_s:
+                self._work[stage] = self._work.get(stage, CostSums()) + work
             try:
                 costs.add_measurement(self._lake, self._stages[stage], machine, work)
             except EmorayError as error:

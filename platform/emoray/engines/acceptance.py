@@ -18,7 +18,7 @@ FIRST = 4
 _CONTROL_TEXT, _CONTROL_S = "Describe this recording.", 2
 
 
-def answer_or_refuse(engine: Engine) -> Callable[[Sequence[Question], dict[str, Any], int, Chat], list[Answer]]:
+def answer_or_refuse(engine: Engine) -> Callable[[Sequence[Question], dict[str, Any] | None, int, Chat], list[Answer]]:
     """`Engine.answer`, but a few questions come first.
 
     If all of these are refused, a control question tells whose fault it is: the same instructions and schema with a
@@ -28,7 +28,9 @@ def answer_or_refuse(engine: Engine) -> Callable[[Sequence[Question], dict[str, 
         engine: The engine.
     """
 
-    def answer(questions: Sequence[Question], schema: dict[str, Any], max_tokens: int, chat: Chat) -> list[Answer]:
+    def answer(
+        questions: Sequence[Question], schema: dict[str, Any] | None, max_tokens: int, chat: Chat
+    ) -> list[Answer]:
         try:
             answers = engine.answer(questions[:FIRST], schema, max_tokens, chat)
         except ServiceError as error:

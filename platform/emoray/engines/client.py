@@ -26,10 +26,14 @@ class Reply:
     Attributes:
         text: Its words.
         cut_off: It had more to say: the longest answer was reached.
+        tokens_read: Tokens of the question, as the engine counts them; 0 where it does not say.
+        tokens_written: Tokens of the answer, thoughts included; 0 where it does not say.
     """
 
     text: str
     cut_off: bool = False
+    tokens_read: int = 0
+    tokens_written: int = 0
 
 
 #: The reply, or why there is none. A StageError is the row's own. A TransientError is not: the row stays to do.
@@ -64,20 +68,27 @@ class Question:
         user: What is the row's own.
         audio: float32 (S,), mono, 16 kHz, for models that hear; it comes before `user`.
         exchange: Turns after that, (role, text).
+        examples: Turns before `user`, (role, text): questions and answers that show how it is done.
     """
 
     system: str
     user: str
     audio: npt.NDArray[np.float32] | None = None
     exchange: tuple[tuple[str, str], ...] = ()
+    examples: tuple[tuple[str, str], ...] = ()
 
     def followed_by(self, answer: str, objection: str) -> Question:
         """The same conversation after an answer and an objection to it."""
         return replace(self, exchange=(*self.exchange, ("assistant", answer), ("user", objection)))
 
     def folded(self) -> Question:
-        """The same conversation with the system text at the beginning of the user's turn."""
-        return replace(self, system="", user=f"{self.system}\n\n{self.user}") if self.system else self
+        """The same conversation with the system text at the beginning of the first turn of the user."""
+        if not self.system:
+            return self
+        if self.examples:
+            (role, first), *others = self.examples
+            return replace(self, system="", examples=((role, f"{self.system}\n\n{first}"), *others))
+        return replace(self, system="", user=f"{self.system}\n\n{self.user}")
 
     def messages(self, audio_format: AudioFormat = "wav") -> list[dict[str, Any]]:
         """The conversation as OpenAI's protocol and vLLM's `LLM.chat` take it."""
@@ -85,9 +96,11 @@ class Question:
         if self.audio is not None:
             sound = {"data": _encode(self.audio, audio_format), "format": audio_format}
             content = [{"type": "input_audio", "input_audio": sound}, {"type": "text", "text": self.user}]
-        turns = [{"role": role, "content": text} for role, text in self.exchange]
+        before, after = (
+            [{"role": role, "content": text} for role, text in turns] for turns in (self.examples, self.exchange)
+        )
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": content}, *turns]
+        return [*system, *before, {"role": "user", "content": content}, *after]
 
 
 class Engine(ABC):
@@ -95,13 +108,13 @@ class Engine(ABC):
 
     @abstractmethod
     def answer(
-        self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int, chat: Chat
+        self, questions: Sequence[Question], schema: dict[str, Any] | None, max_tokens: int, chat: Chat
     ) -> list[Answer]:
         """Answer questions, as many at a time as the engine can.
 
         Args:
             questions: The questions.
-            schema: JSON schema that the decoder is held to.
+            schema: JSON schema that the decoder is held to; None for free text.
             max_tokens: Longest answer; a longer one comes back cut off.
             chat: How the conversation becomes a prompt.
 

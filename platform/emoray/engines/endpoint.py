@@ -60,7 +60,7 @@ class Endpoint(Engine):
             self._headers["Authorization"] = f"Bearer {key}"
 
     def answer(
-        self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int, chat: Chat
+        self, questions: Sequence[Question], schema: dict[str, Any] | None, max_tokens: int, chat: Chat
     ) -> list[Answer]:
         """See `Engine.answer`. What the server fails at is the row's error only if it answers others meanwhile."""
         if not questions:
@@ -68,7 +68,7 @@ class Endpoint(Engine):
         return asyncio.run(self._answer(list(questions), schema, max_tokens, chat))
 
     async def _answer(
-        self, questions: list[Question], schema: dict[str, Any], max_tokens: int, chat: Chat
+        self, questions: list[Question], schema: dict[str, Any] | None, max_tokens: int, chat: Chat
     ) -> list[Answer]:
         config = self._config
         limits = httpx.Limits(max_connections=config.max_parallel)

@@ -52,15 +52,14 @@ class LocalEngine(Engine):
         self._running_loop()
 
     def answer(
-        self, questions: Sequence[Question], schema: dict[str, Any], max_tokens: int, chat: Chat
+        self, questions: Sequence[Question], schema: dict[str, Any] | None, max_tokens: int, chat: Chat
     ) -> list[Answer]:
         """See `Engine.answer`. A question that the engine refuses (too long) is its own row's error."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        sampling = SamplingParams(
-            temperature=0.0, max_tokens=max_tokens, structured_outputs=StructuredOutputsParams(json=schema)
-        )
+        held = None if schema is None else StructuredOutputsParams(json=schema)
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, structured_outputs=held)
         what = f"vLLM, on {len(questions)} questions,"
         prepare = functools.partial(self._prepare_chat, chat)
         answers = [_answer(output) for output in self._outputs(questions, prepare, sampling, what)]
@@ -151,7 +150,8 @@ def _answer(output: Any) -> Answer:
         return TransientError(
             f"vLLM ended a request with {said.finish_reason!r}, without an answer", kind="engine_failed"
         )
-    return Reply(str(said.text), cut_off=said.finish_reason == "length")
+    read, written = len(output.prompt_token_ids or ()), len(said.token_ids)
+    return Reply(str(said.text), said.finish_reason == "length", tokens_read=read, tokens_written=written)
 
 
 def _load(model: str, config: VllmConfig, adapter: str | None, *, speech: bool) -> Any:

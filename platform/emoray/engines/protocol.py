@@ -44,17 +44,18 @@ class NoReplyError(TransientError):
 
 
 def request_body(
-    question: Question, model: str, schema: dict[str, Any], max_tokens: int, chat: Chat, config: EndpointConfig
+    question: Question, model: str, schema: dict[str, Any] | None, max_tokens: int, chat: Chat, config: EndpointConfig
 ) -> dict[str, Any]:
     """The body of a request for a chat completion."""
     form = {"name": "record", "schema": schema, "strict": True}
+    held = None if schema is None else {"type": "json_schema", "json_schema": form}
     body = {
         "model": model,
         "messages": question.messages(config.audio_format),
         "temperature": 0.0,
         "seed": 0,
         "max_tokens": max_tokens,
-        "response_format": {"type": "json_schema", "json_schema": form},
+        "response_format": held,
         # vLLM's own fields.
         "chat_template": chat.template,
         "chat_template_kwargs": dict(chat.template_kwargs) or None,
@@ -101,7 +102,15 @@ def read_reply(reply: httpx.Response, url: str) -> Reply:
         text = str(message.get("reasoning_content") or message.get("reasoning") or "")
         if not text:
             raise StageError(f"the model said nothing (finish_reason {finish!r})", kind="no_text")
-    return Reply(text, cut_off=finish == "length")
+    usage = reply.json().get("usage")
+    read, written = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
+    return Reply(text, finish == "length", tokens_read=read, tokens_written=written)
+
+
+def _count(usage: object, name: str) -> int:
+    """A number of tokens in a server's account; 0 where it gives none."""
+    found = usage.get(name) if isinstance(usage, dict) else None
+    return found if isinstance(found, int) else 0
 
 
 def _text(message: dict[str, Any]) -> str:

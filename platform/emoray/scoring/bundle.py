@@ -6,6 +6,7 @@ Layout::
     model.safetensors weights
     stages.json       the annotate configuration and the fingerprint of every stage
     norms.json        prosody norms, the reference of emphasis and semantics
+    prompt.yaml       the prompt of the semantics, if a language model wrote them; prompt-2.yaml … for further ones
     conformal.json    half width per semantic level and dimension, and their nominal level
     text_encoder/     the text encoder, Hugging Face layout (absent if the model reads no text)
     metrics.json      the version's metrics when it was made
@@ -35,12 +36,12 @@ from emoray.models.config import ModelConfig
 from emoray.schema import GRANULARITIES
 from emoray.scoring.bundle_files import (
     FORMAT,
-    PROMPT,
     FittedStages,
     bad_config_error,
     broken_bundle_error,
     model_document,
     open_stages,
+    prompt_file,
     read_json,
 )
 from emoray.stages.config import AnnotateConfig
@@ -129,8 +130,8 @@ def save_bundle(
         _write(work / "metrics.json", dict(metrics))
         semantics = annotate.semantics
         if semantics.kind != "cues":
-            prompt = read_prompt(semantics.model_dump()[semantics.kind]["prompt"])
-            (work / PROMPT).write_text(prompt.text, encoding="utf-8")
+            for number, name in enumerate(semantics.model_dump()[semantics.kind]["prompts"]):
+                (work / prompt_file(number)).write_text(read_prompt(name).text, encoding="utf-8")
         if text_read(config):
             _copy_encoder(annotate.embed.model, work / "text_encoder")
     return Path(folder).absolute()

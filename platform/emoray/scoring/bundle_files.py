@@ -15,8 +15,6 @@ from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 
 FORMAT = 1
-#: The prompt of the version's semantics, if a language model wrote them.
-PROMPT = "prompt.yaml"
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,10 @@ def open_stages(folder: str | Path) -> FittedStages:
     model_document(root)
     stages = read_json(root / "stages.json")
     stages["annotate"]["embed"].setdefault("semantics_numbers", False)  # bundles from before there were any
+    for kind in ("text_llm", "audio_llm"):
+        model = stages["annotate"]["semantics"].get(kind, {})
+        if "prompt" in model:  # bundles from before there could be several
+            model["prompts"] = [model.pop("prompt")]
     try:
         # Keys that came after the version was made have the values of the preset.
         annotate = AnnotateConfig.model_validate(merge(read_preset(BASE_PRESET)["annotate"], stages["annotate"]))
@@ -52,11 +54,17 @@ def open_stages(folder: str | Path) -> FittedStages:
     encoder = (root / "text_encoder").absolute()
     if encoder.is_dir():
         annotate = annotate.model_copy(update={"embed": annotate.embed.model_copy(update={"model": str(encoder)})})
-    if (root / PROMPT).is_file():
+    if (root / prompt_file(0)).is_file():
         tree = annotate.model_dump(mode="json")
-        tree["semantics"][annotate.semantics.kind]["prompt"] = str((root / PROMPT).absolute())
+        model = tree["semantics"][annotate.semantics.kind]
+        model["prompts"] = [str((root / prompt_file(number)).absolute()) for number in range(len(model["prompts"]))]
         annotate = AnnotateConfig.model_validate(tree)
     return FittedStages(annotate, stages["fingerprints"], Norms.from_json(read_json(root / "norms.json")))
+
+
+def prompt_file(number: int) -> str:
+    """Name of the file with one of the prompts of the version's semantics, if a language model wrote them."""
+    return "prompt.yaml" if number == 0 else f"prompt-{number + 1}.yaml"
 
 
 def read_json(path: Path) -> Any:

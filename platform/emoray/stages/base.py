@@ -39,6 +39,7 @@ class Stage(ABC):
         rows_at_a_time: Rows that a worker processes at the same time, from any batch: an engine's sequences. Its pool
             gives it several batches at a time, from several threads. 0 for one batch at a time.
         waits: Its work is done behind an endpoint: its cost is the elapsed time, not that of the cores.
+        model: Name of the model that it runs, for people: no part of the fingerprint. Empty without one.
     """
 
     name: ClassVar[str]
@@ -52,6 +53,7 @@ class Stage(ABC):
     gpus: int = 1
     rows_at_a_time: int = 0
     waits: bool = False
+    model: str = ""
 
     @abstractmethod
     def options(self) -> dict[str, Any]:

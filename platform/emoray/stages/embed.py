@@ -51,6 +51,7 @@ class EmbedTranscript(Stage):
 
     def __init__(self, config: EmbedConfig) -> None:
         self.config = config
+        self.model = config.model
         self.gpus = int(config.device != "cpu")
 
     def options(self) -> dict[str, Any]:
@@ -81,7 +82,7 @@ class EmbedTranscript(Stage):
 
 
 class EmbedSemantics(Stage):
-    """ES vectors: masked mean over the semantics' text."""
+    """ES vectors: masked mean over the semantics' text; of several texts (one per prompt) the mean of their vectors."""
 
     name = "embed_semantics"
     version = 1
@@ -92,6 +93,7 @@ class EmbedSemantics(Stage):
 
     def __init__(self, config: EmbedConfig) -> None:
         self.config = config
+        self.model = config.model
         self.gpus = int(config.device != "cpu")
 
     def options(self) -> dict[str, Any]:
@@ -104,8 +106,10 @@ class EmbedSemantics(Stage):
 
         config = self.config
         encoder = text_encoder(config.model, config.device, config.max_tokens)
-        states = encoder.states([row["semantics"]["text"] for row in rows], config.batch_size)
-        return [{"es": masked_mean(own)} for own, _ in states]
+        texts = [row["semantics"].get("texts") or [row["semantics"]["text"]] for row in rows]
+        states = encoder.states([text for own in texts for text in own], config.batch_size)
+        vectors = iter([masked_mean(own) for own, _ in states])
+        return [{"es": np.mean([next(vectors) for _ in own], axis=0)} for own in texts]
 
 
 class EmbedSemanticsWithNumbers(EmbedSemantics):

@@ -23,7 +23,7 @@ TEXT_STAGES = ("emphasis", "semantics", "embed_transcript", "embed_semantics")
 
 
 def audio_stages(config: AnnotateConfig, storage_options: dict[str, Any] | None = None) -> list[Stage]:
-    """The first pass: decode, prosody, transcribe, from which norms are fitted; and semantics that read the audio.
+    """The first pass: decode, prosody, transcribe, from which norms are fitted.
 
     Quality comes after decode if it is enabled, or a filter needs it. `storage_options` are for the file system of the
     audio.
@@ -31,25 +31,26 @@ def audio_stages(config: AnnotateConfig, storage_options: dict[str, Any] | None 
     stages: list[Stage] = [Decode(config.audio, storage_options)]
     if config.quality.enabled or MeasureQuality.name in config.filters.reads:
         stages.append(MeasureQuality(config.quality))
-    stages += [MeasureProsody(config.prosody), build_transcribe(config.transcribe)]
-    describing = build_semantics(config.semantics, None)
-    # Here the waveform is available, and semantics from audio need no norms.
-    return [*stages, describing] if WAVEFORM in describing.requires else stages
+    return [*stages, MeasureProsody(config.prosody), build_transcribe(config.transcribe)]
 
 
 def text_stages(config: AnnotateConfig, norms: Norms | None) -> list[Stage]:
     """The second pass, over stored prosody and transcripts: emphasis, semantics, embed_transcript, embed_semantics.
 
-    Semantics that read the audio are in the first pass instead. Without norms the stages can be fingerprinted but not
-    run.
+    Without norms the stages can be fingerprinted but not run. Semantics that hear need `with_decode`.
     """
-    describing = build_semantics(config.semantics, norms)
     return [
         Emphasis(config.emphasis.prosody, norms),
-        *([] if WAVEFORM in describing.requires else [describing]),
+        build_semantics(config.semantics, norms),
         EmbedTranscript(config.embed),
         _embed_semantics(config, norms),
     ]
+
+
+def with_decode(text: Sequence[Stage], audio: Sequence[Stage]) -> list[Stage]:
+    """The second pass with decode in front, if one of its stages reads the waveform, which no table holds."""
+    heard = any(WAVEFORM in (*stage.requires, *stage.uses) for stage in text)
+    return [*(stage for stage in audio if heard and stage.name == Decode.name), *text]
 
 
 def _embed_semantics(config: AnnotateConfig, norms: Norms | None) -> EmbedSemantics:

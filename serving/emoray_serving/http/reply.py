@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from emoray.audio.io import Waveform
@@ -119,10 +120,15 @@ def _semantics(parameters: ScoreParameters, semantics: ClipSemantics, score: Sco
         requested=parameters.semantics,
         used=REQUESTED_OF[score.level],
         absent=absent,
-        description=None
-        if description is None
-        else {key: value for key, value in description.items() if key != "text"},
+        description=None if description is None else shown_description(description),
     )
+
+
+def shown_description(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The record, without the text that is made of it; of free text, which has no record, the text."""
+    record = {key: value for key, value in description.items() if key not in ("text", "texts")}
+    has_record = any(value is not None for value in record.values())
+    return record if has_record else {"text": description["text"]}
 
 
 def _ms(seconds: float) -> float:

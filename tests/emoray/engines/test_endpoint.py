@@ -15,6 +15,7 @@ import soundfile
 from engine_kit import Act, endpoint_config, serving
 
 from emoray.engines import Chat, Question, Reply, open_engine
+from emoray.engines.usage import count_tokens, counting
 from emoray.errors import ConfigError, RefusedError, ServiceError, StageError, TransientError
 
 SCHEMA = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -52,6 +53,24 @@ def test_answers_come_back_in_order_whatever_the_order_of_their_arrival():
     assert body["temperature"] == 0
     assert body["response_format"]["json_schema"]["schema"] == SCHEMA
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_free_text_is_asked_for_without_a_schema_and_tokens_are_counted_where_the_server_says_them():
+    choice = {"message": {"role": "assistant", "content": "Fine."}, "finish_reason": "stop"}
+    bodies = [{"usage": {"prompt_tokens": 12, "completion_tokens": 3}}, {"usage": None}, {}]
+
+    def script(body):
+        return Act(body={"choices": [choice], **bodies[int(said(body))]})
+
+    with serving(script) as (url, seen), counting() as tokens:
+        engine = open_engine("some-model", endpoint_config(url))
+        answers = engine.answer(questions("0", "1", "2"), None, 100, Chat())
+        count_tokens([*answers, ServiceError("away")])
+    assert all("response_format" not in body for body in seen)
+    assert answers == [Reply("Fine.", tokens_read=12, tokens_written=3), Reply("Fine."), Reply("Fine.")]
+    assert (tokens.read, tokens.written) == (12, 3)
+    count_tokens(answers)  # nobody counts any more
+    assert (tokens.read, tokens.written) == (12, 3)
 
 
 def test_no_more_requests_are_under_way_than_allowed():

@@ -52,6 +52,20 @@ def test_gs_is_the_mean_over_all_tokens(config, reference_states):
         np.testing.assert_allclose(value["gs"], reference_states(text)[0].mean(axis=0), atol=1e-5)
 
 
+def test_es_of_several_texts_is_the_mean_of_their_vectors(config, reference_states):
+    rows = [
+        {"semantics": {"text": TEXTS[0], "texts": [TEXTS[0], TEXTS[2]]}},
+        {"semantics": {"text": TEXTS[3], "texts": None}},
+        {"semantics": {"text": TEXTS[1]}},  # as cues write it
+    ]
+    several, one, cues = (value["es"] for value in EmbedSemantics(config.embed).run(rows))
+    vectors = [reference_states(text)[0].mean(axis=0) for text in TEXTS]
+    np.testing.assert_allclose(several, (vectors[0] + vectors[2]) / 2, atol=1e-5)
+    np.testing.assert_allclose(one, vectors[3], atol=1e-5)
+    np.testing.assert_allclose(cues, vectors[1], atol=1e-5)
+    assert several.dtype == np.float32
+
+
 def test_les_is_the_mean_of_the_emphasised_tokens_on_the_full_sentence(config, reference_states):
     value = EmbedTranscript(config.embed).run([transcribed(TEXTS[2], {"church", "unremarkable,"})])[0]
     states, tokens = reference_states(TEXTS[2])

@@ -6,8 +6,9 @@ import json
 import threading
 
 import pytest
-from annotate_kit import by_hand, config_for, leave_out_encoder, make_corpus, stored
-from engine_kit import RECORD, serving
+from annotate_kit import SENTENCE, by_hand, config_for, leave_out_encoder, make_corpus, stored
+from engine_kit import RECORD, Act, serving
+from rich.console import Console
 
 from emoray.errors import ServiceError
 from emoray.lake.tables import Lake
@@ -26,21 +27,29 @@ def short(monkeypatch):
     leave_out_encoder(monkeypatch)
 
 
-def asking(root, url, prompt):
+def asking(root, url, prompt, *overrides):
     return config_for(
         root,
         f"{SEMANTICS}.kind=text_llm",
         f"{SEMANTICS}.engine.kind=endpoint",
         f"{SEMANTICS}.text_llm.model=some",
         f"{SEMANTICS}.text_llm.revision=r1",
-        f"{SEMANTICS}.text_llm.prompt={prompt}",
+        f"{SEMANTICS}.text_llm.prompts=[{prompt}]",
         f"{ENDPOINT}.url={url}",
         f"{ENDPOINT}.max_attempts=2",
         f"{ENDPOINT}.backoff_s=0.01",
         f"{ENDPOINT}.patience_s=0.2",
         "annotate.guard.backoff_s=0.01",
         "annotate.max_error_fraction=0.2",
+        *overrides,
     )
+
+
+def printed(renderable):
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
 
 
 def test_a_changed_prompt_file_recomputes_what_the_plan_says_and_a_bad_answer_is_its_rows(ray_session, tmp_path):
@@ -72,6 +81,52 @@ def test_a_changed_prompt_file_recomputes_what_the_plan_says_and_a_bad_answer_is
         second = annotate.run(config)
         assert {stage.name: stage.computed for stage in second.stages if stage.computed} == said
         assert len(seen) == 2 * CLIPS
+
+
+def test_a_model_that_hears_gets_words_and_measures_and_its_tokens_are_counted_and_priced(ray_session, short, tmp_path):
+    usage = {"prompt_tokens": 300, "completion_tokens": 100}
+    choice = {"message": {"role": "assistant", "content": json.dumps(RECORD)}, "finish_reason": "stop"}
+    root, prompt = tmp_path / "lake", tmp_path / "prompt.yaml"
+    make_corpus(root, CLIPS)
+    prompt.write_text(PROMPT.format(version=1))
+
+    def hearing(url):
+        return asking(
+            root,
+            url,
+            prompt,
+            f"{SEMANTICS}.kind=audio_llm",
+            f"{SEMANTICS}.audio_llm.model=some",
+            f"{SEMANTICS}.audio_llm.revision=r1",
+            f"{SEMANTICS}.audio_llm.prompts=[{prompt}]",
+            "plan.price_per_million_tokens_read=2",
+            "plan.price_per_million_tokens_written=10",
+        )
+
+    with serving(lambda body: Act(body={"choices": [choice], "usage": usage})) as (url, seen):
+        config = hearing(url)
+        result = annotate.run(config)
+        assert result.counts.complete == len(seen) == CLIPS
+        for asked in seen:
+            sound, text = asked["messages"][1]["content"]
+            assert sound["type"] == "input_audio"
+            assert SENTENCE.split()[0].lower() in text["text"].lower()
+            assert "Voice " in text["text"]
+        # Decoded in both passes, with one outcome.
+        assert [stage.name for stage in result.stages].count("decode") == 1
+        assert result.stages[0].computed == CLIPS
+        (spent,) = [one for one in result.resources.spending if one.name == "semantics"]
+        assert (spent.device, spent.tokens_read, spent.tokens_written) == ("endpoint", 300 * CLIPS, 100 * CLIPS)
+        assert f"semantics: {300 * CLIPS:,} tokens read, {100 * CLIPS:,} written" in printed(annotate.render(result))
+        assert annotate.run(config).computed == 0
+        prompt.write_text(PROMPT.format(version=2))
+        plan = annotate_plan.run(config)
+        assert {stage.name: stage.compute for stage in plan.stages if stage.compute} == {"semantics": CLIPS}
+        # No clip lacks its outcome of decode, and yet it is work: to be heard they are decoded again.
+        assert [pool.stages for pool in plan.pools] == [("decode",), ("semantics",)]
+    with serving(lambda body: Act(body={"choices": [choice], "usage": usage})) as (url, _):
+        again = annotate.run(hearing(url))
+    assert [stage.computed for stage in again.stages if stage.name in ("decode", "semantics")] == [0, CLIPS]
 
 
 def test_an_engine_that_is_away_costs_no_row_and_the_same_command_goes_on(ray_session, short, tmp_path):

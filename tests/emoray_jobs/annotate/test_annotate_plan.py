@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -79,7 +80,18 @@ def test_the_plan_knows_time_and_price_from_what_was_measured(done):
     assert all(stage.work_s > 0 and stage.measured_rows > 0 for stage in plan.stages[3:])
     assert plan.seconds >= max(stage.work_s for stage in plan.stages) / plan.machines.cpus
     assert plan.price == pytest.approx(plan.seconds / 3600 * plan.machines.cpus * 0.5)
-    assert f"price: about {plan.price:,.2f}" in printed(annotate_plan.render(plan))
+    said = printed(annotate_plan.render(plan))
+    assert f"price: about {plan.price:,.2f}" in said
+    for stage in plan.stages:
+        # Each on a line of its own, whether it has something to do or not.
+        assert stage.cost.corpus.hours == pytest.approx((stage.work_s or 0.0) / 3600)
+        assert stage.cost.thousand.price == pytest.approx(stage.cost.thousand.hours * 0.5)
+        if stage.compute:
+            assert stage.cost.thousand.hours == pytest.approx(stage.work_s / stage.audio_s * 1000)
+        assert re.search(rf"{stage.name} .* core-h .*measured: \d+ rows", said)
+    total = sum(stage.cost.thousand.price for stage in plan.stages)
+    sum_said = re.search(r"price of 1,000 hours of speech: (\S+)\n", said)
+    assert float(sum_said[1].replace(",", "")) == pytest.approx(total, rel=0.06)
 
 
 def test_what_was_never_measured_is_unknown_until_it_is_calibrated(tmp_path, ray_session):
@@ -87,7 +99,10 @@ def test_what_was_never_measured_is_unknown_until_it_is_calibrated(tmp_path, ray
     make_corpus(tmp_path, 15)
     plan = annotate_plan.run(config)
     assert (plan.seconds, plan.price) == (None, None)
-    assert "time: unknown" in printed(annotate_plan.render(plan))
+    said = printed(annotate_plan.render(plan))
+    assert "time: unknown" in said
+    assert all(stage.cost.thousand is None and stage.cost.basis == "unknown" for stage in plan.stages)
+    assert "price of" not in said
     measured = annotate_plan.run(config, calibrate=True)
     assert all(stage.work_s > 0 and 0 < stage.measured_rows <= 12 for stage in measured.stages)
     assert measured.seconds > 0
@@ -108,6 +123,23 @@ def test_the_summary_says_how_busy_the_pools_were(done):
         assert sum(spent_s[stage] for stage in name.split("+")) <= pool.busy_s
     assert result.resources.spilled_bytes == 0
     assert "spilled to disk: 0 MiB" in printed(summary.render(result))
+
+
+def test_the_summary_holds_what_each_stage_took_against_the_plan(done):
+    config, result = done
+    first = {one.name: one for one in result.resources.spending}
+    assert set(first) == set(STAGES)
+    assert all(one.device == "core" and one.planned_s is None and one.spent_s > 0 for one in first.values())
+    again = changed(config, "annotate.norms.enrol_clips=3")  # other norms, and the same work for every text stage
+    plan = {stage.name: stage.work_s for stage in annotate_plan.run(again).stages}
+    after = annotate.run(again)
+    spending = after.resources.spending
+    assert {one.name: one.planned_s for one in spending} == pytest.approx({name: plan[name] for name in STAGES[3:]})
+    text = printed(summary.render(after))
+    for one in spending:
+        assert one.spent_s > 0
+        price = (one.spent_s + one.loading_s) / 3600 * 0.5
+        assert re.search(rf"{one.name} .* {one.planned_s:,.1f} s .* core-s .* {price:,.4f}", text), one.name
 
 
 def test_spilled_bytes_are_those_that_ray_wrote(ray_session):

@@ -1,4 +1,4 @@
-"""Finds the record in what a language model said: among thoughts, in a fence, between sentences."""
+"""Finds the record, or the paragraph, in what a language model said: among thoughts, in a fence, between sentences."""
 
 from __future__ import annotations
 
@@ -49,6 +49,24 @@ def read_record(answer: str) -> SemanticsRecord:
                 place = ".".join(str(part) for part in first["loc"])
                 problem = f"{place}: {first['msg']}" if place else first["msg"]
     raise UnusableAnswerError(said, problem)
+
+
+def read_paragraph(answer: str, longest: int) -> str:
+    """The paragraph in an answer, on one line.
+
+    Args:
+        answer: What the model said.
+        longest: Characters that it may have.
+
+    Raises:
+        UnusableAnswerError: There is none, or it is too long.
+    """
+    said = " ".join(without_thoughts(answer).split())
+    if not said:
+        raise UnusableAnswerError(said, "it is empty")
+    if len(said) > longest:
+        raise UnusableAnswerError(said, f"it has {len(said)} characters, more than {longest}")
+    return said
 
 
 def without_thoughts(answer: str) -> str:

@@ -46,23 +46,22 @@ def longest_answer(schema: Mapping[str, Any]) -> int:
     )
 
 
-def check_length(schema: Mapping[str, Any], max_tokens: int, where: str) -> None:
-    """Check that the answers that a schema allows fit.
+def check_length(longest: int, max_tokens: int, where: str) -> None:
+    """Check that the answers that the bounds allow fit.
 
     Args:
-        schema: JSON schema of the answer.
-        max_tokens: Longest answer.
+        longest: Characters of the longest answer (`longest_answer`).
+        max_tokens: Longest answer in tokens.
         where: Configuration section of the bounds, for messages.
 
     Raises:
         ConfigError: Even English prose as long as the bounds allow cannot fit.
     """
-    longest = longest_answer(schema)
     if max_tokens * CHARACTERS_PER_TOKEN < longest:
         raise ConfigError(
             f"{max_tokens} tokens cannot hold an answer of {longest} characters, which the bounds allow",
             where=f"{where}.max_tokens",
-            remedy=f"Set it to {longest}, enough for any tokenizer, or lower phrase_characters and sentence_characters",
+            remedy=f"Set it to {longest}, enough for any tokenizer, or lower the bounds (…_characters)",
             kind="max_tokens_too_small",
         )
     if max_tokens < longest:

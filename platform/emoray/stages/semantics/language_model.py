@@ -1,33 +1,44 @@
-"""Semantics by a language model: `text_llm` reads transcript and measured delivery, `audio_llm` hears the clip.
+"""Semantics by a language model: `text_llm` reads transcript and measured delivery, `audio_llm` hears the clip as well.
 
-Decoding is held to the record's schema. An answer that still cannot be used is shown to the model once, with what is
-wrong with it; a second such answer is that row's error.
+Decoding is held to the record's schema, unless the prompt asks for free text. An answer that still cannot be used is
+shown to the model once, with what is wrong with it; a second such answer is that row's error. Several prompts are asked
+one after the other, and all their texts are kept: `embed_semantics` takes the mean of their vectors.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field
 
 from emoray.config import Section
 from emoray.engines import Answer, Chat, Engine, EngineConfig, Question, Reply, open_engine
 from emoray.engines.acceptance import answer_or_refuse
+from emoray.engines.usage import count_tokens
 from emoray.errors import ConfigError, RefusedError, StageError
 from emoray.stages.base import WAVEFORM, Row, Value
-from emoray.stages.embed import word_spans
 from emoray.stages.model_files.weights import model_folder, revision
 from emoray.stages.norms import Norms
-from emoray.stages.prosodic_features import measure_prosodic_features
-from emoray.stages.semantics.answers import UnusableAnswerError, read_record
-from emoray.stages.semantics.cues import describe
-from emoray.stages.semantics.decoding import check_compiles, check_length
-from emoray.stages.semantics.prompt import read_chat_template, read_prompt
-from emoray.stages.semantics.record import Semantics, decoding_schema, semantics_value
+from emoray.stages.semantics.answers import UnusableAnswerError, read_paragraph, read_record, without_thoughts
+from emoray.stages.semantics.asked import FIELDS, asked_of
+from emoray.stages.semantics.decoding import check_compiles, check_length, longest_answer
+from emoray.stages.semantics.examples import example_turns
+from emoray.stages.semantics.prompt import Prompt, read_chat_template, read_prompt
+from emoray.stages.semantics.record import (
+    WRITTEN_TYPE,
+    Semantics,
+    decoding_schema,
+    paragraph_value,
+    semantics_value,
+)
 
+#: Which bounds hold for an answer.
+_BOUNDS = {"record": ("phrase", "sentence"), "free_text": ("paragraph",)}
 #: So many rows without one usable answer are no accident.
 MIN_UNUSABLE_ROWS = 8
 #: Configured writers that have given a record in this process.
@@ -62,51 +73,80 @@ class LanguageModelConfig(Section):
         adapter: A LoRA adapter for it, as Hugging Face name or folder; null without one. An endpoint serves an adapter
             under a name of its own: that is the `model` then.
         chat: How the conversation becomes the prompt.
-        prompt: A shipped prompt's name, or the path of a file of your own.
+        prompts: Shipped prompts' names, or paths of files of your own. Of several, each is asked, at several times the
+            cost, and the vectors of their texts are averaged; the record's fields are those of the first. A prompt
+            says itself whether it asks for a record or for free text, and brings its examples.
         max_tokens: Longest answer, thoughts included.
         phrase_characters: Longest short field of the record (at most 80).
         sentence_characters: Longest sentence of the record (at most 600).
+        paragraph_characters: Longest free text.
     """
+
+    moved_keys: ClassVar[dict[str, str]] = {"prompt": "prompts (a list)"}
 
     model: str
     revision: str | None
     adapter: str | None
     chat: ChatConfig
-    prompt: str
+    prompts: list[str] = Field(min_length=1)
     max_tokens: int
     phrase_characters: int
     sentence_characters: int
+    paragraph_characters: int
 
 
 class LanguageModelSemantics(Semantics):
     """Base of the writers that ask a language model.
 
     Args:
-        config: Model and prompt.
+        config: Model and prompts, which may name `transcript`, `language` and `delivery`.
         engine: What runs the model; not part of the fingerprint.
+        norms: What the delivery is measured against.
+        against: Whose norms: the `speaker`'s or the `corpus`'s.
+
+    Attributes:
         kind: Name of the writer.
-        fields: What the prompt may name.
 
     Raises:
-        ConfigError: The prompt or the chat template cannot be used, or `max_tokens` is too small for the bounds.
+        ConfigError: A prompt or the chat template cannot be used, or `max_tokens` is too small for the bounds.
     """
 
+    kind: ClassVar[str]
+    needs_norms = True
     resources = "actor"
+    value_type: ClassVar[pa.StructType] = WRITTEN_TYPE
 
-    def __init__(self, config: LanguageModelConfig, engine: EngineConfig, kind: str, fields: set[str]) -> None:
+    def __init__(
+        self,
+        config: LanguageModelConfig,
+        engine: EngineConfig,
+        norms: Norms | None,
+        *,
+        against: Literal["speaker", "corpus"],
+    ) -> None:
         self.config = config
+        self.model = config.model
         self.engine = engine
-        self.kind = kind
+        self.norms = norms
+        self.against = against
         self.gpus = engine.gpus
         self.rows_at_a_time = engine.rows_at_a_time
         self.waits = engine.kind == "endpoint"
+        kind = self.kind
         # Read here and not by the worker, which may not see the files.
-        self.prompt = read_prompt(config.prompt, fields)
+        self.prompts = [read_prompt(name, set(FIELDS)) for name in config.prompts]
+        self.schema = decoding_schema(config.phrase_characters, config.sentence_characters)
+        longest = {"record": longest_answer(self.schema), "free_text": config.paragraph_characters}
+        for form in sorted({prompt.form for prompt in self.prompts}):
+            check_length(longest[form], config.max_tokens, f"annotate.semantics.{kind}")
+        hears = WAVEFORM in self.requires
+        self._examples = [
+            example_turns(prompt, name, hears=hears, longest=config.paragraph_characters)
+            for prompt, name in zip(self.prompts, config.prompts, strict=True)
+        ]
         chat = config.chat
         template = read_chat_template(chat.template) if chat.template is not None else None
         self.chat = Chat(template, chat.template_kwargs, chat.system_turn)
-        self.schema = decoding_schema(config.phrase_characters, config.sentence_characters)
-        check_length(self.schema, config.max_tokens, f"annotate.semantics.{kind}")
         if config.adapter is not None and engine.kind == "endpoint":
             raise ConfigError(
                 "an endpoint loads no adapter",
@@ -116,7 +156,7 @@ class LanguageModelSemantics(Semantics):
             )
 
     def options(self) -> dict[str, Any]:
-        """Weights, prompt, chat template and bounds; neither the engine nor what it runs on."""
+        """Weights, prompts, chat template, bounds and whose norms; neither the engine nor what it runs on."""
         config = self.config
         if config.revision is not None:
             weights = f"{config.model}@{config.revision}"
@@ -129,11 +169,14 @@ class LanguageModelSemantics(Semantics):
             )
         else:
             weights = revision(config.model)
-        bounds = config.model_dump(include={"max_tokens", "phrase_characters", "sentence_characters"})
+        used = {f"{part}_characters" for prompt in self.prompts for part in _BOUNDS[prompt.form]}
+        bounds = config.model_dump(include={"max_tokens", *used})
         chat: dict[str, Any] = {"kwargs": dict(self.chat.template_kwargs), "system_turn": self.chat.system_turn}
         if self.chat.template is not None:
             chat["template"] = hashlib.sha256(self.chat.template.encode()).hexdigest()
-        options = {"kind": self.kind, "weights": weights, "prompt": self.prompt.options(), "chat": chat, **bounds}
+        prompts = [prompt.options() for prompt in self.prompts]
+        options = {"kind": self.kind, "weights": weights, "prompts": prompts, "chat": chat, **bounds}
+        options["against"] = self.against
         if config.adapter is not None:
             options["adapter"] = revision(config.adapter)
         return options
@@ -151,23 +194,60 @@ class LanguageModelSemantics(Semantics):
             RefusedError: See `Engine.answer`; or no row of the first batches has a usable answer.
         """
         engine = self._open()
-        questions = [self.question(row) for row in rows]
-        values = [_value(answer) for answer in self._ask(engine, questions)]
-        bad = {place: value for place, value in enumerate(values) if isinstance(value, _Unusable) and value.answer}
-        if bad:
-            again = [
-                questions[place].followed_by(first.answer, self.prompt.repair.format(problem=first.problem))
-                for place, first in bad.items()
+        outcomes = self._answers(engine, rows, 0)
+        texts = [[] if isinstance(value, Exception) else [value["text"]] for value in outcomes]
+        for number in range(1, len(self.prompts)):
+            good = [place for place, value in enumerate(outcomes) if not isinstance(value, Exception)]
+            more = self._answers(engine, [rows[place] for place in good], number)
+            for place, value in zip(good, more, strict=True):
+                if isinstance(value, Exception):
+                    outcomes[place] = value
+                else:
+                    texts[place].append(value["text"])
+        if len(self.prompts) > 1:
+            outcomes = [
+                value if isinstance(value, Exception) else {**value, "texts": own}
+                for value, own in zip(outcomes, texts, strict=True)
             ]
-            for place, answer in zip(bad, self._ask(engine, again), strict=True):
-                values[place] = _value(answer)
-        outcomes = [value.error(self.kind) if isinstance(value, _Unusable) else value for value in values]
         self._check_first(outcomes)
         return outcomes
 
-    @abstractmethod
-    def question(self, row: Row) -> Question:
-        """What the model is asked about a row."""
+    def question(self, row: Row, number: int = 0) -> Question:
+        """What the model is asked about a row, by one of the prompts."""
+        assert self.norms is not None
+        prompt = self.prompts[number]
+        expected = self.norms.for_speaker(row.get("speaker_id") if self.against == "speaker" else None)
+        heard = row[WAVEFORM] if WAVEFORM in self.requires else None
+        user = prompt.user.format(**asked_of(row, expected))
+        return Question(prompt.system, user, audio=heard, examples=self._examples[number])
+
+    def _answers(self, engine: Engine, rows: Sequence[Row], number: int) -> list[Value | Exception]:
+        """What is made of the answers to one of the prompts."""
+        prompt = self.prompts[number]
+        questions = [self.question(row, number) for row in rows]
+        values = [self._value(answer, prompt) for answer in self._ask(engine, questions, prompt)]
+        bad = {place: value for place, value in enumerate(values) if isinstance(value, _Unusable) and value.answer}
+        if bad:
+            again = [
+                questions[place].followed_by(first.answer, prompt.repair.format(problem=first.problem))
+                for place, first in bad.items()
+            ]
+            for place, answer in zip(bad, self._ask(engine, again, prompt), strict=True):
+                values[place] = self._value(answer, prompt)
+        return [value.error(self.kind) if isinstance(value, _Unusable) else value for value in values]
+
+    def _value(self, answer: Answer, prompt: Prompt) -> Value | _Unusable | Exception:
+        if not isinstance(answer, Reply):
+            return answer
+        try:
+            if prompt.form == "record":
+                return semantics_value(read_record(answer.text))
+            if answer.cut_off:
+                raise UnusableAnswerError(without_thoughts(answer.text), "it is cut off")
+            return paragraph_value(read_paragraph(answer.text, self.config.paragraph_characters))
+        except UnusableAnswerError as error:
+            problem = "it is cut off, too long" if answer.cut_off else error.problem
+            return _Unusable(error.answer, problem, prompt, cut_off=answer.cut_off)
 
     def _open(self) -> Engine:
         config = self.config
@@ -179,9 +259,12 @@ class LanguageModelSemantics(Semantics):
         adapter = str(model_folder(config.adapter)) if config.adapter is not None else None
         return open_engine(str(folder), self.engine, adapter)
 
-    def _ask(self, engine: Engine, questions: list[Question]) -> list[Answer]:
+    def _ask(self, engine: Engine, questions: list[Question], prompt: Prompt) -> list[Answer]:
         ask = engine.answer if self._name() in _proven else answer_or_refuse(engine)
-        return ask(questions, self.schema, self.config.max_tokens, self.chat)
+        schema = self.schema if prompt.form == "record" else None
+        answers = ask(questions, schema, self.config.max_tokens, self.chat)
+        count_tokens(answers)
+        return answers
 
     def _check_first(self, outcomes: Sequence[Value | Exception]) -> None:
         """End the run if it begins with nothing but answers that cannot be used: so would the other rows' be."""
@@ -206,75 +289,30 @@ class LanguageModelSemantics(Semantics):
 
 
 class TextLlmSemantics(LanguageModelSemantics):
-    """Reads the transcript, emphasised words in capitals, and the measured delivery in words.
+    """Reads the transcript, emphasised words in capitals, and the measured delivery in words."""
 
-    Args:
-        config: Model and prompt, which may name `transcript`, `language` and `delivery`.
-        engine: What runs the model.
-        norms: What the delivery is measured against.
-        against: Whose norms: the `speaker`'s or the `corpus`'s.
-    """
-
-    version = 3
+    kind = "text_llm"
+    version = 4
     requires = ("transcribe", "prosody")
     uses = ("emphasis",)
-    needs_norms = True
-
-    def __init__(
-        self,
-        config: LanguageModelConfig,
-        engine: EngineConfig,
-        norms: Norms | None,
-        *,
-        against: Literal["speaker", "corpus"],
-    ) -> None:
-        super().__init__(config, engine, "text_llm", {"transcript", "language", "delivery"})
-        self.norms = norms
-        self.against = against
-
-    def options(self) -> dict[str, Any]:
-        """Weights, prompt, bounds, and whose norms."""
-        return {**super().options(), "against": self.against}
-
-    def question(self, row: Row) -> Question:
-        """The transcript with its emphasis, and the cues."""
-        assert self.norms is not None
-        transcribe = row["transcribe"]
-        expected = self.norms.for_speaker(row.get("speaker_id") if self.against == "speaker" else None)
-        cues = describe(measure_prosodic_features(row["prosody"], transcribe), expected)
-        user = self.prompt.user.format(
-            transcript=_with_capitals(transcribe["text"], row.get("emphasis")),
-            language=transcribe["language"] or "unknown",
-            delivery=cues.text,
-        )
-        return Question(self.prompt.system, user)
 
 
 class AudioLlmSemantics(LanguageModelSemantics):
-    """Hears the clip, and nothing else.
+    """Hears the clip, and is given the same: what a recogniser made of the words, their emphasis, the delivery."""
 
-    Args:
-        config: Model and prompt, which may name nothing.
-        engine: What runs the model.
-    """
-
-    version = 2
-    requires = (WAVEFORM,)
-
-    def __init__(self, config: LanguageModelConfig, engine: EngineConfig) -> None:
-        super().__init__(config, engine, "audio_llm", set())
-
-    def question(self, row: Row) -> Question:
-        """The clip and what to do with it."""
-        return Question(self.prompt.system, self.prompt.user.format(), audio=row[WAVEFORM])
+    kind = "audio_llm"
+    version = 3
+    requires = (WAVEFORM, "prosody")
+    uses = ("transcribe", "emphasis")
 
 
 class _Unusable:
-    """An answer that is no record."""
+    """An answer that is not what was asked for."""
 
-    def __init__(self, answer: str, problem: str, *, cut_off: bool) -> None:
+    def __init__(self, answer: str, problem: str, prompt: Prompt, *, cut_off: bool) -> None:
         self.answer = answer
         self.problem = problem
+        self.form = prompt.form
         self.cut_off = cut_off
 
     def error(self, kind: str) -> StageError:
@@ -285,29 +323,9 @@ class _Unusable:
                 " (chat.template_kwargs) or leave room for it",
                 kind="answer_cut_off",
             )
+        wanted = "record" if self.form == "record" else "paragraph"
         return StageError(
-            f"the model gave no valid record, twice: {self.problem}; it said {self.answer[:120]!r}",
+            f"the model gave no valid {wanted}, twice: {self.problem}; it said {self.answer[:120]!r}",
             remedy="Take another model or prompt",
             kind="bad_record",
         )
-
-
-def _value(answer: Answer) -> Value | _Unusable | Exception:
-    if not isinstance(answer, Reply):
-        return answer
-    try:
-        return semantics_value(read_record(answer.text))
-    except UnusableAnswerError as error:
-        problem = "it is cut off, too long" if answer.cut_off else error.problem
-        return _Unusable(error.answer, problem, cut_off=answer.cut_off)
-
-
-def _with_capitals(text: str, emphasis: Mapping[str, Any] | None) -> str:
-    words = emphasis["words"] if emphasis else []
-    spans = word_spans(text, [word["word"] for word in words])
-    # From the end, as some letters get longer: the places of the words before stay what they are.
-    for word, span in reversed(list(zip(words, spans, strict=True))):
-        if word["emphasised"] and span is not None:
-            start, end = span
-            text = text[:start] + text[start:end].upper() + text[end:]
-    return text

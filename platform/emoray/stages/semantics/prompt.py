@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from emoray.errors import ConfigError
 
 _PARTS = ("system", "user", "repair")
+Form = Literal["record", "free_text"]
+FORMS: tuple[Form, ...] = ("record", "free_text")
+#: Key of an example that is the answer; its others are what `user` names.
+ANSWER = "answer"
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Prompt:
         system: What holds for all rows.
         user: Template of what holds for one.
         repair: Template of the objection to an answer that cannot be used; its field is `problem`.
+        form: What it asks for: a `record` in JSON, or `free_text`, one paragraph.
+        examples: Shown before the row: a value for each name in `user`, and `answer`, a record or a paragraph.
     """
 
     text: str
@@ -33,6 +40,8 @@ class Prompt:
     system: str
     user: str
     repair: str
+    form: Form = "record"
+    examples: tuple[Mapping[str, Any], ...] = ()
 
     def options(self) -> dict[str, Any]:
         """What of it enters the fingerprint: the version for people, the hash against forgetting to raise it."""
@@ -55,13 +64,17 @@ def read_prompt(name: str, fields: set[str] | None = None) -> Prompt:
     except yaml.YAMLError as error:
         raise ConfigError(f"the prompt is not valid YAML: {error}", where=name) from error
     parts = {"version": int, **dict.fromkeys(_PARTS, str)}
-    wrong = not isinstance(tree, dict) or set(tree) != set(parts)
+    more = {"form", "examples"}
+    wrong = not isinstance(tree, dict) or set(tree) - more != set(parts)
     if wrong or not all(isinstance(tree[part], kind) for part, kind in parts.items()):
         raise ConfigError(
-            "a prompt has version (a whole number) and system, user and repair (texts), no more",
+            "a prompt has version (a whole number) and system, user and repair (texts); it may have form and examples",
             where=name,
             remedy="Start from a copy of a shipped one: platform/emoray/prompts",
         )
+    form = tree.get("form", "record")
+    if form not in FORMS:
+        raise ConfigError(f"form is {form!r}", where=name, remedy=f"It may be: {', '.join(FORMS)}")
     for part, known in (("user", fields), ("repair", {"problem"})):
         unknown = _named(tree[part], f"{name}, {part}") - known if known is not None else set()
         if unknown:
@@ -70,7 +83,22 @@ def read_prompt(name: str, fields: set[str] | None = None) -> Prompt:
                 where=name,
                 remedy=f"It may name: {', '.join(sorted(known or ())) or 'nothing'}. Write {{{{ for a brace",
             )
-    return Prompt(text, tree["version"], *(tree[part].strip() for part in _PARTS))
+    examples = _examples(tree.get("examples", []), {*_named(tree["user"], f"{name}, user"), ANSWER}, name)
+    system, user, repair = (tree[part].strip() for part in _PARTS)
+    return Prompt(text, tree["version"], system, user, repair, form, examples)
+
+
+def _examples(given: object, keys: set[str], where: str) -> tuple[Mapping[str, Any], ...]:
+    fits = isinstance(given, list) and all(isinstance(example, dict) and set(example) == keys for example in given)
+    if not fits:
+        raise ConfigError(
+            "an example has not the keys of its prompt",
+            where=f"{where}, examples",
+            remedy=f"Give a list, in which each has: {', '.join(sorted(keys))}",
+            kind="bad_example",
+        )
+    assert isinstance(given, list)
+    return tuple(given)
 
 
 def read_chat_template(template: str) -> str:

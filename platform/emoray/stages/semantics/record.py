@@ -22,36 +22,45 @@ INTENSITIES = ("barely", "slightly", "moderately", "clearly", "strongly", "extre
 class SemanticsRecord(BaseModel):
     """What a listener would say about a clip.
 
-    Strings are bounded, so that a language model under structured decoding cannot run on for ever.
+    Strings are bounded, so that a language model under structured decoding cannot run on for ever. The order of the
+    fields is the order in which they are decoded: what is heard comes before what follows from it, so that the verdict
+    is written with the evidence in view (docs/decisions/0029).
 
     Attributes:
+        vocal_delivery: How it is said.
+        intention: What the speaker is after.
+        attitude: Towards the listener or the matter.
+        valence: How pleasant, in words.
+        arousal: How activated, in words.
+        dominance: How dominant, in words.
         emotion: The emotion, in a word or two.
         intensity: Its strength, 0..1.
-        attitude: Towards the listener or the matter.
-        intention: What the speaker is after.
-        vocal_delivery: How it is said.
         summary: The gist, in a sentence.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    vocal_delivery: Sentence
+    intention: Phrase
+    attitude: Phrase
+    valence: Phrase
+    arousal: Phrase
+    dominance: Phrase
     emotion: Phrase
     intensity: Annotated[float, Field(ge=0.0, le=1.0)]
-    attitude: Phrase
-    intention: Phrase
-    vocal_delivery: Sentence
     summary: Sentence
 
 
 def render_semantics(record: SemanticsRecord) -> str:
     """The record as the text that is embedded.
 
-    The delivery comes first and the short fields follow in few words: the embedding is a mean over tokens, and every
-    token that says the same for all clips dilutes those that tell them apart.
+    The delivery comes first, so that a text encoder with a short limit cuts the verdict and not the evidence, and the
+    short fields follow in few words and without their names: the embedding is a mean over tokens, and every token that
+    says the same for all clips dilutes those that tell them apart.
     """
     strength = INTENSITIES[min(len(INTENSITIES) - 1, int(record.intensity * len(INTENSITIES)))]
     return (
-        f"{record.vocal_delivery} {record.summary}"
+        f"{record.vocal_delivery} {record.summary} {record.valence}, {record.arousal}, {record.dominance}."
         f" {strength.capitalize()} {record.emotion}, {record.attitude}, {record.intention}."
     )
 
@@ -76,7 +85,11 @@ def decoding_schema(phrase_characters: int, sentence_characters: int) -> dict[st
 
 
 class Semantics(Stage):
-    """Base of the writers: the record's fields and `text`, which is what gets embedded."""
+    """Base of the writers: the record's fields and `text`, which is what gets embedded.
+
+    `value_type` is that of `cues`, which has no words for valence, arousal and dominance: rows that it wrote before
+    there were such fields stay as good as new ones.
+    """
 
     name = "semantics"
     value_type: ClassVar[pa.StructType] = pa.struct(
@@ -92,6 +105,21 @@ class Semantics(Stage):
     )
 
 
+#: Type of what a language model writes; every field may be null. `texts` are those of all prompts, null for one prompt.
+WRITTEN_TYPE = pa.struct(
+    [
+        *((name, pa.float64() if name == "intensity" else pa.string()) for name in SemanticsRecord.model_fields),
+        ("text", pa.string()),
+        ("texts", pa.list_(pa.string())),
+    ]
+)
+
+
 def semantics_value(record: SemanticsRecord) -> Value:
     """The stage's value for a record."""
-    return {**record.model_dump(), "text": render_semantics(record)}
+    return {**record.model_dump(), "text": render_semantics(record), "texts": None}
+
+
+def paragraph_value(paragraph: str) -> Value:
+    """The stage's value for free text: no field of the record but `text`."""
+    return {**dict.fromkeys(SemanticsRecord.model_fields), "text": paragraph, "texts": None}

@@ -29,8 +29,8 @@ class SemanticsConfig(Section):
     """Which writer.
 
     Attributes:
-        kind: `cues` needs no model; `text_llm` reads the transcript and the cues; `audio_llm` hears the clip.
-        cues: Options of `cues`, and of those that `text_llm` reads.
+        kind: `cues` needs no model; `text_llm` reads the transcript and the cues; `audio_llm` hears the clip as well.
+        cues: Options of `cues`, and of those that the language models read.
         text_llm: The language model.
         audio_llm: The audio language model.
         engine: What runs the model.
@@ -91,5 +91,5 @@ def build_semantics(config: SemanticsConfig, norms: Norms | None) -> Semantics:
     if config.kind == "text_llm":
         return TextLlmSemantics(config.text_llm, config.engine, norms, against=config.cues.against)
     if config.kind == "audio_llm":
-        return AudioLlmSemantics(config.audio_llm, config.engine)
+        return AudioLlmSemantics(config.audio_llm, config.engine, norms, against=config.cues.against)
     raise ConfigError(f"unknown semantics writer {config.kind!r}", where="annotate.semantics.kind")

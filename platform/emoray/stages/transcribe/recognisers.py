@@ -25,6 +25,7 @@ class PocketsphinxTranscribe(Recognise):
 
     version = 2
     gpus = 0
+    model = "pocketsphinx en-us"
 
     def __init__(self, checks: ChecksConfig) -> None:
         super().__init__(checks, times="none")
@@ -52,6 +53,7 @@ class MoonshineTranscribe(Recognise):
 
     version = 1
     gpus = 0
+    model = "moonshine tiny"
 
     def __init__(self, config: MoonshineConfig, checks: ChecksConfig) -> None:
         super().__init__(checks, config.times)
@@ -80,6 +82,7 @@ class WhisperTranscribe(Recognise):
     def __init__(self, config: WhisperConfig, checks: ChecksConfig) -> None:
         super().__init__(checks, times="none")
         self.config = config
+        self.model = config.model
         self.gpus = int(config.device != "cpu")
         #: Resolved here, so that the workers keep to what the fingerprint says.
         self.dtype = _resolved_dtype(config)
@@ -106,6 +109,7 @@ class WhisperVllmTranscribe(Recognise):
     def __init__(self, config: WhisperVllmConfig, checks: ChecksConfig) -> None:
         super().__init__(checks, config.times)
         self.config = config
+        self.model = config.model
         self.gpus = config.vllm.tensor_parallel_size
 
     def options(self) -> dict[str, Any]:
@@ -132,6 +136,7 @@ class EndpointTranscribe(Recognise):
     def __init__(self, config: TranscriptionEndpointConfig, checks: ChecksConfig) -> None:
         super().__init__(checks, config.times)
         self.config = config
+        self.model = config.model
 
     def options(self) -> dict[str, Any]:
         """What is asked of which model, where word times come from, and the checks.

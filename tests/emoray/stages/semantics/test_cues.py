@@ -19,11 +19,14 @@ from emoray.stages.semantics.stage import CuesConfig, CuesSemantics
 
 STANDARD = Expectation(dict.fromkeys(MEASURES, 0.0), {**dict.fromkeys(MEASURES, 1.0), "pitch_st": 2.0}, clips=5)
 GOOD = SemanticsRecord(
+    vocal_delivery="Fast.",
+    intention="to share",
+    attitude="warm",
+    valence="very pleasant",
+    arousal="highly activated",
+    dominance="in control",
     emotion="joy",
     intensity=1.0,
-    attitude="warm",
-    intention="to share",
-    vocal_delivery="Fast.",
     summary="Good news.",
 )
 
@@ -77,7 +80,9 @@ def test_the_record_is_checked(broken):
 
 
 def test_text_holds_every_field():
-    assert render_semantics(GOOD) == "Fast. Good news. Extremely joy, warm, to share."
+    assert render_semantics(GOOD) == (
+        "Fast. Good news. very pleasant, highly activated, in control. Extremely joy, warm, to share."
+    )
     assert semantics_value(GOOD)["text"] == render_semantics(GOOD)
 
 

@@ -19,18 +19,19 @@ MOST = 128
 def bounds_of(preset):
     semantics = merge(read_preset(BASE_PRESET), read_preset(preset))["annotate"]["semantics"]
     return [
-        (semantics[kind]["phrase_characters"], semantics[kind]["sentence_characters"], semantics[kind]["max_tokens"])
+        [semantics[kind][f"{part}_characters"] for part in ("phrase", "sentence", "paragraph")]
+        + [semantics[kind]["max_tokens"]]
         for kind in ("text_llm", "audio_llm")
     ]
 
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_presets_bounds_compile_and_no_answer_within_them_can_be_cut_off(preset):
-    for phrase, sentence, max_tokens in bounds_of(preset):
+    for phrase, sentence, paragraph, max_tokens in bounds_of(preset):
         schema = decoding_schema(phrase, sentence)
         check_compiles(json.dumps(schema), preset)
         # One token for every character is the most that a byte-level tokenizer needs.
-        assert longest_answer(schema) <= max_tokens
+        assert max(longest_answer(schema), paragraph) <= max_tokens
 
 
 def test_the_widest_bounds_compile():
@@ -86,12 +87,13 @@ def test_a_pattern_that_does_not_compile_is_said_before_the_model_is_loaded():
 
 
 def test_the_longest_answer_is_that_of_the_widest_record():
-    widest = {"emotion": "x" * 7, "intensity": 0.25, "attitude": "x" * 7, "intention": "x" * 7}
+    phrases = ("intention", "attitude", "valence", "arousal", "dominance", "emotion")
+    widest = {**dict.fromkeys(phrases, "x" * 7), "intensity": 0.25}
     widest |= {"vocal_delivery": "x" * 130, "summary": "x" * 130}
     length = len(json.dumps(widest, separators=(",", ":")))
     schema = decoding_schema(7, 130)
     assert longest_answer(schema) == length
-    check_length(schema, -(-length // 4), "here")
+    check_length(length, -(-length // 4), "here")
     with pytest.raises(ConfigError) as caught:
-        check_length(schema, -(-length // 4) - 1, "here")
+        check_length(length, -(-length // 4) - 1, "here")
     assert caught.value.kind == "max_tokens_too_small"
