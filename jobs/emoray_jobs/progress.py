@@ -22,7 +22,7 @@ from rich.progress import (
 QUIET_S = 2.0
 LINE_EVERY_S = 5.0
 #: Without news a line still says how long the job has been at it: silence looks like a hang.
-SILENCE_S = 8.0
+SILENCE_S = 5.0
 
 #: Tells how far a job is: (done, total).
 Advance = Callable[[int, int], None]
