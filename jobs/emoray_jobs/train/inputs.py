@@ -22,7 +22,7 @@ from emoray.scoring.bundle import text_read
 from emoray.stages import pipeline
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
-from emoray.training.build import plan_run
+from emoray.training.build import decide_objective, plan_run
 from emoray.training.checkpoint import plan_fingerprint
 from emoray.training.config import LaunchConfig, TrainConfig
 from emoray_jobs.annotate.state import state as annotation_state
@@ -88,7 +88,7 @@ def prepare_run(
         fold: The fold whose train and dev parts the run sees; None: the corpus's own splits.
 
     Raises:
-        TrainingError: Nothing to train on or to select by.
+        TrainingError: Nothing to train on, to learn or to select by.
     """
     training_set = data.training_set
     for split in ("train", "dev"):
@@ -100,6 +100,7 @@ def prepare_run(
                 remedy="Training needs a train and a dev split with labels (or model.classes that name its emotions)",
                 kind="empty_split",
             )
+    train = decide_objective(training_set, training_set.ids("train"), model, train)
     plan = plan_run(training_set, training_set.ids("train"), model, train)
     plan_hash = plan_fingerprint(plan)
     where = ("training_sets", training_set.set_hash, "plans", f"{plan_hash}.parquet")

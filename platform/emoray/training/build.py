@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import torch
 
+from emoray.errors import TrainingError
 from emoray.models.build import MODELS, OVER_DIALOGUES, WITHOUT_GRADIENT, build
 from emoray.models.config import ModelConfig
 from emoray.models.systems.mean import TrainMean
@@ -16,6 +17,36 @@ from emoray.training.data.training_set import TrainingSet
 from emoray.training.objectives import RegionTargets, class_weights
 from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
+
+
+def decide_objective(
+    training_set: TrainingSet, ids: Sequence[str], model: ModelConfig, config: TrainConfig
+) -> TrainConfig:
+    """The configuration with `objective.category` decided by the labels of `ids`.
+
+    Raises:
+        TrainingError: No term of the loss has both a weight and labels: nothing would be learned.
+    """
+    objective = config.objective
+    dimensions = bool(training_set.targets(ids).isfinite().any())
+    classes = bool(model.classes) and bool((training_set.labels(ids) >= 0).any())
+    if objective.category is None:
+        alone = classes and not dimensions
+        # Without CCC a model is selected by the UAR of its classes.
+        update = {"category": 1.0, "ccc": 0.0} if alone else {"category": 0.0}
+        objective = objective.model_copy(update=update)
+    regions = objective.region and model.name == "emosphere"
+    learns = (dimensions and (objective.ccc or regions)) or (classes and objective.category)
+    if not learns and model.name not in WITHOUT_GRADIENT:
+        there = " and ".join(name for name, so in (("dimensions", dimensions), ("classes", classes)) if so) or "neither"
+        raise TrainingError(
+            f"nothing can be learned: labels are there for {there}, the objective weighs ccc={objective.ccc:g} and"
+            f" category={objective.category:g}",
+            where="train.objective",
+            remedy="Name the corpus's emotions in model.classes, and give a term whose labels are there a weight",
+            kind="empty_objective",
+        )
+    return config.model_copy(update={"objective": objective})
 
 
 def plan_run(training_set: TrainingSet, ids: Sequence[str], model: ModelConfig, config: TrainConfig) -> pa.Table:

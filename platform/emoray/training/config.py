@@ -49,7 +49,8 @@ class ObjectiveConfig(Section):
     Attributes:
         ccc: Weight of Σ_d (1 − CCC_d); with 0 a model is selected by the UAR of its classes.
         ccc_scope: `global` (over workers × accumulation) or `local` (per micro-batch, as papers with accumulation do).
-        category: Weight of the cross-entropy (needs model.classes).
+        category: Weight of the cross-entropy of `model.classes`. null: 1 where the train split has classes and no
+            dimension, else 0.
         class_weights: Weigh each class by N / (C · n_c) of the train split in it; else all clips count the same.
         modalities: δ of the perspective loss: weight of each modality's own cross-entropy beside that of the fused
             classes, times `category` (only `perspective` has them).
@@ -63,7 +64,7 @@ class ObjectiveConfig(Section):
 
     ccc: NonNegativeFloat
     ccc_scope: Literal["global", "local"]
-    category: NonNegativeFloat
+    category: NonNegativeFloat | None
     class_weights: bool
     modalities: NonNegativeFloat
     as_released: bool
