@@ -3,7 +3,8 @@
 Per word (docs/models.md): F0 maximum and range (semitones over the utterance's median), energy (dB over the utterance's
 mean), duration over the expected one, and the pause before; each z-scored within the utterance; their weighted sum is
 the prominence. Words above mean + 1 sd are emphasised, at most 30 % of the words, and the most
-prominent word if there is none.
+prominent word if there is none. A word without times has no prominence and no mark; the others are measured as if it
+were not there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from emoray.stages.base import Row, Stage, Value
 from emoray.stages.norms import Norms
 from emoray.stages.prosodic_features import semitones
 
+#: Fewer words with times than this share of all say too little of a clip's emphasis.
+MIN_TIMED_SHARE = 0.5
 FLAT = 1e-6  # a feature that varies less within the utterance is ignored
 
 
@@ -114,25 +117,34 @@ class Emphasis(Stage):
 
     def _one(self, row: Row) -> Value:
         words = row["transcribe"]["words"]
-        if any(word["start_s"] is None or word["end_s"] is None for word in words):
-            raise StageError(
-                "the transcript has no word times, so words cannot be measured",
-                where=row["utterance_id"],
-                remedy="Provide word times with the corpus, or let annotate.transcribe align them",
-                kind="missing_word_times",
-            )
+        timed = [word for word in words if word["start_s"] is not None and word["end_s"] is not None]
+        if len(timed) < MIN_TIMED_SHARE * len(words):
+            raise _no_times(len(timed), len(words), row)
         assert self.norms is not None
-        features_WF = word_features(words, row["prosody"], self.norms)
+        features_WF = word_features(timed, row["prosody"], self.norms)
         weights_F = np.array([getattr(self.config.weights, name) for name in FEATURES])
         prominence_W = z_scores(features_WF) @ weights_F
         marks_W = emphasised(prominence_W, self.config.threshold_sd, self.config.max_share)
-        return {
-            "words": [
-                {name: word[name] for name in ("word", "start_s", "end_s")}
-                | {"prominence": float(prominence), "emphasised": bool(mark)}
-                for word, prominence, mark in zip(words, prominence_W, marks_W, strict=True)
-            ]
-        }
+        measured = iter(zip(prominence_W.tolist(), marks_W.tolist(), strict=True))
+        marked = []
+        for word in words:
+            known = word["start_s"] is not None and word["end_s"] is not None
+            prominence, mark = next(measured) if known else (None, False)
+            span = {name: word[name] if known else None for name in ("start_s", "end_s")}
+            marked.append({"word": word["word"], **span, "prominence": prominence, "emphasised": mark})
+        return {"words": marked}
+
+
+def _no_times(timed: int, words: int, row: Row) -> StageError:
+    language = row["transcribe"]["language"]
+    english = language is None or language.lower().startswith("en")
+    why = "" if english else f": words are aligned in English, and this is {language}"
+    return StageError(
+        f"{timed} of the transcript's {words} words have times, so emphasis cannot be measured{why}",
+        where=row["utterance_id"],
+        remedy="Provide word times with the corpus, or a recogniser that gives them (annotate.transcribe)",
+        kind="missing_word_times",
+    )
 
 
 def word_features(words: Sequence[Mapping[str, Any]], prosody: Mapping[str, Any], norms: Norms) -> np.ndarray:

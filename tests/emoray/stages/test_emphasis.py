@@ -81,10 +81,32 @@ def test_a_voiceless_utterance_still_ranks_by_energy(speak, stage):
     assert [word["emphasised"] for word in value["words"]] == [False, True, False]
 
 
-def test_words_without_times_are_an_error_not_a_guess(speak, stage):
-    row = speak([("one", 0.0, 0.3, 100.0, -20.0)], 0.4)
-    row["transcribe"]["words"][0]["start_s"] = None
-    with pytest.raises(StageError) as caught:
+THREE = [("four", 0.0, 0.4, 100.0, -20.0), ("four", 0.4, 0.8, 100.0, -20.0), ("four", 0.8, 1.2, 200.0, -20.0)]
+
+
+def without_times(row, *places):
+    words = [
+        word | {"start_s": None, "end_s": None} if place in places else word
+        for place, word in enumerate(row["transcribe"]["words"])
+    ]
+    return row | {"transcribe": row["transcribe"] | {"words": words}}
+
+
+def test_a_word_without_times_costs_that_word_alone(speak, stage):
+    whole = stage.run([speak([THREE[0], THREE[2]], 1.2)])[0]["words"]
+    words = stage.run([without_times(speak(THREE, 1.2), 1)])[0]["words"]
+    assert [word["word"] for word in words] == ["four"] * 3
+    assert words[1] == {"word": "four", "start_s": None, "end_s": None, "prominence": None, "emphasised": False}
+    assert [word["emphasised"] for word in words] == [whole[0]["emphasised"], False, whole[1]["emphasised"]]
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", "1 of the transcript's 3"), ("de", "this is de"), (None, "1 of")]
+)
+def test_too_few_times_are_an_error_not_a_guess(speak, stage, language, said):
+    row = without_times(speak(THREE, 1.2), 0, 1)
+    row["transcribe"]["language"] = language
+    with pytest.raises(StageError, match=said) as caught:
         stage.run([row])
     assert caught.value.kind == "missing_word_times"
 

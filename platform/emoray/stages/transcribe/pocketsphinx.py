@@ -10,6 +10,7 @@ import functools
 import math
 import re
 import threading
+import unicodedata
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +18,10 @@ import numpy as np
 import pocketsphinx
 
 from emoray.audio.io import AUDIO_HZ
-from emoray.errors import StageError
 from emoray.stages.transcribe.alignment import (
     FRAME_S,
     Segment,
     check_score,
-    join,
     join_known,
     mismatch,
     tokens_of,
@@ -33,8 +32,6 @@ LANGUAGE = "en"
 EDGE_DB = 40.0  # quieter than the loudest frame by this much counts as silence at a clip's edges
 EDGE_MARGIN_S = 0.03
 WIDE = 1e-200
-#: Kinds of errors by which a transcript that may be right all the same cannot be aligned.
-UNALIGNABLE = ("unknown_word", "alignment_mismatch")
 #: The dictionary's phonemes (ARPAbet), each as a word of its own, in place of a word that the dictionary lacks …
 PHONEMES = (
     *("AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY"),
@@ -64,35 +61,16 @@ class Aligner:
         self._lock = threading.Lock()
         self._knows_phonemes = False
 
-    def align(self, samples: np.ndarray, text: str) -> list[dict[str, Any]]:
-        """Find each word's times.
-
-        Args:
-            samples: float32 (S,), mono, 16 kHz.
-            text: What is said; words as the text spells them come back.
-
-        Returns:
-            Words as in `emoray.schema.WORD`, with times in seconds.
-
-        Raises:
-            StageError: `empty_transcript`, `unknown_word` (not in the dictionary), or `alignment_mismatch`.
-        """
-        tokens = tokens_of(text)
-        with self._lock:
-            forms = [self._dictionary_forms(token) for token in tokens]
-            found = self._find([form for group in forms for form in group], samples)
-        check_score(found)
-        return join(tokens, forms, found)
-
-    def align_known(self, samples: np.ndarray, text: str) -> list[dict[str, Any]]:
+    def align(self, samples: np.ndarray, text: str, *, check_words: bool = False) -> list[dict[str, Any]]:
         """Find the times of those words that can be aligned; the others have none.
 
-        A word that the dictionary lacks, or that does not sound like itself, is replaced by any sequence of phonemes,
-        which shows where it stands. Where several stand side by side, nothing shows which is which.
+        A word that the dictionary lacks is replaced by any sequence of phonemes, which shows where it stands. Where
+        several stand side by side, nothing shows which is which.
 
         Args:
             samples: float32 (S,), mono, 16 kHz.
-            text: What is said; all of its words come back.
+            text: What is said; all of its words come back, as the text spells them.
+            check_words: Also replace each word that does not sound like itself: the text is what a recogniser heard.
 
         Returns:
             Words as in `emoray.schema.WORD`: times in seconds, in order and within the clip, or None.
@@ -102,10 +80,10 @@ class Aligner:
         """
         tokens = tokens_of(text)
         with self._lock:
-            forms = [self._known_forms(token) for token in tokens]
+            forms = [self._dictionary_forms(token) for token in tokens]
             if all(forms):
                 found = self._find([form for group in forms for form in group], samples)
-                forms = without_misfits(forms, found)
+                forms = without_misfits(forms, found) if check_words else forms
             if not all(forms):
                 found = self._find_around(forms, samples)
         check_score([segment for segment in found if segment.word])
@@ -150,28 +128,12 @@ class Aligner:
             raise mismatch("the transcript's words could not be aligned")
         return found
 
-    def _known_forms(self, token: str) -> list[str]:
-        """The word's forms in the dictionary; none if it lacks one of them."""
-        try:
-            return self._dictionary_forms(token)
-        except StageError:
-            return []
-
     def _dictionary_forms(self, token: str) -> list[str]:
-        plain = token.lower().replace("’", "'")
-        forms = []
-        for part in re.split(r"[-–—/]", plain):
-            trimmed = re.sub(r"^[^\w]+|[^\w]+$", "", part)
-            if not trimmed:
-                continue
-            if self._decoder.lookup_word(trimmed) is None:
-                raise StageError(
-                    f"the aligner's dictionary has no word {trimmed!r}",
-                    remedy="Spell numbers and abbreviations out, or give word times with the corpus",
-                    kind="unknown_word",
-                )
-            forms.append(trimmed)
-        return forms
+        """A word's forms in the dictionary, one per part of a hyphenated word; none if it lacks one of them."""
+        plain = _without_accents(token.lower().replace("’", "'"))
+        trimmed = (re.sub(r"^[^\w]+|[^\w]+$", "", part) for part in re.split(r"[-–—/]", plain))
+        forms = [form for form in trimmed if form]
+        return forms if all(self._decoder.lookup_word(form) is not None for form in forms) else []
 
 
 class Recogniser:
@@ -219,6 +181,10 @@ def _segments(decoder: pocketsphinx.Decoder, samples: np.ndarray, *, offset_s: f
         for segment in decoder.seg()
         if not segment.word.startswith(("<", "[", "+", "("))  # silence, noise, null transitions
     ]
+
+
+def _without_accents(word: str) -> str:
+    return "".join(part for part in unicodedata.normalize("NFKD", word) if not unicodedata.combining(part))
 
 
 def _phoneme_word(phoneme: str) -> str:

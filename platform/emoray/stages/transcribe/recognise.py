@@ -94,7 +94,7 @@ class Recognise(Transcribe):
             from emoray.stages.transcribe.pocketsphinx import aligner
 
             try:
-                aligned = aligner().align_known(samples, text)
+                aligned = aligner().align(samples, text, check_words=True)
             except StageError as refused:
                 if self.times == "aligned":
                     return refused

@@ -8,12 +8,13 @@ from emoray.errors import StageError
 from emoray.stages.base import WAVEFORM, Row, Value
 from emoray.stages.transcribe.base import Times, Transcribe, make_value, make_word
 from emoray.stages.transcribe.config import ReferenceConfig
+from emoray.stages.transcribe.markup import spoken
 
 
 class ReferenceTranscribe(Transcribe):
-    """Take the row's own transcript."""
+    """Take the row's own transcript, without its markup."""
 
-    version = 2
+    version = 3
     requires = (WAVEFORM,)
 
     def __init__(self, config: ReferenceConfig) -> None:
@@ -32,10 +33,10 @@ class ReferenceTranscribe(Transcribe):
         return [self._one(row) for row in rows]
 
     def _one(self, row: Row) -> Value:
-        text = " ".join((row.get("transcript") or "").split())
+        text = spoken(row.get("transcript") or "")
         if not text:
             raise StageError(
-                "the corpus has no transcript for this utterance",
+                "the corpus has no transcript for this utterance, or one of markup alone",
                 where=row["utterance_id"],
                 remedy="Map a transcript column, or set annotate.transcribe.kind to a recogniser",
                 kind="empty_transcript",
@@ -44,16 +45,18 @@ class ReferenceTranscribe(Transcribe):
         language = row.get("language")
         times = self._times(given, language)
         if times == "corpus":
-            words = [make_word(word["word"], word["start_s"], word["end_s"]) for word in given or []]
+            words = [
+                make_word(word["word"], word["start_s"], word["end_s"]) for word in given or [] if spoken(word["word"])
+            ]
         else:
             words = [make_word(word) for word in text.split()]
             if times == "aligned":
-                from emoray.stages.transcribe.pocketsphinx import UNALIGNABLE, aligner
+                from emoray.stages.transcribe.pocketsphinx import aligner
 
                 try:
                     words = aligner().align(row[WAVEFORM], text)
                 except StageError as refused:
-                    if self.config.times == "aligned" or refused.kind not in UNALIGNABLE:
+                    if self.config.times == "aligned" or refused.kind != "alignment_mismatch":
                         raise
                     times = "none"
         return make_value(text, words, language, None, times)
