@@ -2,7 +2,8 @@
 
     python -m benchmarks.chaos [--runs 20] [--rows 2000] [--seed 0] [--at-most N] [--config FILE] [--set key=value …]
 
-The semantics are written by vLLM with a tiny checkpoint of random weights; `--cues` leaves the language model out.
+The semantics are written by vLLM with a tiny checkpoint of random weights and the shipped bounds; `--cues` leaves the
+language model out.
 
 Each run kills a driver, a worker process (which may be the outcome writer), the raylet of a node or that of the head
 with SIGKILL once a random share of the work has begun; then the same command runs to its end. A finished run is not
@@ -39,19 +40,13 @@ from emoray.config import load, to_yaml
 from emoray.lake.tables import Lake
 from emoray.stages import pipeline
 from emoray_jobs.config import Config
+from emoray_jobs.pipeline.ray_pipeline import concurrent_calls
 
 FOLDER = Path(__file__).parents[1]
 VICTIMS = ("driver", "worker", "raylet", "driver", "worker", "head")
 RUN_LIMIT_S = 3600.0
 #: Small batches and buffers, so that many of both can be lost.
 SMALL = (f"corpus.name={CORPUS}", "annotate.batch_rows=32", "annotate.flush_rows=128", "summary.track=false")
-#: Records as short as the schema allows: the loss of engines is tested, not the length of their output.
-SHORT_RECORDS = (
-    "annotate.semantics.kind=text_llm",
-    "annotate.semantics.text_llm.phrase_characters=8",
-    "annotate.semantics.text_llm.sentence_characters=12",
-    "annotate.semantics.engine.vllm.max_context_tokens=2048",
-)
 
 
 class ChaosRun:
@@ -114,7 +109,8 @@ class ChaosRun:
 
 
 def configuration(options: argparse.Namespace, *overrides: str) -> Config:
-    written = () if options.cues else (*SHORT_RECORDS, f"annotate.semantics.text_llm.model={options.work / 'qwen2'}")
+    model = f"annotate.semantics.text_llm.model={options.work / 'qwen2'}"
+    written = () if options.cues else ("annotate.semantics.kind=text_llm", model)
     return load(Config, file=options.config, overrides=[*SMALL, *written, *options.set, *overrides], environ={})
 
 
@@ -163,12 +159,16 @@ def differences(found: pa.Table, expected: pa.Table) -> str:
 
 
 def bound(config: Config, processes: int) -> int:
-    """Most rows that may be done twice: each process's batch and the writer's buffer, per stage.
+    """Most rows that may be done twice: each process's batches and the writer's buffer, per stage.
 
-    A process has one batch at a time, and the stages of one of the two phases run at a time.
+    A process has one batch at a time, but as many as keep its engine full where it has one, and one more on its way.
+    The stages of one of the two phases run at a time.
     """
-    stages = max(len(pipeline.AUDIO_STAGES), len(pipeline.TEXT_STAGES))
-    return stages * (processes * config.annotate.batch_rows + config.annotate.flush_rows)
+    rows = pa.chunked_array([[config.annotate.batch_rows]])
+    phases = pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None)
+    batches = (sum(concurrent_calls([stage], rows) + 1 for stage in stages) for stages in phases)
+    stages = max(map(len, phases))
+    return processes * max(batches) * config.annotate.batch_rows + stages * config.annotate.flush_rows
 
 
 def kill_during(run: ChaosRun, nodes: Nodes, number: int, reference: dict[str, Any], seed: int) -> dict[str, Any]:
