@@ -91,7 +91,13 @@ HALF_WIDTHS = {
 
 
 def make_bundle(
-    folder, name: str = "msf_ser", seed: int = 0, spread: float = 0.2, annotate: AnnotateConfig | None = None, **changes
+    folder,
+    name: str = "msf_ser",
+    seed: int = 0,
+    spread: float = 0.2,
+    annotate: AnnotateConfig | None = None,
+    scale: tuple[float, float] | None = (1.0, 7.0),
+    **changes,
 ):
     """Write a bundle of an untrained model whose outputs stay inside the scale; stages as in the preset or as given."""
     annotate = annotate or annotate_config()
@@ -110,7 +116,7 @@ def make_bundle(
         norms=norms(),
         half_widths=HALF_WIDTHS,
         conformal_level=0.9,
-        scale=(1.0, 7.0),
+        scale=scale,
         metrics={"full/ccc_mean": 0.5},
     )
 

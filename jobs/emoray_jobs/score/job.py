@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 IN_PROCESS_CLIPS = 32
 ROWS_AT_ONCE = 8
 HEAD = 10
+#: Classes of a clip that are printed, the likeliest first; files hold all.
+SHOWN_CLASSES = 3
 
 
 @dataclass(frozen=True)
@@ -257,22 +259,26 @@ def to_json(result: ScoreResult) -> str:
 
 
 def render(result: ScoreResult) -> RenderableType:
-    """Scores as they are printed: in [0, 1] and, below, in units of the corpus's scale."""
+    """Scores as they are printed: in [0, 1] and, below, in units of the corpus's scale; classes with probabilities."""
     table = Table(title=f"{result.model} version {result.version}", title_justify="left")
-    for name in ("clip", *DIMENSIONS, "emphasised", "semantics"):
+    scored = next((score["value"] for score in result.scores if score["value"]), None)
+    dimensions = DIMENSIONS if scored is None or scored["scale"] else ()
+    classes = ("class",) if scored is not None and scored["emotion"] else ()
+    for name in ("clip", *dimensions, *classes, "emphasised", "semantics"):
         table.add_column(name)
     for score in result.scores:
         if score["error"] is not None:
             table.add_row(score["utterance_id"], f"{score['error']['type']}: {score['error']['message']}")
             continue
         value = score["value"]
-        cells = [_estimate(value[name]) for name in DIMENSIONS]
+        cells = [*(_estimate(value[name]) for name in dimensions), *(_classes(value["emotion"]) for _ in classes)]
         table.add_row(score["utterance_id"], *cells, ", ".join(value["emphasised"] or []) or "–", _semantics(value))
     parts: list[RenderableType] = [table]
-    scored = next((score["value"] for score in result.scores if score["value"]), None)
-    if scored is not None:
-        scale = f"; below, {scored['scale'][0]:g}..{scored['scale'][1]:g}" if scored["scale"] else ""
-        parts.append(f"0..1{scale}. Intervals cover {scored['interval_level']:.0%} of clips (nominal)")
+    if scored is not None and scored["scale"]:
+        low, high = scored["scale"]
+        parts.append(
+            f"0..1; below, {low:g}..{high:g}. Intervals cover {scored['interval_level']:.0%} of clips (nominal)"
+        )
     if result.clips > len(result.scores):
         parts.append(f"… and {result.clips - len(result.scores):,} more")
     if result.failed:
@@ -289,6 +295,11 @@ def _estimate(estimate: dict[str, Any]) -> str:
             interval = "" if estimate[low] is None else f" [{estimate[low]:.2f}, {estimate[high]:.2f}]"
             lines.append(f"{estimate[value]:.2f}{interval}")
     return "\n".join(lines)
+
+
+def _classes(emotion: list[dict[str, Any]]) -> str:
+    ordered = sorted(emotion, key=lambda one: one["probability"], reverse=True)
+    return "\n".join(f"{one['emotion']} {one['probability']:.2f}" for one in ordered[:SHOWN_CLASSES])
 
 
 def _semantics(value: dict[str, Any]) -> str:

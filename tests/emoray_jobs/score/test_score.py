@@ -67,6 +67,26 @@ def test_a_file_with_its_transcript(place, tmp_path):
     assert value["emphasised"][0] in shown
 
 
+def test_a_version_of_classes_alone_gives_classes_and_no_dimensions(tmp_path):
+    config = config_for(tmp_path / "lake")
+    tracking = connect(config.tracking, Lake(config.lake))
+    bundle = make_bundle(tmp_path / "bundle", "acoustic", scale=None, classes=["anger", "joy", "neutral", "sadness"])
+    version = versions.log_bundle(tracking, tracking.start_run("made"), bundle, card="# A model", tags={})
+    versions.set_alias(tracking, versions.CHAMPION, version)
+    clip = str(tmp_path / "clip.wav")
+    write_clip(clip, 3)
+    result = score.run(config, sources=[clip])
+    value = result.scores[0]["value"]
+    assert [value[name] for name in DIMENSIONS] == [None] * 3
+    assert value["time_course"] is None
+    assert sum(one["probability"] for one in value["emotion"]) == pytest.approx(1)
+    likeliest = max(value["emotion"], key=lambda one: one["probability"])
+    shown = _text(score.render(result))
+    assert f"{likeliest['emotion']} {likeliest['probability']:.2f}" in shown
+    assert "valence" not in shown
+    json.loads(score.to_json(result))
+
+
 def test_without_a_transcript_sound_decides_and_the_reply_says_so(place, tmp_path):
     config, bundle = place
     clip = str(tmp_path / "clip.wav")
