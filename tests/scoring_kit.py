@@ -96,7 +96,7 @@ def make_bundle(
     seed: int = 0,
     spread: float = 0.2,
     annotate: AnnotateConfig | None = None,
-    scale: tuple[float, float] | None = (1.0, 7.0),
+    dimensional: bool = True,
     **changes,
 ):
     """Write a bundle of an untrained model whose outputs stay inside the scale; stages as in the preset or as given."""
@@ -116,7 +116,8 @@ def make_bundle(
         norms=norms(),
         half_widths=HALF_WIDTHS,
         conformal_level=0.9,
-        scale=scale,
+        scale=(1.0, 7.0),
+        dimensional=dimensional,
         metrics={"full/ccc_mean": 0.5},
     )
 

@@ -262,7 +262,7 @@ def render(result: ScoreResult) -> RenderableType:
     """Scores as they are printed: in [0, 1] and, below, in units of the corpus's scale; classes with probabilities."""
     table = Table(title=f"{result.model} version {result.version}", title_justify="left")
     scored = next((score["value"] for score in result.scores if score["value"]), None)
-    dimensions = DIMENSIONS if scored is None or scored["scale"] else ()
+    dimensions = DIMENSIONS if scored is None or scored["valence"] else ()
     classes = ("class",) if scored is not None and scored["emotion"] else ()
     for name in ("clip", *dimensions, *classes, "emphasised", "semantics"):
         table.add_column(name)
@@ -274,11 +274,9 @@ def render(result: ScoreResult) -> RenderableType:
         cells = [*(_estimate(value[name]) for name in dimensions), *(_classes(value["emotion"]) for _ in classes)]
         table.add_row(score["utterance_id"], *cells, ", ".join(value["emphasised"] or []) or "–", _semantics(value))
     parts: list[RenderableType] = [table]
-    if scored is not None and scored["scale"]:
-        low, high = scored["scale"]
-        parts.append(
-            f"0..1; below, {low:g}..{high:g}. Intervals cover {scored['interval_level']:.0%} of clips (nominal)"
-        )
+    if scored is not None and scored["valence"]:
+        scale = f"; below, {scored['scale'][0]:g}..{scored['scale'][1]:g}" if scored["scale"] else ""
+        parts.append(f"0..1{scale}. Intervals cover {scored['interval_level']:.0%} of clips (nominal)")
     if result.clips > len(result.scores):
         parts.append(f"… and {result.clips - len(result.scores):,} more")
     if result.failed:

@@ -106,10 +106,9 @@ class ScoreStage(Stage):
 
     def _value(self, score: Score) -> Value:
         emotion = score.emotion and [{"emotion": name, "probability": share} for name, share in score.emotion.items()]
-        trained = score.scale is not None  # else on classes alone: its dimensions mean nothing
-        course = [dataclasses.asdict(point) for point in score.time_course] if trained and self._time_course else None
+        there, shown = score.dimensional, score.dimensional and self._time_course
         return {
-            **{name: dataclasses.asdict(getattr(score, name)) if trained else None for name in DIMENSIONS},
+            **{name: dataclasses.asdict(getattr(score, name)) if there else None for name in DIMENSIONS},
             "scale": score.scale and list(score.scale),
             "interval_level": score.interval_level,
             "level": score.level,
@@ -119,7 +118,7 @@ class ScoreStage(Stage):
             "emphasised": score.emphasised,
             "transcript": score.transcript,
             "emotion": emotion,
-            "time_course": course,
+            "time_course": [dataclasses.asdict(point) for point in score.time_course] if shown else None,
             "duration_s": score.duration_s,
             "model": self._version.name,
             "model_version": self._version.version,

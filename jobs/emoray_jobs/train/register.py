@@ -185,6 +185,7 @@ def _bundle(
         half_widths=half_widths,
         conformal_level=conformal_level,
         scale=_scale(training_set.frame),
+        dimensional=spec.train.objective.ccc > 0,
         metrics=metrics,
     )
     return folder, metrics

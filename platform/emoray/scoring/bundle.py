@@ -61,7 +61,8 @@ class Bundle(FittedStages):
         folder: Its folder.
         config: The model's configuration.
         model: The model in evaluation mode, on the CPU.
-        scale: Ends of the corpus's scale, or None if the corpus has no dimensional labels.
+        scale: Ends of the corpus's scale, or None if it is not known.
+        dimensional: Whether the dimensions were trained; False for a version of classes alone.
         half_widths: Conformal half widths on the [0, 1] scale.
         conformal_level: Their nominal coverage.
         metrics: The version's metrics when it was made.
@@ -71,6 +72,7 @@ class Bundle(FittedStages):
     config: ModelConfig
     model: nn.Module
     scale: tuple[float, float] | None
+    dimensional: bool
     half_widths: HalfWidths
     conformal_level: float
     metrics: dict[str, Any]
@@ -100,6 +102,7 @@ def save_bundle(
     conformal_level: float,
     scale: Sequence[float] | None,
     metrics: Mapping[str, Any],
+    dimensional: bool = True,
 ) -> Path:
     """Write a bundle, whole or not at all; an older one is replaced.
 
@@ -107,7 +110,8 @@ def save_bundle(
         annotate: Configuration of the stages it was fitted with.
         fingerprints: Their fingerprints (`emoray.stages.pipeline.fingerprints`).
         half_widths: Conformal half widths from dev (`emoray.evaluation.conformal.fit`).
-        scale: Ends of the corpus's scale; None if it has no dimensional labels.
+        scale: Ends of the corpus's scale; None if it is not known.
+        dimensional: Whether the dimensions were trained.
 
     Returns:
         The folder.
@@ -119,6 +123,7 @@ def save_bundle(
             "name": config.name,
             "config": portable(config).model_dump(mode="json"),
             "scale": list(scale) if scale is not None else None,
+            "dimensional": dimensional,
             "classes": list(config.classes),
             "text_width": config.text_width,
         }
@@ -162,6 +167,7 @@ def open_bundle(folder: str | Path) -> Bundle:
         config=config,
         model=model,
         scale=None if document["scale"] is None else (document["scale"][0], document["scale"][1]),
+        dimensional=document.get("dimensional", True),  # bundles from before there was such a mark
         half_widths=conformal["half_widths"],
         conformal_level=conformal["level"],
         metrics=read_json(root / "metrics.json"),

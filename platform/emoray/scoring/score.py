@@ -80,8 +80,8 @@ class Score:
         valence: Unpleasant 0 … 1 pleasant.
         arousal: Calm 0 … 1 excited.
         dominance: Weak 0 … 1 in control.
-        scale: Ends of the corpus's scale; None for a version that was trained on classes only, whose dimensions then
-            are meaningless (and have no interval).
+        scale: Ends of the corpus's scale; None if it is not known.
+        dimensional: False for a version that was trained on classes alone: its dimensions mean nothing.
         interval_level: Nominal coverage of the intervals.
         time_course: Windows of 4 s every 1 s; one point if the clip is shorter or no windows were requested.
         level: Semantic level of the score (audio, transcript, full): the highest whose text vectors were all present.
@@ -98,6 +98,7 @@ class Score:
     arousal: Estimate
     dominance: Estimate
     scale: tuple[float, float] | None
+    dimensional: bool
     interval_level: float
     time_course: tuple[TimePoint, ...]
     level: str

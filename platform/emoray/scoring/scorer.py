@@ -148,6 +148,7 @@ class Scorer:
         return Score(
             **estimates,
             scale=self.bundle.scale,
+            dimensional=self.bundle.dimensional,
             interval_level=self.bundle.conformal_level,
             time_course=tuple(course),
             level=level,

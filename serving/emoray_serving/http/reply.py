@@ -46,11 +46,11 @@ def build_reply(
         scale=None if score.scale is None else Scale(min=score.scale[0], max=score.scale[1]),
         audio_start_ms=0.0,
         audio_end_ms=_ms(waveform.duration_s),
-        valence=_dimension(score.valence, score.interval_level),
-        arousal=_dimension(score.arousal, score.interval_level),
-        dominance=_dimension(score.dominance, score.interval_level),
+        valence=_dimension(score, score.valence),
+        arousal=_dimension(score, score.arousal),
+        dominance=_dimension(score, score.dominance),
         emotion=score.emotion,
-        time_course=_time_course(score) if parameters.time_course else None,
+        time_course=_time_course(score) if parameters.time_course and score.dimensional else None,
         transcript=_transcript(parameters, semantics, score),
         semantics=_semantics(parameters, semantics, score),
         explanation=Explanation(gates=score.gates, experts=score.experts),
@@ -58,11 +58,13 @@ def build_reply(
     )
 
 
-def _dimension(estimate: Estimate, level: float) -> Dimension:
+def _dimension(score: Score, estimate: Estimate) -> Dimension | None:
+    if not score.dimensional:
+        return None
     interval = None
     if estimate.low is not None and estimate.high is not None:
         interval = Interval(
-            level=level,
+            level=score.interval_level,
             lower=estimate.low,
             upper=estimate.high,
             lower_corpus=estimate.corpus_low,

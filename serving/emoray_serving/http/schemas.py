@@ -142,10 +142,12 @@ class ScoreReply(Model):
     scale: Scale | None
     audio_start_ms: float
     audio_end_ms: float
-    valence: Dimension
-    arousal: Dimension
-    dominance: Dimension
-    emotion: dict[str, float] | None
+    valence: Dimension | None = Field(
+        description="Null, as the others, for a version that was trained on classes alone."
+    )
+    arousal: Dimension | None
+    dominance: Dimension | None
+    emotion: dict[str, float] | None = Field(description="Probability of each class; null without classes.")
     time_course: list[Window] | None
     transcript: Transcript | None
     semantics: SemanticsUsed

@@ -141,10 +141,15 @@ async function score(event) {
 function show(reply, url) {
   $("empty").style.display = "none";
   $("result").style.display = "block";
-  $("dimensions").replaceChildren(...DIMENSIONS.map((name) => dimension(name, reply[name], reply.scale)));
+  const present = DIMENSIONS.filter((name) => reply[name]); // none of a version of classes alone
+  $("dimensions-card").style.display = present.length ? "block" : "none";
+  $("dimensions").replaceChildren(...present.map((name) => bar(name, reply[name], reply.scale, name[0])));
   const ends = reply.scale || { min: 0, max: 1 }; // a version without a corpus scale answers in [0, 1]
   $("ends").replaceChildren(text("span", fixed(ends.min, 0)), text("span", fixed(ends.max, 0)));
-  const interval = reply.valence.interval;
+  const likely = Object.entries(reply.emotion || {}).sort((one, other) => other[1] - one[1]);
+  $("classes-card").style.display = likely.length ? "block" : "none";
+  $("classes").replaceChildren(...likely.map(([name, value]) => bar(name, { value }, null, "c")));
+  const interval = reply.valence?.interval;
   $("interval").textContent = interval
     ? `For ${fixed(interval.level * 100, 0)} of 100 clips like those of the model's development set, the listeners' mean rating lies within the band.`
     : "This version has no intervals.";
@@ -157,8 +162,8 @@ function show(reply, url) {
   $("json").textContent = JSON.stringify(reply, null, 2);
 }
 
-function dimension(name, value, scale) {
-  const row = text("div", "", `dimension ${name[0]}`);
+function bar(name, value, scale, tone) {
+  const row = text("div", "", `dimension ${tone}`);
   const track = text("div", "", "track");
   if (value.interval) {
     const range = text("div", "", "range");

@@ -70,7 +70,9 @@ def test_a_file_with_its_transcript(place, tmp_path):
 def test_a_version_of_classes_alone_gives_classes_and_no_dimensions(tmp_path):
     config = config_for(tmp_path / "lake")
     tracking = connect(config.tracking, Lake(config.lake))
-    bundle = make_bundle(tmp_path / "bundle", "acoustic", scale=None, classes=["anger", "joy", "neutral", "sadness"])
+    bundle = make_bundle(
+        tmp_path / "bundle", "acoustic", dimensional=False, classes=["anger", "joy", "neutral", "sadness"]
+    )
     version = versions.log_bundle(tracking, tracking.start_run("made"), bundle, card="# A model", tags={})
     versions.set_alias(tracking, versions.CHAMPION, version)
     clip = str(tmp_path / "clip.wav")
