@@ -281,7 +281,7 @@ def test_the_two_commands_of_the_guide(tmp_path, capsys, monkeypatch):
     (lines,) = (block for block in blocks(guide, "bash") if "emoray protocol" in block)
     monkeypatch.chdir(tmp_path)
     Path("iemocap.yaml").write_text(shown)
-    small = {"LAUNCH__WORKERS": 0, "TRAIN__EPOCHS": 1, "MODEL__ENCODER__LOGMEL__WIDTH": 16, "EVALUATE__RESAMPLES": 50}
+    small = {"LAUNCH__WORKERS": 0, "TRAIN__EPOCHS": 1, "MODEL__ENCODER__LOGMEL__WIDTH": 16}
     for name, value in small.items():
         monkeypatch.setenv(f"EMORAY_{name}", str(value))
     commands = [shlex.split(line) for line in lines.splitlines()]
