@@ -140,6 +140,7 @@ def test_ctrl_c_exits_with_130(tmp_path):
 import os, signal
 from emoray_jobs import cli
 from emoray_jobs.corpus import job as corpus
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
 def listing(config):
     os.kill(os.getpid(), signal.SIGINT)
 corpus.listing = listing
