@@ -119,11 +119,11 @@ class WhisperVllmTranscribe(Recognise):
         options = {"revision": revision(self.config.model), "language": self.config.language, "times": self.times}
         return {"kind": "whisper_vllm", **options, "checks": checks.options(self.checks)}
 
-    def hear(self, clips: Sequence[Waveform]) -> list[Hypothesis]:
+    def hear(self, clips: Sequence[Waveform]) -> list[Hypothesis | Exception]:
         """All clips at once; see `Recognise.hear`."""
         from emoray.stages.transcribe.whisper_vllm import recognise
 
-        return [Hypothesis(text, language) for text, language in recognise(clips, self.config)]
+        return recognise(clips, self.config)
 
 
 class EndpointTranscribe(Recognise):

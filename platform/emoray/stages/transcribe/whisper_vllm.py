@@ -1,7 +1,8 @@
-"""Whisper in vLLM: greedy, without timestamps. Clips beyond its window are cut where they are quietest.
+"""Recognisers in vLLM: greedy, without timestamps. Clips beyond the window are cut where they are quietest.
 
-vLLM leaves out what a checkpoint's generation settings say; the tokens that never count as speech, the language's
-detection and the longest transcript are put back here. Not so `begin_suppress_tokens`: a blank at the start ends it.
+vLLM leaves out what a Whisper checkpoint's generation settings say; the tokens that never count as speech, the
+language's detection and the longest transcript are put back here. Not so `begin_suppress_tokens`: a blank at the start
+ends it. Other recognisers are asked as vLLM's own server asks them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from emoray.engines.local import LocalEngine, local_engine
 from emoray.errors import ConfigError
 from emoray.stages.model_files.weights import model_folder
 from emoray.stages.transcribe.pieces import cut_into_pieces
+from emoray.stages.transcribe.recognise import Hypothesis
+from emoray.stages.transcribe.vllm_recogniser import joined, recognise_any
 
 if TYPE_CHECKING:
     from emoray.stages.transcribe.config import WhisperVllmConfig
@@ -30,22 +33,24 @@ WINDOW_S = 30
 NEVER = -100.0  # the lowest bias that vLLM takes
 
 
-def recognise(waveforms: Sequence[Waveform], config: WhisperVllmConfig) -> list[tuple[str, str]]:
+def recognise(waveforms: Sequence[Waveform], config: WhisperVllmConfig) -> list[Hypothesis | Exception]:
     """Transcribe clips.
 
     Args:
         waveforms: float32 (S,) each, mono, 16 kHz.
 
     Returns:
-        Text and language code per clip.
+        Per clip what was heard, or why nothing was.
 
     Raises:
-        ConfigError: The checkpoint does not know the language.
+        ConfigError: The checkpoint does not know the language, or is no recogniser.
         TransientError: The engine failed, and may not at the next try.
         ServiceError: vLLM cannot load the model.
     """
     folder = model_folder(config.model)
     engine = local_engine(str(folder), config.vllm, speech=True)
+    if _read(folder / "config.json").get("model_type") != "whisper":
+        return recognise_any(engine, waveforms, config.language)
     checkpoint = _Checkpoint(folder)
     pieces = [list(cut_into_pieces(samples, WINDOW_S)) for samples in waveforms]
     languages = _languages(engine, checkpoint, [own[0] for own in pieces], config.language)
@@ -55,8 +60,7 @@ def recognise(waveforms: Sequence[Waveform], config: WhisperVllmConfig) -> list[
         for piece in own
     ]
     outputs = iter(engine.generate(prompts, checkpoint.sampling, f"vLLM, on {len(prompts)} clips,"))
-    texts = [" ".join(" ".join(next(outputs).outputs[0].text for _ in own).split()) for own in pieces]
-    return list(zip(texts, languages, strict=True))
+    return [joined([next(outputs) for _ in own], language) for own, language in zip(pieces, languages, strict=True)]
 
 
 class _Checkpoint:
