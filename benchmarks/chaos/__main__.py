@@ -40,7 +40,6 @@ from emoray.config import load, to_yaml
 from emoray.lake.tables import Lake
 from emoray.stages import pipeline
 from emoray_jobs.config import Config
-from emoray_jobs.pipeline.ray_pipeline import concurrent_calls
 
 FOLDER = Path(__file__).parents[1]
 VICTIMS = ("driver", "worker", "raylet", "driver", "worker", "head")
@@ -164,6 +163,8 @@ def bound(config: Config, processes: int) -> int:
     A process has one batch at a time, but as many as keep its engine full where it has one, and one more on its way.
     The stages of one of the two phases run at a time.
     """
+    from emoray_jobs.pipeline.ray_pipeline import concurrent_calls  # imports Ray, which reads the token's place then
+
     rows = pa.chunked_array([[config.annotate.batch_rows]])
     phases = pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None)
     batches = (sum(concurrent_calls([stage], rows) + 1 for stage in stages) for stages in phases)
