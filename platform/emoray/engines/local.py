@@ -81,6 +81,11 @@ class LocalEngine(Engine):
                 raise output
         return outputs
 
+    @property
+    def llm(self) -> Any:
+        """The `vllm.LLM`, to ask what model it has; requests go through `answer` and `generate`."""
+        return self._running_loop().llm
+
     def _outputs(self, rows: Sequence[Any], prepare: Callable[[Any, Any], Any], sampling: Any, what: str) -> list[Any]:
         """Per row vLLM's output, or the exception that it was refused with."""
         from vllm.sampling_params import RequestOutputKind

@@ -30,6 +30,7 @@ class EngineLoop:
 
     Attributes:
         failure: What ended the engine; None while it runs.
+        llm: The `vllm.LLM`.
     """
 
     def __init__(self, llm: Any, max_sequences: int, progress: Callable[[], None], adapter: Any = None) -> None:
@@ -37,7 +38,7 @@ class EngineLoop:
 
         self.failure: Exception | None = None
         self._dead = EngineDeadError
-        self._llm = llm
+        self.llm = llm
         self._progress = progress
         self._adapter = adapter
         self._room = threading.Semaphore(PROMPTS_PER_SEQUENCE * max_sequences)
@@ -66,7 +67,7 @@ class EngineLoop:
             try:
                 if self.failure is not None:
                     raise self.failure
-                self._arrived.put((prepare(self._llm), sampling, output))
+                self._arrived.put((prepare(self.llm), sampling, output))
             except Exception as error:
                 output.set_exception(error)
         self._progress()
@@ -91,7 +92,7 @@ class EngineLoop:
             number = str(next(self._numbers))
             self._under_way[number] = output
             try:
-                self._llm.llm_engine.add_request(number, prompt, sampling, lora_request=self._adapter)
+                self.llm.llm_engine.add_request(number, prompt, sampling, lora_request=self._adapter)
             except self._dead:
                 raise
             except Exception as error:
@@ -99,14 +100,14 @@ class EngineLoop:
                 self._under_way.pop(number).set_exception(error)
 
     def _step(self) -> None:
-        for output in self._llm.llm_engine.step():
+        for output in self.llm.llm_engine.step():
             if output.finished:
                 self._under_way.pop(output.request_id).set_result(output)
                 self._progress()
 
     def _fail(self, error: Exception) -> None:
         with self._order:
-            self.failure, self._llm = error, None
+            self.failure, self.llm = error, None
         waiting = list(self._under_way.values())
         with contextlib.suppress(queue.Empty):
             while True:

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from emoray.audio.io import AUDIO_HZ
+from emoray.audio.pieces import cut_into_pieces
 from emoray.errors import ConfigError, MissingExtraError
-from emoray.stages.transcribe.pieces import cut_into_pieces
 
 LANGUAGE = "en"
 PACKAGE = "moonshine-voice"

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emoray.audio.io import AUDIO_HZ
+from emoray.audio.pieces import cut_into_pieces
 from emoray.engines.local import LocalEngine
 from emoray.errors import ConfigError, StageError
-from emoray.stages.transcribe.pieces import cut_into_pieces
 from emoray.stages.transcribe.recognise import Hypothesis
 
 WHERE = "annotate.transcribe.whisper_vllm"
@@ -55,8 +54,7 @@ def recognise_any(
         ]
     except ValueError as error:
         raise ConfigError(str(error), where=f"{WHERE}.language", remedy="Give a code that the model knows") from error
-    bounds = [MOST_BESIDES + int(TOKENS_PER_S * len(piece) / AUDIO_HZ) for own in pieces for piece in own]
-    sampling = [SamplingParams(temperature=0.0, max_tokens=bound) for bound in bounds]
+    sampling = SamplingParams(temperature=0.0, max_tokens=MOST_BESIDES + int(TOKENS_PER_S * window_s))
     outputs = iter(engine.generate(prompts, sampling, f"vLLM, on {len(prompts)} clips,"))
     return [
         joined([next(outputs) for _ in own], own_language, kind.post_process_output)

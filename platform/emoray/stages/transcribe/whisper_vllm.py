@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from emoray.audio.io import AUDIO_HZ
+from emoray.audio.pieces import cut_into_pieces
 from emoray.engines.local import LocalEngine, local_engine
 from emoray.errors import ConfigError
 from emoray.stages.model_files.weights import model_folder
-from emoray.stages.transcribe.pieces import cut_into_pieces
 from emoray.stages.transcribe.recognise import Hypothesis
 from emoray.stages.transcribe.vllm_recogniser import joined, recognise_any
 

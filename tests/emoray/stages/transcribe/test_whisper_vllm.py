@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from benchmarks.tiny.vocabulary import learned
 from safetensors.torch import load_file, save_file
 
+from emoray.audio.pieces import cut_into_pieces
 from emoray.errors import ConfigError, StageError
-from emoray.stages.transcribe.pieces import cut_into_pieces
 from emoray.stages.transcribe.stage import build_transcribe
 from emoray.stages.transcribe.whisper_vllm import WINDOW_S
-from emoray.tiny.vocabulary import learned
 
 
 @pytest.fixture(scope="session")

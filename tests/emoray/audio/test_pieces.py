@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emoray.stages.transcribe.pieces import cut_into_pieces
+from emoray.audio.pieces import cut_into_pieces
 
 WINDOW_S = 30
 
