@@ -5,7 +5,7 @@ which `make demo` has ended, and the service over it (`emoray serve`):
 
     python docs/make_pictures.py --lake .emoray --url http://127.0.0.1:8000
 
-Chromium runs with a profile of its own and is driven over its DevTools protocol.
+Chromium runs with its own profile and is driven over its DevTools protocol.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def served(model: Path, log: Path) -> Iterator[str]:
 
 
 def annotate(case: Case, work: Path, manifest: Path, options: Sequence[str]) -> Reading:
-    """Build the corpus in a lake of its own, and annotate it."""
+    """Build the corpus in its own lake, and annotate it."""
     lake_folder = work / "lake"
     shutil.rmtree(lake_folder, ignore_errors=True)
     overrides = (

@@ -84,7 +84,7 @@ def measure(folder: Path, given: argparse.Namespace, *, timed: bool) -> dict[str
 
 
 def run_side(given: dict[str, Any]) -> None:
-    """One side, in a process of its own."""
+    """One side, in its own process."""
     import torch
 
     torch.set_num_threads(1)

@@ -208,7 +208,7 @@ def render(plan: Plan) -> RenderableType:
 
 
 def _costs(plan: Plan) -> list[RenderableType]:
-    """Hours and price of each stage, on a line of its own: recognition may cost more than the language model."""
+    """Hours and price of each stage, on its own line: recognition may cost more than the language model."""
     table = Table(
         title="cost by stage: 1,000 hours of speech like this corpus; what is to compute", title_justify="left"
     )

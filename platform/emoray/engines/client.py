@@ -48,7 +48,7 @@ class Chat:
     Attributes:
         template: Text of a Jinja template that replaces the model's own; None for that one.
         template_kwargs: Arguments of the template, for example `{"enable_thinking": False}`.
-        system_turn: `keep` the system text in a turn of its own, `fold` it into the user's turn, or `auto`: fold it if
+        system_turn: `keep` the system text in its own turn, `fold` it into the user's turn, or `auto`: fold it if
             the template drops or refuses it.
         adapter: Folder of a LoRA adapter; None without one.
     """

@@ -20,7 +20,7 @@ class VllmConfig(Section):
             engine full.
         max_context_tokens: Longest prompt and answer together; null for the model's own. A smaller one saves memory.
         eager: No compilation and no CUDA graphs: ready in seconds instead of minutes, slower on GPUs.
-        separate_process: Run the engine's core in a process of its own: faster under load, slow to start on a CPU.
+        separate_process: Run the engine's core in its own process: faster under load, slow to start on a CPU.
         trust_remote_code: Run Python that comes with the model (some audio models' tokenizers need it). Without it such
             files are not even downloaded.
         limit_mm_per_prompt: Clips, images and videos in a prompt, at most, by modality. vLLM keeps memory for as many.

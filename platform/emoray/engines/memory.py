@@ -105,7 +105,7 @@ def _compare(wanted_bytes: int, there_bytes: int, what: str, where: str) -> None
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
-    """The files that the weights are loaded from; some models keep a part in a folder of its own."""
+    """The files that the weights are loaded from; some models keep a part in another folder."""
     for inner in {path.parent for path in folder.rglob("*.safetensors")}:
         index = inner / "model.safetensors.index.json"
         if (inner / "model.safetensors").is_file():

@@ -13,7 +13,7 @@ def open_engine(model: str, config: EngineConfig, adapter: str | None = None) ->
     Args:
         model: Folder in Hugging Face layout; for an endpoint, the name that it serves.
         config: Which engine.
-        adapter: Folder of a LoRA adapter. An endpoint serves one under a name of its own: that is the `model` then.
+        adapter: Folder of a LoRA adapter. An endpoint serves one under its own name: that is the `model` then.
 
     Raises:
         MissingExtraError: vLLM is not installed.

@@ -75,7 +75,7 @@ async def server_drops_system(client: httpx.AsyncClient, base: str, model: str, 
 
 
 def _is_shown(folded: str) -> bool:
-    """Whether the system text reaches the model in the user's turn, though not in a turn of its own."""
+    """Whether the system text reaches the model in the user's turn, though not in its own turn."""
     if _SYSTEM not in folded.lower():
         log.warning("it cannot be seen what the chat template does with a system text: it gets a turn of its own")
         return False

@@ -83,7 +83,7 @@ def test_the_plan_knows_time_and_price_from_what_was_measured(done):
     said = printed(annotate_plan.render(plan))
     assert f"price: about {plan.price:,.2f}" in said
     for stage in plan.stages:
-        # Each on a line of its own, whether it has something to do or not.
+        # Each on its own line, whether it has something to do or not.
         assert stage.cost.corpus.hours == pytest.approx((stage.work_s or 0.0) / 3600)
         assert stage.cost.thousand.price == pytest.approx(stage.cost.thousand.hours * 0.5)
         if stage.compute:

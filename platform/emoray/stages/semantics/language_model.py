@@ -71,7 +71,7 @@ class LanguageModelConfig(Section):
             whole commit, as tags can move. For a folder or an endpoint it is a name of your own. null loads the newest,
             and the fingerprint takes a hash of the weights (which are not fetched for it).
         adapter: A LoRA adapter for it, as Hugging Face name or folder; null without one. An endpoint serves an adapter
-            under a name of its own: that is the `model` then.
+            under its own name: that is the `model` then.
         chat: How the conversation becomes the prompt.
         prompts: Shipped prompts' names, or paths of files of your own. Of several, each is asked, at several times the
             cost, and the vectors of their texts are averaged; the record's fields are those of the first. A prompt

@@ -1,6 +1,6 @@
 """Every preset's semantics as they are shipped, but for the model: bounds, dtype, batch size and all settings of vLLM.
 
-Each in a process of its own, as a worker is.
+Each in its own process, as a worker is.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def model(tiny, tmp_path):
 
 
 def run_worker(tmp_path, tree, norms, rows):
-    """Outcomes of rows in a process of its own, and what it wrote to stderr."""
+    """Outcomes of rows in its own process, and what it wrote to stderr."""
     script, given, made = tmp_path / "worker.py", tmp_path / "given", tmp_path / "made.json"
     script.write_text(WORKER)
     given.write_bytes(pickle.dumps((tree, norms, rows)))
