@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy.special import stdtrit  # Student's t quantile; scipy.stats takes much longer to import
 
 from emoray.errors import InputError
 from emoray.evaluation.metrics import Metric
@@ -131,9 +131,9 @@ def interval(
     frames = _aligned([frame] if isinstance(frame, pl.DataFrame) else list(frame))
     groups = clusters(frames[0], unit)
     whole_T, without_TU = _with_and_without(metric, frames, groups)
-    there, back, lowest = _SCALES.get(metric.name.partition("_")[0], _PLAIN)
+    there, back = _SCALES.get(metric.name.partition("_")[0], _PLAIN)
     low, high = _student(there(whole_T.mean()), there(without_TU.mean(axis=0)), level)
-    return _as_interval(whole_T, (back(max(low, lowest)), back(high)), level, frames[0].height, groups)
+    return _as_interval(whole_T, (back(low), back(high)), level, frames[0].height, groups)
 
 
 def paired_difference(
@@ -178,10 +178,10 @@ def _fisher_z(correlation: Any) -> Any:
     return np.arctanh(np.clip(correlation, -_LARGEST_CCC, _LARGEST_CCC))
 
 
-_PLAIN: tuple[_Map, _Map, float] = (np.asarray, float, -np.inf)
-_CORRELATION: tuple[_Map, _Map, float] = (_fisher_z, np.tanh, -np.inf)
-_RATE: tuple[_Map, _Map, float] = (_rate_to_angle, _angle_to_rate, 0.0)
-#: Kind of metric, the beginning of its name → the scale of its interval: there, back, and the lowest value on it.
+_PLAIN: tuple[_Map, _Map] = (np.asarray, float)
+_CORRELATION: tuple[_Map, _Map] = (_fisher_z, np.tanh)
+_RATE: tuple[_Map, _Map] = (_rate_to_angle, _angle_to_rate)
+#: Kind of metric, the beginning of its name → to the scale of its interval, and back.
 _SCALES = {"ccc": _CORRELATION, "pearson": _CORRELATION, "ua": _RATE, "wa": _RATE, "macro": _RATE}
 
 
@@ -201,7 +201,7 @@ def _student(whole: float, without_U: np.ndarray, level: float) -> tuple[float, 
     if count < 2 or not np.isfinite(whole):
         return np.nan, np.nan
     error = np.sqrt((count - 1) / count * np.sum((defined - defined.mean()) ** 2))
-    width = float(stats.t.ppf((1 + level) / 2, count - 1) * error)
+    width = float(stdtrit(count - 1, (1 + level) / 2) * error)
     return float(whole) - width, float(whole) + width
 
 

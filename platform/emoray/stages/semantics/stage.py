@@ -19,7 +19,7 @@ class CuesConfig(Section):
     """Measured prosody in words.
 
     Attributes:
-        against: Whose norms the clip is held against: the `speaker`'s, or the `corpus`'s (an ablation).
+        against: Whose norms the clip is compared with: the `speaker`'s, or the `corpus`'s (an ablation).
     """
 
     against: Literal["speaker", "corpus"]
