@@ -31,6 +31,7 @@ from emoray_jobs.cluster import hardware
 from emoray_jobs.pipeline.batches import BATCH, LACKING, read_batch
 from emoray_jobs.pipeline.clocks import SharedClock
 from emoray_jobs.pipeline.costs import BatchTiming, CostSums, peak_memory_bytes, run_measured
+from emoray_jobs.pipeline.orphans import end_with_raylet
 from emoray_jobs.pipeline.pending import needs_waveform, required_inputs
 from emoray_jobs.pipeline.pools import Pool, group_stages
 from emoray_jobs.pipeline.writer import one_line
@@ -85,6 +86,7 @@ class StageOperator:
             yield from self._run(functools.partial(read_batch, self._lake, batch["path"], batch["row_group"]))
 
     def _run(self, read: Callable[[], pa.Table]) -> Iterator[pa.Table]:
+        end_with_raylet()
         try:
             ray.get(self._sink.raise_if_pointless.remote())
             rows = _to_rows(read())
