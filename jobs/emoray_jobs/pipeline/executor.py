@@ -32,6 +32,7 @@ from emoray_jobs.pipeline import costs, pending
 from emoray_jobs.pipeline.batches import write_batches
 from emoray_jobs.pipeline.costs import CostSums
 from emoray_jobs.pipeline.estimate import estimate_work
+from emoray_jobs.pipeline.orphans import ending_with_own_node
 from emoray_jobs.pipeline.pending import PendingWork
 from emoray_jobs.pipeline.pools import Pool
 from emoray_jobs.pipeline.rates import Device, device_of, gpus_of_stage, shipped_rate
@@ -259,7 +260,7 @@ class StageExecutor:
             track(what, "utterances") as advance,
         ):
             batches = self._batches(folder, work, fingerprints, max_rows, max_audio_s)
-            with self._noting(pools):
+            with self._noting(pools), ending_with_own_node():
                 for rows in self._ray_pipeline(work, fingerprints, sink).run(batches, pools, in_turn=in_turn):
                     done += rows
                     advance(done, total)

@@ -1,13 +1,18 @@
-"""Workers whose raylet is gone end themselves."""
+"""Processes whose raylet is gone end themselves: Ray 2.60 leaves them waiting for ever."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
 import time
+from collections.abc import Iterator
+
+from emoray_jobs.progress import message
 
 CHECK_S = 1.0
+DRIVER_CHECK_S = 5.0
 EXIT_ORPHANED = 76
 
 
@@ -15,14 +20,35 @@ EXIT_ORPHANED = 76
 def end_with_raylet() -> None:
     """Have this process, a worker that Ray started, end when the raylet that started it does.
 
-    A worker that several calls may enter at a time outlives its raylet (Ray 2.60): its calls' results reach nobody, and
-    the driver waits for them for ever. Only where the process ends do they count as lost, and come again. The first
-    call counts; later ones do nothing.
+    Otherwise its calls' results reach nobody, and the driver waits for them. Only where the process ends do they count
+    as lost, and come again. The first call counts; later ones do nothing.
     """
-    threading.Thread(target=_watch, args=(os.getppid(),), name="raylet-watch", daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), name="raylet-watch", daemon=True).start()
 
 
-def _watch(raylet: int) -> None:
+def _watch_parent(raylet: int) -> None:
     while os.getppid() == raylet:
         time.sleep(CHECK_S)
     os._exit(EXIT_ORPHANED)
+
+
+@contextlib.contextmanager
+def ending_with_own_node() -> Iterator[None]:
+    """End this process, a driver, with an error if the node that connects it to the cluster dies during the block."""
+    import ray
+
+    own, over = ray.get_runtime_context().get_node_id(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(DRIVER_CHECK_S):
+            if any(node["NodeID"] == own and not node["Alive"] for node in ray.nodes()):
+                message("error: the Ray node of this process died. Run the same command again: what is done is kept")
+                os._exit(1)
+
+    thread = threading.Thread(target=watch, name="node-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

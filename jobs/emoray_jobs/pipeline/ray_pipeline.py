@@ -180,9 +180,6 @@ class RayPipeline:
 
     def _dataset(self, batches: pa.Table, pools: Sequence[Pool], *, in_turn: bool) -> ray.data.Dataset:
         groups = group_stages(self._stages)
-        # Where a node is lost, Ray 2.60 may never say so of calls that an actor had beside others, and the pass would
-        # wait for them for ever (docs/decisions/0011): a worker has one at a time where a node can be lost alone.
-        one_at_a_time = in_turn or sum(node["Alive"] for node in ray.nodes()) > 1
         largest = pc.max(batches["rows"]).as_py()
         size = -(-batches.num_rows // min(MAX_BLOCKS, BLOCKS_PER_WORKER * pools[0].workers))
         blocks = [batches.slice(start, size) for start in range(0, batches.num_rows, size)]
@@ -197,7 +194,7 @@ class RayPipeline:
             options: dict[str, Any] = {"batch_size": None if position else 1, "batch_format": "pyarrow"}
             options["num_cpus"] = pool.cpus
             if pool.uses_actors:
-                calls = 1 if one_at_a_time else concurrent_calls(group, batches["rows"])
+                calls = 1 if in_turn else concurrent_calls(group, batches["rows"])
                 options["compute"] = ray.data.ActorPoolStrategy(
                     min_size=pool.workers if pool.fixed else 1,
                     max_size=pool.workers,
