@@ -1,10 +1,11 @@
-"""Annotate 60 real clips with every kind of recogniser and describer, all bounds as shipped; only the model is another.
+"""Annotate 60 real clips with every kind of recogniser and describer, with the shipped bounds.
 
     python -m benchmarks.speed.real_clips --path FOLDER [--only CASE …]
 
 FOLDER holds `ravdess/Actor_*/*.flac` and `emodb/wav/*.wav`. The models are tiny, with random weights, in fp32 or fp16:
 what is shown is that every row is answered, when the first rows are stored, and how long the command says nothing, not
-what a transcript or a description is worth. Servers are vLLM's own, started by `make vllm-serve`.
+what a transcript or a description is worth. For Whisper the checks against repetition are off: random weights repeat
+themselves. Servers are vLLM's own, started by `make vllm-serve`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def own_folder(folder: str, name: str) -> str:
-    """A node's own folder, as on a machine of its own: a node unpacks a job's files over those of its neighbours."""
+    """A node's own folder, as on its own machine: a node unpacks a job's files over those of its neighbours."""
     path = os.path.join(folder, name)
     os.mkdir(path)
     return path

@@ -1,4 +1,4 @@
-"""Processes whose raylet is gone end themselves: Ray 2.60 leaves them waiting for ever."""
+"""Processes whose raylet is gone end themselves; Ray 2.60 was seen to leave workers of a killed raylet alive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def end_with_raylet() -> None:
     """Have this process, a worker that Ray started, end when the raylet that started it does.
 
     Otherwise its calls' results reach nobody, and the driver waits for them. Only where the process ends do they count
-    as lost, and come again. The first call counts; later ones do nothing.
+    as lost, and come again. Later calls do nothing; first calls from several threads at once may watch twice.
     """
     threading.Thread(target=_watch_parent, args=(os.getppid(),), name="raylet-watch", daemon=True).start()
 
@@ -34,7 +34,10 @@ def _watch_parent(raylet: int) -> None:
 
 @contextlib.contextmanager
 def ending_with_own_node() -> Iterator[None]:
-    """End this process, a driver, with an error if the node that connects it to the cluster dies during the block."""
+    """End this process, a driver, with an error if the node that connects it to the cluster dies during the block.
+
+    Not seen in a run yet, and no test holds it (docs/decisions/0011).
+    """
     import ray
 
     own, over = ray.get_runtime_context().get_node_id(), threading.Event()
