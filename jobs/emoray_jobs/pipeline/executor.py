@@ -32,7 +32,6 @@ from emoray_jobs.pipeline import costs, pending
 from emoray_jobs.pipeline.batches import write_batches
 from emoray_jobs.pipeline.costs import CostSums
 from emoray_jobs.pipeline.estimate import estimate_work
-from emoray_jobs.pipeline.orphans import ending_with_own_node
 from emoray_jobs.pipeline.pending import PendingWork
 from emoray_jobs.pipeline.pools import Pool
 from emoray_jobs.pipeline.rates import Device, device_of, gpus_of_stage, shipped_rate
@@ -148,7 +147,7 @@ class StageExecutor:
         self._utterances = utterances
         self._stack = stack
         self._stages: dict[str, Stage] = {}
-        self._machines: ClusterResources | None = None
+        self._joined = False
         self._actor: Any = None
         self._spilled_bytes: int | None = 0
         self._unwritten = 0
@@ -234,7 +233,7 @@ class StageExecutor:
 
     def _plan(self, work: PendingWork) -> None:
         """Note what the stages are expected to take, before what they take becomes known."""
-        machines = self._need_ray()
+        machines = self._current_machines()
         found = estimate_work(self._lake, work, machines, self._annotate)
         on_cores = {name for pool in found.pools if not pool.gpus for name in pool.stages}
         for stage in work.active_stages():
@@ -251,7 +250,7 @@ class StageExecutor:
         self, work: PendingWork, fingerprints: Mapping[str, str], max_rows: int, what: str, *, in_turn: bool
     ) -> list[str]:
         """One pass with Ray Data; returns failures outside the rows."""
-        pools = estimate_work(self._lake, work, self._need_ray(), self._annotate).pools
+        pools = estimate_work(self._lake, work, self._current_machines(), self._annotate).pools
         max_audio_s = self._annotate.batch_audio_s
         total, done = work.rows.height, 0
         with (
@@ -260,7 +259,7 @@ class StageExecutor:
             track(what, "utterances") as advance,
         ):
             batches = self._batches(folder, work, fingerprints, max_rows, max_audio_s)
-            with self._noting(pools), ending_with_own_node():
+            with self._noting(pools):
                 for rows in self._ray_pipeline(work, fingerprints, sink).run(batches, pools, in_turn=in_turn):
                     done += rows
                     advance(done, total)
@@ -355,14 +354,15 @@ class StageExecutor:
             except EmorayError as error:
                 log.warning("what stage %s costs could not be kept: %s", stage, error)
 
-    def _need_ray(self) -> ClusterResources:
-        if self._machines is None:
+    def _current_machines(self) -> ClusterResources:
+        """What the cluster has now; joins it first. Machines come and go between passes."""
+        if not self._joined:
             from emoray_jobs.cluster.session import session
 
             self._stack.enter_context(session(self._cluster, self._lake.config))
             import ray
 
-            self._machines = hardware.cluster_resources()
+            self._joined = True
             addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
             if self._lake.is_local and len(addresses) > 1:
                 log.warning(
@@ -370,7 +370,7 @@ class StageExecutor:
                     self._lake.root,
                     len(addresses),
                 )
-        return self._machines
+        return hardware.cluster_resources()
 
 
 def _give_up(left: PendingWork, cause: str) -> None:

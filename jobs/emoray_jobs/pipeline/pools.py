@@ -105,7 +105,8 @@ def size_pools(demands: Sequence[PoolDemand], machines: ClusterResources, batche
     """Workers of each pool of a phase.
 
     All pools together ask for no more than there is, and each has at least one worker that can start whatever the
-    others use: a task asks for no more than what the fullest cluster must have free on some machine.
+    others use: a task asks for no more than what the fullest cluster must have free on some machine. That holds when
+    machines are lost too: all actors and a task fit on the smallest machine, wherever Ray restarts them.
 
     Args:
         demands: The pools, in order of the flow; `gpus` as `gpus_of_worker` says.
@@ -130,11 +131,13 @@ def size_pools(demands: Sequence[PoolDemand], machines: ClusterResources, batche
         workers[place] = max(1, min(most, math.ceil(share * machines.cpus - 1e-6)))
     _fit_memory(demands, workers, machines)
     actors = sum(number for place, number in workers.items() if demands[place].uses_actors)
-    actor_cpus = _floor(min(ACTOR_CPUS, machines.cpus / 2 / actors)) if actors else 0.0
+    smallest_cpus = min((node.cpus for node in machines.nodes if node.cpus), default=0.0)
+    smallest_bytes = min((node.memory_bytes for node in machines.nodes if node.cpus), default=0)
+    actor_cpus = _floor(min(ACTOR_CPUS, smallest_cpus / 2 / actors)) if actors else 0.0
     tasks = sum(number for place, number in workers.items() if not demands[place].uses_actors)
     places = sum(node.cpus > 0 for node in machines.nodes)
-    left = machines.cpus - actors * actor_cpus
-    task_cpus = _floor(min(1.0, left / max(tasks, places)))
+    held = actors * actor_cpus
+    task_cpus = _floor(min(1.0, smallest_cpus - held, (machines.cpus - held) / max(tasks, places)))
     return [
         Pool(
             stages=demand.stages,
@@ -145,7 +148,7 @@ def size_pools(demands: Sequence[PoolDemand], machines: ClusterResources, batche
             # Actors are counted, not charged: what they keep must not lock out the tasks that feed them.
             memory_bytes=0
             if demand.uses_actors
-            else min(demand.memory_bytes, machines.memory_bytes // max(tasks, places)),
+            else min(demand.memory_bytes, smallest_bytes, machines.memory_bytes // max(tasks, places)),
             fixed=measured or demand.waits or place in gpu_workers,
         )
         for place, demand in enumerate(demands)

@@ -79,6 +79,9 @@ def test_every_plan_fits_feeds_every_pool_and_cannot_deadlock(wanted, found, bat
     held = sum(pool.workers * pool.cpus for pool in pools if pool.uses_actors)
     assert all(pool.cpus <= (there.cpus - held) / len(found) + 1e-6 for pool in tasks)
     assert all(pool.memory_bytes <= there.memory_bytes / len(found) for pool in tasks)
+    # …also where machines are lost, and Ray restarts all actors on the smallest.
+    smallest_cpus, smallest_bytes = min(node.cpus for node in found), min(node.memory_bytes for node in found)
+    assert all(held + pool.cpus <= smallest_cpus + 1e-6 and pool.memory_bytes <= smallest_bytes for pool in tasks)
 
 
 @settings(max_examples=200, deadline=None)
