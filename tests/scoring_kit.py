@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
+from collections.abc import Mapping
 
 import numpy as np
 import soundfile
@@ -13,11 +15,12 @@ from emoray.audio.io import AUDIO_HZ
 from emoray.config import merge, read_preset
 from emoray.models.build import build
 from emoray.models.config import ModelConfig
-from emoray.scoring.bundle import save_bundle
+from emoray.scoring.bundle import Bundle, save_bundle
 from emoray.scoring.score import ScoreRequest
+from emoray.stages.conditions import FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
-from emoray.stages.pipeline import annotate_rows, audio_stages, fingerprints
+from emoray.stages.pipeline import annotate_rows, audio_stages, conditions, fingerprints, under
 
 SENTENCE = "I never said that she took the money"
 #: Word times that fit `speech(…)` of 2 s or longer.
@@ -67,7 +70,7 @@ def model_config(name: str = "msf_ser", **changes) -> ModelConfig:
 def norms() -> Norms:
     """Norms of two made-up speakers: a deep one and a high one."""
     rows = []
-    for number in range(6):
+    for number in range(20):
         name, hz = (("deep", 110.0), ("high", 230.0))[number % 2]
         rows.append(
             {
@@ -112,14 +115,36 @@ def make_bundle(
         model=model,
         config=config,
         annotate=annotate,
-        fingerprints=fingerprints(annotate, norms().hash),
+        conditions=[
+            FittedCondition(one.name, fingerprints(under(annotate, one), norms().hash), norms().hash)
+            for one in conditions(annotate)
+        ],
         norms=norms(),
-        half_widths=HALF_WIDTHS,
+        half_widths=HALF_WIDTHS
+        | {
+            f"{level}/{one.name}": HALF_WIDTHS[level]
+            for one in conditions(annotate)
+            for level in ("transcript", "full")
+        },
         conformal_level=0.9,
         scale=(1.0, 7.0),
         dimensional=dimensional,
         metrics={"full/ccc_mean": 0.5},
     )
+
+
+def half_widths(annotate: AnnotateConfig) -> dict[str, dict[str, float]]:
+    """Those of each level, the same under each condition."""
+    under_each = {
+        f"{level}/{one.name}": HALF_WIDTHS[level] for level in ("transcript", "full") for one in conditions(annotate)
+    }
+    return HALF_WIDTHS | under_each
+
+
+def refitted(bundle: Bundle, fingerprints: Mapping[str, str], **changes) -> Bundle:
+    """The bundle as if it had been fitted, under one condition, with stages of these fingerprints."""
+    only = dataclasses.replace(bundle.conditions[0], fingerprints=dict(fingerprints))
+    return dataclasses.replace(bundle, conditions=(only,), **changes)
 
 
 def request(seconds: float = 2.0, hz: float = 150.0, **changes) -> ScoreRequest:

@@ -15,17 +15,19 @@ from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.build import frontend
 from emoray.models.config import ModelConfig
+from emoray.schema import GRANULARITIES
 from emoray.training.build import build_learner, plan_run
 from emoray.training.checkpoint import Checkpoint
 from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.data.loader import LocalLoader
-from emoray.training.data.pack import pack_shard, seal, write_shard
+from emoray.training.data.pack import column, pack_shard, seal, write_shard
 from emoray.training.data.training_set import TrainingSet
 from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
 from emoray.training.sharding import full_tensor
 from emoray.training.step import Learner
 
 TEXT_WIDTH = 12
+CONDITION = "enrolled-5/reference"
 #: The fewest that CNN14 can pool five times.
 CNN14_MELS = 32
 AUDIO = AudioConfig(min_duration_s=0.1, max_duration_s=60.0, silence_dbfs=-70.0)
@@ -111,16 +113,24 @@ def planted_rows(clips: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def under(condition: str, row: dict[str, Any], *, usable: bool = True) -> dict[str, Any]:
+    """A row whose text vectors are those under a condition."""
+    vectors = {column(name, condition): row.get(name) for name in GRANULARITIES}
+    return {**row, **vectors, column("usable", condition): usable}
+
+
 def pack_rows(folder: str, rows: list[dict[str, Any]], config: ModelConfig, shard_rows: int = 64) -> tuple[Lake, str]:
     """Pack rows (with their waveforms) as a sealed training set."""
     lake = Lake(LakeConfig(root=folder, storage_options={}))
     front = frontend(config.encoder)
+    rows = [row if column("usable", CONDITION) in row else under(CONDITION, row) for row in rows]
+    names = [name.partition("@")[2] for name in rows[0] if name.startswith("usable@")]
     shards = [
-        write_shard(lake, "set", number, pack_shard(rows[start : start + shard_rows], front, AUDIO, TEXT_WIDTH))
+        write_shard(lake, "set", number, pack_shard(rows[start : start + shard_rows], names, front, AUDIO, TEXT_WIDTH))
         for number, start in enumerate(range(0, len(rows), shard_rows))
     ]
     counts = {"rows": len(rows), "left_out": 0}
-    seal(lake, "set", shards, frontend=front, text_width=TEXT_WIDTH, counts=counts)
+    seal(lake, "set", shards, conditions=names, frontend=front, text_width=TEXT_WIDTH, counts=counts)
     return lake, "set"
 
 

@@ -29,7 +29,9 @@ from emoray.corpora import CorpusConfig
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import WITHOUT_GRADIENT, frontend
 from emoray.models.config import ModelConfig
+from emoray.stages.conditions import FittedCondition
 from emoray.stages.config import AnnotateConfig
+from emoray.stages.pipeline import conditions
 from emoray.training.build import build_learner, plan_run
 from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.data.loader import LocalLoader
@@ -201,7 +203,7 @@ def pack_corpus(
     return pack(
         Lake(sections.lake),
         corpus,
-        fingerprints,
+        [FittedCondition(conditions(sections.annotate)[0].name, dict(fingerprints), norms="")],
         frontend=frontend(model.encoder),
         audio=sections.annotate.audio,
         text_width=model.text_width,

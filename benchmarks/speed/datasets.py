@@ -18,7 +18,8 @@ from emoray.config import load
 from emoray.lake.tables import Lake
 from emoray.models.build import frontend
 from emoray.schema import DIMENSIONS, GRANULARITIES
-from emoray.training.data.pack import pack_shard, seal, write_shard
+from emoray.stages.pipeline import conditions
+from emoray.training.data.pack import column, pack_shard, seal, write_shard
 from emoray_jobs.config import Config
 from emoray_jobs.corpus import job as corpus
 
@@ -94,19 +95,22 @@ def training_set(folder: Path, clips: int, epochs: int) -> dict[str, Any]:
     config = load(Config, overrides=overrides, environ={})
     lake, front, random = Lake(config.lake), frontend(config.model.encoder), np.random.default_rng(1)
     width, name, shards = config.model.text_width, "mixed", []
+    condition = conditions(config.annotate)[0].name
     way_E3 = random.normal(scale=0.1 / np.sqrt(width), size=(width, len(DIMENSIONS)))
     rows = []
     for number, samples in enumerate(voices(folder, clips)):
         text_KE = random.normal(size=(len(GRANULARITIES), width)).astype(np.float32)
         label_3 = 0.5 + text_KE[GRANULARITIES.index("gs")] @ way_E3
-        vectors, labels = zip(GRANULARITIES, text_KE, strict=True), zip(DIMENSIONS, label_3.tolist(), strict=True)
-        rows.append(
-            {"utterance_id": f"m{number:05d}", "split": "train", "waveform": samples, **dict(vectors), **dict(labels)}
-        )
+        vectors = {column(name, condition): vector for name, vector in zip(GRANULARITIES, text_KE, strict=True)}
+        labels = dict(zip(DIMENSIONS, label_3.tolist(), strict=True))
+        known = {"utterance_id": f"m{number:05d}", "split": "train", "waveform": samples}
+        rows.append(known | {column("usable", condition): True} | vectors | labels)
     for start in range(0, clips, config.launch.shard_rows):
-        table = pack_shard(rows[start : start + config.launch.shard_rows], front, config.annotate.audio, width)
+        part = rows[start : start + config.launch.shard_rows]
+        table = pack_shard(part, [condition], front, config.annotate.audio, width)
         shards.append(write_shard(lake, name, len(shards), table))
-    seal(lake, name, shards, frontend=front, text_width=width, counts={"rows": clips, "left_out": 0})
+    counts = {"rows": clips, "left_out": 0}
+    seal(lake, name, shards, conditions=[condition], frontend=front, text_width=width, counts=counts)
     return {"overrides": overrides, "set": name}
 
 

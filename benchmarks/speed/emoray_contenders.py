@@ -71,7 +71,7 @@ def transcribe(given: dict[str, Any]) -> None:
             prints = pipeline.fingerprints(config.annotate, None)
             utterances = lake.utterances_dataset(config.corpus.name)
             rows = pending.utterance_lengths(utterances.to_table())
-            executor = StageExecutor(lake, config.cluster, config.annotate, utterances, rows, stack)
+            executor = StageExecutor(lake, config.cluster, config.annotate, utterances, rows, stack, stack)
             executor.run_until_complete(stages, prints, "transcribing")
 
     def found() -> dict[str, str]:

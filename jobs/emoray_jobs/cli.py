@@ -162,6 +162,7 @@ def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAU
 def protocol(
     *,
     seeds: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None,
+    leave_out: Literal["speaker"] | None = None,
     common: Common = DEFAULTS,
 ) -> None:
     """Measure the configured model by the corpus's own protocol: each fold and seed, test predictions pooled.
@@ -172,8 +173,9 @@ def protocol(
 
     Args:
         seeds: Seeds, for example --seeds 0 1 2; protocol.seeds if left out.
+        leave_out: speaker: leave speakers out in turn, in any corpus (in groups: protocol.speaker_groups).
     """
-    result = _do("protocol", common, seeds=seeds or ())
+    result = _do("protocol", common, seeds=seeds or (), leave_out=leave_out)
     if result is not None and result.failed:
         raise SystemExit(FAILURE)
 
@@ -276,6 +278,7 @@ def score(
     table: str | None = None,
     model: str | None = None,
     transcript: str | None = None,
+    speaker: str | None = None,
     semantics: Literal["none", "transcript", "full"] = "full",
     name: str | None = None,
     json: bool = False,
@@ -287,7 +290,8 @@ def score(
         sources: Audio files and folders (local or s3://).
         table: A corpus of the lake, or a manifest (csv, jsonl, parquet) with a column audio_uri.
         model: models:/name@alias, models:/name/version, a version or an alias; the champion if left out.
-        transcript: What is said in the one file. Without it the voice decides, unless the model brings a recogniser.
+        transcript: What is said in the one file. Without it, words are recognised if the version knows a recogniser.
+        speaker: Who speaks in the files; see `emoray enrol`.
         semantics: How much of the words the score may use.
         name: Under which name a table's scores are kept in the lake.
         json: Print JSON, one object per recording.
@@ -300,9 +304,22 @@ def score(
         table=table,
         model=model,
         transcript=transcript,
+        speaker=speaker,
         semantics=semantics,
         name=name,
     )
+
+
+@app.command
+def enrol(speaker: str, /, *sources: str, model: str | None = None, common: Common = DEFAULTS) -> None:
+    """Learn how a speaker usually speaks, from a few recordings; scores that name the speaker then compare with it.
+
+    Args:
+        speaker: Id of the speaker, as requests and tables name it.
+        sources: Recordings of that speaker, files or folders (local or s3://); five are enough.
+        model: Version whose stages measure: models:/name@alias, models:/name/version, a version or an alias.
+    """
+    _do("enrol", common, speaker=speaker, sources=sources, model=model)
 
 
 @app.command

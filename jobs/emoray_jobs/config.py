@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -24,11 +24,13 @@ class DemoConfig(Section):
     Attributes:
         acoustic_epochs: Epochs of the acoustic-only model.
         msf_ser_epochs: Epochs of MSF-SER.
+        overrides: What the demo changes in the configuration, nested like it.
         short: Overrides (nested like the configuration) for `--short`: small enough for a test.
     """
 
     acoustic_epochs: int
     msf_ser_epochs: int
+    overrides: dict[str, Any]
     short: dict[str, Any]
 
 
@@ -112,6 +114,9 @@ class ProtocolConfig(Section):
 
     Attributes:
         seeds: Seeds; each trains once per fold, or once where the corpus has its own partitions.
+        leave_out: `speaker`: folds that leave speakers out in turn, whatever folds or splits the corpus has; null: the
+            corpus's own.
+        speaker_groups: Number of groups that are left out in turn; null: each speaker alone.
         cpus_per_trial: Cores that a trial reserves.
         gpus_per_trial: Share of a GPU that a trial reserves where `launch.gpu` is on.
         max_parallel: Trials at once at most; null for as many as there is room for.
@@ -119,6 +124,8 @@ class ProtocolConfig(Section):
     """
 
     seeds: tuple[NonNegativeInt, ...]
+    leave_out: Literal["speaker"] | None
+    speaker_groups: PositiveInt | None
     cpus_per_trial: PositiveFloat
     gpus_per_trial: PositiveFloat
     max_parallel: PositiveInt | None

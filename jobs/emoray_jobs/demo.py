@@ -60,8 +60,8 @@ def run(config: Config, *, short: bool = False) -> DemoResult:
 
     from emoray.config import merge, validate
 
-    if short:
-        config = validate(type(config), merge(config.model_dump(), config.demo.short))
+    tree = merge(config.model_dump(), config.demo.overrides)
+    config = validate(type(config), merge(tree, config.demo.short) if short else tree)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     steps, memory = _Steps(console), _PeakMemory()
     with contextlib.ExitStack() as stack:
@@ -149,7 +149,7 @@ def _promote(config: Config, challenger: TrainResult, console: Console) -> str:
 
 
 def _post(url: str, lake: Lake, corpus: str, champion: str, console: Console, *, timeout_s: float) -> dict[str, Any]:
-    """Send a clip of a voice that no model was trained on, with its transcript."""
+    """Send a clip of a voice that no model was trained on, as a caller would: without speaker or transcript."""
     import httpx
 
     from emoray_jobs.progress import spinner
@@ -157,12 +157,11 @@ def _post(url: str, lake: Lake, corpus: str, champion: str, console: Console, *,
     row = _unheard_clip(lake, corpus)
     with lake.fs.open(row["audio_uri"], "rb") as file:
         wav = file.read()
-    fields = {name: row[name] for name in ("transcript", "speaker_id") if row[name] is not None}
     with httpx.Client(base_url=url, timeout=60) as client:
         with spinner("waiting for the champion to be loaded"):
             _until_serving(client, champion, timeout_s)
         started = time.monotonic()
-        answer = client.post("/v1/score", content=wav, params=fields, headers={"Content-Type": "audio/wav"})
+        answer = client.post("/v1/score", content=wav, headers={"Content-Type": "audio/wav"})
         answer.raise_for_status()
         took_ms = 1000 * (time.monotonic() - started)
     reply: dict[str, Any] = answer.json()
@@ -173,7 +172,7 @@ def _post(url: str, lake: Lake, corpus: str, champion: str, console: Console, *,
 def _unheard_clip(lake: Lake, corpus: str) -> dict[str, Any]:
     import pyarrow.compute as pc
 
-    columns = ["utterance_id", "audio_uri", "split", "speaker_id", "transcript", "valence", "arousal", "dominance"]
+    columns = ["utterance_id", "audio_uri", "split", "valence", "arousal", "dominance"]
     table = lake.utterances(corpus, columns)
     found: list[dict[str, Any]] = (
         table.filter(pc.field("split") == "test").sort_by("utterance_id").slice(0, 1).to_pylist()
@@ -207,6 +206,7 @@ def _reply_table(reply: dict[str, Any], row: dict[str, Any], took_ms: float) -> 
     from rich.table import Table
 
     from emoray.schema import DIMENSIONS
+    from emoray.stages.conditions import Condition
 
     model = reply["model"]
     shown = Table(
@@ -221,7 +221,8 @@ def _reply_table(reply: dict[str, Any], row: dict[str, Any], took_ms: float) -> 
         on_scale = "–" if score["value_corpus"] is None else f"{score['value_corpus']:.2f}"
         label = "–" if row[name] is None else f"{row[name]:.2f}"
         shown.add_row(name, f"{score['value']:.2f}", between, on_scale, label)
-    lines = [f"It used {reply['semantics']['used']} semantics."]
+    used, condition = reply["semantics"]["used"], Condition.named(reply["semantics"]["condition"])
+    lines = [f"It used {used} semantics; its intervals are those of: {condition.title}."]
     if reply["transcript"] is not None:
         words = (word["word"].upper() if word["emphasised"] else word["word"] for word in reply["transcript"]["words"])
         lines.append(f"Words (emphasis in capitals): {' '.join(words)}")

@@ -20,6 +20,7 @@ from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.schema import DIMENSIONS
 from emoray.scoring.bundle import open_bundle, save_bundle
 from emoray.stages import pipeline
+from emoray.stages.conditions import FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.model_files import weights
 from emoray.stages.norms import Norms
@@ -168,6 +169,7 @@ def _register(
         "Imported as it was published: nothing was trained or calibrated here, so its scores have no intervals.",
     ]
     params = {"model": checkpoint.config.model_dump(mode="json", exclude={"encoder"}), "source": source}
+    norms, name = Norms.unfitted(), pipeline.conditions(annotate)[0].name
     run_id = tracking.start_run(f"import {source}", params=params, tags=tags)
     with tracking.running(run_id), tempfile.TemporaryDirectory(prefix="emoray-bundle-") as work:
         folder = save_bundle(
@@ -175,8 +177,8 @@ def _register(
             model=checkpoint.model,
             config=checkpoint.config,
             annotate=annotate,
-            fingerprints=pipeline.fingerprints(annotate, None),
-            norms=Norms.unfitted(),
+            conditions=[FittedCondition(name, pipeline.fingerprints(annotate, None), norms.hash)],
+            norms=norms,
             half_widths={},
             conformal_level=conformal_level,
             scale=scale,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,22 +11,27 @@ import polars as pl
 from rich.console import RenderableType
 from rich.text import Text
 
-from emoray.errors import RegistryError
+from emoray.errors import ConfigError, RegistryError
 from emoray.lake.tables import Lake
 from emoray.registry import clean_process, gate, promotion, versions
 from emoray.registry.config import GateConfig
 from emoray.registry.gate import Decision
 from emoray.registry.tracking import Tracking, connect
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
-from emoray.scoring.bundle import open_bundle
+from emoray.scoring.bundle import Bundle, open_bundle
 from emoray.scoring.predictions import request_of
 from emoray.scoring.scorer import load_bundle
+from emoray.stages.conditions import Condition
 from emoray_jobs.evaluate.predictions import find_version, predictions, utterance_rows
 from emoray_jobs.progress import spinner
 from emoray_jobs.train.local import torch_threads
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
+
+
+#: In place of a condition's name: the first one of each version.
+FIRST = "first"
 
 
 @dataclass(frozen=True)
@@ -86,31 +92,40 @@ def run(config: Config, *, version: str | None = None) -> PromoteResult:
     splits = lake.utterances(config.corpus.name, ["split"])["split"].unique().to_pylist()
     split, note = gate.gate_split(splits)
     with contextlib.ExitStack() as stack, spinner(f"judging version {challenger.version} on {split}"):
+        bundles = [open_bundle(versions.fetch(tracking, one)) for one in (challenger, champion) if one is not None]
+        judged = _conditions(bundles, config.promote)
 
-        def predicted(one: Version) -> pl.DataFrame:
-            return predictions(
+        def predicted(bundle: Bundle) -> list[pl.DataFrame]:
+            levels = {name: level_under(bundle, config.promote.level, name) for name in judged}
+            frame = predictions(
                 lake,
-                open_bundle(versions.fetch(tracking, one)),
+                bundle,
                 [split],
-                [config.promote.level],
+                list(dict.fromkeys(levels.values())),
                 corpus=config.corpus.name,
                 annotate=config.annotate,
                 cluster=config.cluster,
                 launch=config.launch,
                 stack=stack,
             )
+            return [
+                frame.filter(pl.col("level") == level).with_columns(pl.lit(name).alias("level"))
+                for name, level in levels.items()
+            ]
 
-        new, old = predicted(challenger), None if champion is None else predicted(champion)
-        if old is not None:
-            # A clip that one version's audio rules refuse is judged for neither.
-            both = set(new["utterance_id"]) & set(old["utterance_id"])
-            new, old = (frame.filter(pl.col("utterance_id").is_in(both)).sort("utterance_id") for frame in (new, old))
+        found = [predicted(bundle) for bundle in bundles]
+        # What one version's audio rules refuse, or what enrols a speaker, is judged for neither.
+        common = set.intersection(*(set(frame["utterance_id"]) for frames in found for frame in frames))
+        new, *old = (
+            [frame.filter(pl.col("utterance_id").is_in(common)).sort("utterance_id") for frame in frames]
+            for frames in found
+        )
         decision = gate.decide(
             new,
-            old,
+            old[0] if old else None,
             config.promote,
             latency=_latency(
-                lake, config.corpus.name, tracking, challenger, new, config.promote, config.launch.threads
+                lake, config.corpus.name, tracking, challenger, new[0], config.promote, config.launch.threads
             ),
             clean=_clean(tracking, challenger, config.promote),
             note=note,
@@ -129,6 +144,36 @@ def rollback(config: Config) -> RollbackResult:
     tracking = connect(config.tracking, Lake(config.lake))
     present, before = promotion.rollback(tracking)
     return RollbackResult(present.name, present.version, before.version)
+
+
+def _conditions(bundles: Sequence[Bundle], options: GateConfig) -> list[str]:
+    """Names of the conditions to judge under: those that all versions know, each as often as it counts.
+
+    A version of the sound alone knows every condition. Where two know none in common, each is judged under its first.
+
+    Raises:
+        ConfigError: A condition that counts is not known.
+    """
+    known = [[one.name for one in bundle.conditions] for bundle in bundles if bundle.granularities]
+    common = [name for name in known[0] if all(name in others for others in known)] if known else []
+    if not common:
+        return [FIRST]
+    unknown = sorted(set(options.conditions) - set(common))
+    if unknown:
+        raise ConfigError(
+            f"the versions do not both know the condition {unknown[0]!r}",
+            where="promote.conditions",
+            remedy=f"They know {', '.join(common)}",
+            kind="unknown_condition",
+        )
+    return [name for name in common for _ in range(options.conditions.get(name, int(not options.conditions)))]
+
+
+def level_under(bundle: Bundle, level: str, condition: str) -> str:
+    """Name of a semantic level of a version under a condition."""
+    if not bundle.granularities:
+        return "audio"
+    return level if condition == FIRST or len(bundle.conditions) == 1 else f"{level}/{condition}"
 
 
 def _latency(
@@ -173,6 +218,12 @@ def render(result: PromoteResult | RollbackResult) -> RenderableType:
     else:
         stays = "there is still no champion" if result.previous is None else f"version {result.previous} stays champion"
         verdict = f"Refused: version {result.version} of {result.model_name} does not pass; {stays}."
-    return Text(
-        "\n".join([f"Decided on {decision.split}, at semantic level {decision.figures['level']}:", *lines, verdict])
-    )
+    return Text("\n".join([f"Decided on {decision.split}, {_under(decision)}:", *lines, verdict]))
+
+
+def _under(decision: Decision) -> str:
+    names = list(dict.fromkeys(decision.figures["levels"]))
+    if names == [FIRST]:
+        return "with all that each version reads"
+    titles = "; ".join(Condition.named(name).title for name in names)
+    return f"mean over the conditions: {titles}" if len(names) > 1 else titles

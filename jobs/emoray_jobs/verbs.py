@@ -49,6 +49,7 @@ VERBS: dict[str, Verb] = {
     "rollback": Verb("promote", "rollback", tracking=True, submit=True),
     "serve": Verb("serve", tracking=True, ray=True),
     "score": Verb("score.job", tracking=True, ray=True, local_files=True, long=True, submit=True),
+    "enrol": Verb("enrol", tracking=True, local_files=True, submit=True),
     "export": Verb("export.job", local_files=True),
     "submit": Verb("submit.job", local_files=True, long=True),
     "doctor": Verb("doctor.job", tracking=True, submit=True),

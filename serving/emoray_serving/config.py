@@ -13,7 +13,7 @@ from emoray.lake.tables import LakeConfig
 from emoray.registry.config import TrackingConfig
 from emoray.stages.config import AnnotateConfig
 
-Recogniser = Literal["none", "pocketsphinx", "moonshine", "whisper", "whisper_vllm", "endpoint"]
+Recogniser = Literal["none", "auto", "pocketsphinx", "moonshine", "whisper", "whisper_vllm", "endpoint"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -177,8 +177,9 @@ class TranscriberConfig(ModelDeploymentConfig):
     """The deployment that aligns given transcripts and recognises missing ones.
 
     Attributes:
-        recogniser: Kind of the transcribe stage used when a request gives no transcript, or `none`. If the served
-            version was fitted with another kind, the recognised text is shown but not used, and the reply says so.
+        recogniser: Kind of the transcribe stage used when a request gives no transcript, or `none`. `auto` is one that
+            the served version was fitted with, or Moonshine if it was fitted with none. Words of a recogniser that the
+            version does not know are shown but not used, and the reply says so.
     """
 
     recogniser: Recogniser

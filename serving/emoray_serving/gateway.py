@@ -43,7 +43,7 @@ class Gateway:
     ) -> None:
         self._config = config
         self._scorer = scorer
-        self._semantics = SemanticsClient(transcriber, describer, config.serve.transcriber.recogniser)
+        self._semantics = SemanticsClient(transcriber, describer)
         self._threads = ThreadPoolExecutor(config.serve.gateway.decode_threads, thread_name_prefix="decode")
         self._status: ModelStatus | None = None
 
@@ -82,7 +82,8 @@ class Gateway:
                 speaker_id=parameters.speaker_id,
                 semantics=parameters.semantics,
                 version=status.version,
-                fitted=status.stage_fingerprints,
+                transcripts=status.transcripts,
+                recogniser=status.recogniser,
                 deadline=started + self._wait_s(parameters.budget_ms),
             )
             semantics = await self._semantics.collect(clip, timing_ms)

@@ -54,7 +54,8 @@ class ScorerReplica:
             level=bundle.conformal_level if bundle else None,
             classes=list(bundle.config.classes) if bundle else [],
             stage_fingerprints=dict(bundle.fingerprints) if bundle else {},
-            recogniser=options.transcriber.recogniser,
+            transcripts=dict(bundle.transcripts) if bundle else {},
+            recogniser=bundle.recogniser(options.transcriber.recogniser) if bundle else options.transcriber.recogniser,
             failure=self._watch.failure,
         )
 

@@ -16,7 +16,6 @@ from ray.serve.handle import DeploymentHandle
 from emoray.scoring.score import RequestedSemantics
 from emoray.stages.base import Row
 from emoray_serving.clip_semantics import GIVEN, RECOGNISED, ClipSemantics
-from emoray_serving.config import Recogniser
 from emoray_serving.messages import ALIGN, AS_FITTED, RECOGNISE, Annotated, StageJob
 from emoray_serving.timing import timed
 
@@ -36,7 +35,8 @@ class Clip:
         speaker_id: Speaker, if known.
         semantics: Requested level: `transcript` or `full`.
         version: Version that will score.
-        fitted: Fingerprint of each stage that the version was fitted with.
+        transcripts: Sources of words that the version knows, by the fingerprint of their stage.
+        recogniser: The recogniser for missing words.
         deadline: End of the wait, on the clock of `time.perf_counter`.
     """
 
@@ -46,7 +46,8 @@ class Clip:
     speaker_id: str | None
     semantics: RequestedSemantics
     version: str
-    fitted: Mapping[str, str]
+    transcripts: Mapping[str, str]
+    recogniser: str
     deadline: float
 
     @property
@@ -56,16 +57,11 @@ class Clip:
 
 
 class SemanticsClient:
-    """Calls the transcriber and the describer.
+    """Calls the transcriber and the describer."""
 
-    Args:
-        recogniser: The transcriber's recogniser for missing transcripts.
-    """
-
-    def __init__(self, transcriber: DeploymentHandle, describer: DeploymentHandle, recogniser: Recogniser) -> None:
+    def __init__(self, transcriber: DeploymentHandle, describer: DeploymentHandle) -> None:
         self._transcriber = transcriber
         self._describer = describer
-        self._recogniser = recogniser
 
     async def prepare(self, version: str) -> None:
         """Have both deployments load a version's stages.
@@ -93,15 +89,15 @@ class SemanticsClient:
     async def _words(self, clip: Clip) -> ClipSemantics:
         semantics = ClipSemantics(source=GIVEN if clip.transcript else RECOGNISED)
         wanted: tuple[str, ...] = ("prosody", "transcribe")
-        if semantics.source == RECOGNISED and self._recogniser == "none":
+        if semantics.source == RECOGNISED and clip.recogniser == "none":
             semantics.mark_missing("transcript", "none was given, and this service has no recogniser")
             wanted = ("prosody",)
         variant = ALIGN if semantics.source == GIVEN else RECOGNISE
         row = {**clip.row, "waveform": clip.samples}
         found = await self._call(self._transcriber, clip, StageJob(clip.version, variant, wanted, row))
-        fits = found.fingerprints.get("transcribe") == clip.fitted.get("transcribe")
+        fits = found.fingerprints.get("transcribe") in clip.transcripts
         if "transcribe" in found.values and not fits:
-            how = "given" if semantics.source == GIVEN else f"recognised by {self._recogniser}"
+            how = "given" if semantics.source == GIVEN else f"recognised by {clip.recogniser}"
             what = f"the words were {how}, but version {clip.version} was fitted with another kind of transcript"
             semantics.mark_missing("transcript", what)
         semantics.add(found, display_only=() if fits else ("transcribe",))
@@ -116,8 +112,8 @@ class SemanticsClient:
         else:
             if "transcribe" in semantics.shown:
                 jobs.append((("emphasis",), {**clip.row, **semantics.shown}, True))
-            if clip.semantics == "full":  # a description can be made from the delivery alone
-                jobs.append((("semantics",), usable, False))
+            if clip.semantics == "full":  # of the delivery alone: the scorer has no figures for it without words
+                jobs.append((("semantics",), usable, True))
         calls = [
             self._call(self._describer, clip, StageJob(clip.version, AS_FITTED, wanted, row)) for wanted, row, _ in jobs
         ]

@@ -42,7 +42,7 @@ class Transcriber:
 
     def _build(self, version: str, variant: str) -> StageSet:
         fitted = self._versions.fitted(version)
-        kind = "reference" if variant == ALIGN or self._recogniser == "none" else self._recogniser
+        kind = "reference" if variant == ALIGN or self._recogniser == "none" else fitted.recogniser(self._recogniser)
         config = fitted.annotate.transcribe.model_copy(update={"kind": kind})
         prosody = MeasureProsody(fitted.annotate.prosody)
         prints = chained_fingerprints([prosody, build_transcribe(config)], fitted.fingerprints, fitted.norms.hash)

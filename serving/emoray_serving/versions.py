@@ -42,7 +42,7 @@ class Versions:
             RegistryError: There is no such version, its files are missing, or they are no usable bundle.
         """
         store = self._store()
-        return versions.load(store, versions.by_version(store, version))
+        return versions.load(store, versions.by_version(store, version), speakers=Lake(self._config.lake))
 
     def fitted(self, version: str) -> FittedStages:
         """The stages that a version was fitted with.
@@ -51,7 +51,8 @@ class Versions:
             RegistryError: As `load`.
         """
         store = self._store()
-        return open_stages(versions.fetch(store, versions.by_version(store, version)))
+        fitted = open_stages(versions.fetch(store, versions.by_version(store, version)))
+        return fitted.with_speakers_of(Lake(self._config.lake))
 
     def _store(self) -> Tracking:
         with self._lock:

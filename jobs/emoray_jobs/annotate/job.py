@@ -1,12 +1,13 @@
 """annotate: utterances → stage tables, in two phases with the fitted norms between them (docs/decisions/0001).
 
-Run it again after a kill, beside another run, or with another prompt: what is in the stage tables is not done again.
-Ray starts only if there is work.
+The phases are run under each of the configured conditions (docs/decisions/0032). Run it again after a kill, beside
+another run, or with another prompt: what is in the stage tables is not done again. Ray starts only if there is work.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,12 @@ from emoray.errors import ErrorBudgetExceeded, StageError
 from emoray.lake.tables import Lake
 from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
+from emoray.stages.conditions import Condition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.filters import FiltersConfig
 from emoray.stages.norms import Norms
 from emoray_jobs.annotate import summary
-from emoray_jobs.annotate.state import NORMS_READ, load_norms, norms_pointer, select_splits
+from emoray_jobs.annotate.state import NORMS_READ, load_norms, norms_pointer, norms_source, select_splits
 from emoray_jobs.annotate.summary import AnnotateResult
 from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.batches import join_stage_values
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 def run(
     config: Config, *, retry_failed: bool = False, refit_norms: bool = False, splits: Sequence[str] = ()
 ) -> AnnotateResult:
-    """Annotate what is missing of the configured corpus.
+    """Annotate what is missing of the configured corpus, under each condition of `annotate.conditions`.
 
     Args:
         retry_failed: Forget recorded errors first, so that those rows are tried again.
@@ -52,13 +54,45 @@ def run(
             all the same.
         ServiceError: Rows could not be finished although they were tried alone.
     """
-    started = time.monotonic()
     lake = Lake(config.lake)
-    utterances = lake.utterances_dataset(config.corpus.name)
+    with contextlib.ExitStack() as stack:
+        results = [
+            _annotate(config, lake, condition, stack, retry_failed, refit_norms, splits)
+            for condition in pipeline.conditions(config.annotate)
+        ]
+        result = dataclasses.replace(results[0], further=results[1:])
+        status = "FAILED"
+        try:
+            for one in results:
+                summary.check_error_budget(one.counts, one.stages, config.annotate.max_error_fraction)
+            status = "FINISHED"
+        except ErrorBudgetExceeded as error:
+            error.summary = render(result)
+            raise
+        finally:
+            # Before Ray is left: a submitted job has its working directory only as long as it is connected.
+            if config.summary.track and any(one.computed for one in results):
+                from emoray_jobs.annotate import tracking
+
+                tracking.track(config.tracking, lake, config.annotate, result, status=status)
+    return result
+
+
+def _annotate(
+    config: Config,
+    lake: Lake,
+    condition: Condition,
+    ray_stack: contextlib.ExitStack,
+    retry_failed: bool,
+    refit_norms: bool,
+    splits: Sequence[str],
+) -> AnnotateResult:
+    """Annotate under one condition; `ray_stack` keeps Ray, where it has to be started, for the others."""
+    started = time.monotonic()
+    corpus, annotate = config.corpus.name, pipeline.under(config.annotate, condition)
+    utterances = lake.utterances_dataset(corpus)
     held = lake.retry_if_files_vanish(
-        lambda: utterances.to_table(columns=list(pending.DRIVER_COLUMNS), use_threads=False),
-        "utterances",
-        config.corpus.name,
+        lambda: utterances.to_table(columns=list(pending.DRIVER_COLUMNS), use_threads=False), "utterances", corpus
     )
     everything, selected = pending.utterance_lengths(held), pending.utterance_lengths(select_splits(held, splits))
     filtered = everything.filter(~pending.is_member(everything, selected)).select(
@@ -67,37 +101,36 @@ def run(
     total = everything.height
     del held, everything
     with contextlib.ExitStack() as stack:
-        executor = StageExecutor(lake, config.cluster, config.annotate, utterances, selected, stack)
-        audio = pipeline.audio_stages(config.annotate, config.lake.storage_options)
-        fingerprints = pipeline.fingerprints(config.annotate, None)
+        executor = StageExecutor(lake, config.cluster, annotate, utterances, selected, stack, ray_stack)
+        audio = pipeline.audio_stages(annotate, config.lake.storage_options)
+        fingerprints = pipeline.fingerprints(annotate, None)
         if retry_failed:
             _forget_failures(lake, audio, fingerprints)
-        for stages in _filter_checkpoints(audio, config.annotate.filters):
+        for stages in _filter_checkpoints(audio, annotate.filters):
             executor.run_until_complete(stages, fingerprints, "measuring and transcribing")
             known = {stage.name: fingerprints[stage.name] for stage in stages}
-            outside = filters.excluded(lake, executor.kept, config.annotate.filters, known)
+            outside = filters.excluded(lake, executor.kept, annotate.filters, known)
             executor.exclude(outside)
             filtered = pl.concat([filtered, outside])
+        measured = norms_source(config.annotate, condition)
         try:
-            fitted = None if refit_norms else load_norms(lake, config.corpus.name, config.annotate)
-            norms = fitted or _fit_norms(
-                lake, config.corpus.name, config.annotate, utterances, executor.kept["utterance_id"], fingerprints
-            )
+            fitted = None if refit_norms and annotate == measured else load_norms(lake, corpus, measured)
+            norms = fitted or _fit_norms(lake, corpus, measured, utterances, executor.kept["utterance_id"])
         except StageError:
             # Nothing could be measured at all: say what is wrong with the clips before what that means for the norms.
             counts = summary.classify_utterances(lake, total, executor.kept, filtered, audio, fingerprints)
             done = [summary.summarize_stage(lake, executor, stage, fingerprints[stage.name]) for stage in audio]
-            summary.check_error_budget(counts, done, config.annotate.max_error_fraction)
+            summary.check_error_budget(counts, done, annotate.max_error_fraction)
             raise
-        text = pipeline.text_stages(config.annotate, norms)
-        fingerprints = pipeline.fingerprints(config.annotate, norms.hash)
+        text = pipeline.text_stages(annotate, norms)
+        fingerprints = pipeline.fingerprints(annotate, norms.hash)
         if retry_failed:
             _forget_failures(lake, text, fingerprints)
         executor.run_until_complete(pipeline.with_decode(text, audio), fingerprints, "describing and embedding")
-        # Before Ray is left: a submitted job has its working directory only as long as it is connected.
         stages = [*audio, *text]
-        result = AnnotateResult(
-            corpus=config.corpus.name,
+        return AnnotateResult(
+            corpus=corpus,
+            condition=condition.name,
             counts=summary.classify_utterances(lake, total, executor.kept, filtered, stages, fingerprints),
             stages=[summary.summarize_stage(lake, executor, stage, fingerprints[stage.name]) for stage in stages],
             fingerprints=fingerprints,
@@ -105,22 +138,9 @@ def run(
             audio_s=summary.decoded_audio_s(lake, executor, fingerprints["decode"]),
             wall_s=time.monotonic() - started,
             resources=executor.resources(),
-            flush_rows=config.annotate.flush_rows,
+            flush_rows=annotate.flush_rows,
             prices=config.plan,
         )
-        status = "FAILED"
-        try:
-            summary.check_error_budget(result.counts, result.stages, config.annotate.max_error_fraction)
-            status = "FINISHED"
-        except ErrorBudgetExceeded as error:
-            error.summary = render(result)
-            raise
-        finally:
-            if config.summary.track and result.computed:
-                from emoray_jobs.annotate import tracking
-
-                tracking.track(config.tracking, lake, config.annotate, result, status=status)
-    return result
 
 
 def render(result: AnnotateResult) -> RenderableType:
@@ -137,15 +157,9 @@ def _filter_checkpoints(audio: Sequence[Stage], config: FiltersConfig) -> list[l
     return [list(audio[:end]) for end in sorted({*ends, len(audio)})]
 
 
-def _fit_norms(
-    lake: Lake,
-    corpus: str,
-    annotate: AnnotateConfig,
-    utterances: pads.Dataset,
-    ids: pl.Series,
-    fingerprints: Mapping[str, str],
-) -> Norms:
+def _fit_norms(lake: Lake, corpus: str, annotate: AnnotateConfig, utterances: pads.Dataset, ids: pl.Series) -> Norms:
     columns = ["utterance_id", "speaker_id", "split"]
+    fingerprints = pipeline.fingerprints(annotate, None)
     reads = {name: fingerprints[name] for name in NORMS_READ}
 
     def rows() -> Iterator[dict[str, Any]]:

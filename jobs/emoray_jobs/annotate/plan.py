@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
+import pyarrow as pa
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from emoray.lake.tables import Lake
 from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
+from emoray.stages.conditions import Condition
 from emoray.stages.decode import Decode
-from emoray_jobs.annotate.state import load_norms, select_splits
+from emoray_jobs.annotate.state import load_norms, norms_source, select_splits
 from emoray_jobs.cluster import hardware
 from emoray_jobs.cluster.hardware import ClusterResources
 from emoray_jobs.cluster.session import cluster_address, session
@@ -66,6 +69,8 @@ class Plan:
         pools: The workers of each phase with something to do.
         seconds: How long it takes; None where a cost is unknown.
         price: What all machines cost for that time; None without prices or time.
+        condition: Name of the condition that this is for.
+        further: The plan for each further condition.
     """
 
     corpus: str
@@ -76,6 +81,8 @@ class Plan:
     pools: list[Pool]
     seconds: float | None
     price: float | None
+    condition: str
+    further: Sequence[Plan] = ()
 
 
 def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) -> Plan:
@@ -92,24 +99,41 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     """
     lake = Lake(config.lake)
     utterances = select_splits(lake.utterances(config.corpus.name), splits)
-    norms = load_norms(lake, config.corpus.name, config.annotate)
+    there = _machines(lake, config.cluster)
+    plans = [
+        _plan(config, lake, utterances, condition, there, calibrate=calibrate)
+        for condition in pipeline.conditions(config.annotate)
+    ]
+    return dataclasses.replace(plans[0], further=plans[1:])
+
+
+def _plan(
+    config: Config,
+    lake: Lake,
+    utterances: pa.Table,
+    condition: Condition,
+    there: ClusterResources,
+    *,
+    calibrate: bool,
+) -> Plan:
+    annotate = pipeline.under(config.annotate, condition)
+    norms = load_norms(lake, config.corpus.name, norms_source(config.annotate, condition))
     norms_hash = norms.hash if norms else None
-    fingerprints = pipeline.fingerprints(config.annotate, norms_hash)
+    fingerprints = pipeline.fingerprints(annotate, norms_hash)
     rows = pending.utterance_lengths(utterances)
-    outside = filters.excluded(lake, rows, config.annotate.filters, fingerprints)
+    outside = filters.excluded(lake, rows, annotate.filters, fingerprints)
     rows = rows.filter(~pending.is_member(rows, outside))
-    audio, text = pipeline.audio_stages(config.annotate), pipeline.text_stages(config.annotate, None)
+    audio, text = pipeline.audio_stages(annotate), pipeline.text_stages(annotate, None)
     passes = (audio, pipeline.with_decode(text, audio))
     phases = [_work(lake, rows, stages, fingerprints) for stages in passes]
-    there = _machines(lake, config.cluster)
-    forecasts = [estimate_work(lake, work, there, config.annotate) for work in phases]
+    forecasts = [estimate_work(lake, work, there, annotate) for work in phases]
     if calibrate and any(None in one.work_s.values() for one in forecasts):
         from emoray_jobs.annotate.calibrate import measure_sample
 
         unknown = [name for one in forecasts for name, work_s in one.work_s.items() if work_s is None]
         rows_to_draw = config.plan.calibrate_rows
-        measure_sample(lake, config.cluster, config.annotate, utterances, unknown, sample_rows=rows_to_draw)
-        forecasts = [estimate_work(lake, work, there, config.annotate) for work in phases]
+        measure_sample(lake, config.cluster, annotate, utterances, unknown, sample_rows=rows_to_draw)
+        forecasts = [estimate_work(lake, work, there, annotate) for work in phases]
     seconds = None
     if all(one.seconds is not None for one in forecasts):
         seconds = sum(one.seconds or 0.0 for one in forecasts)
@@ -122,6 +146,7 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
         pools=[pool for one in forecasts for pool in one.pools],
         seconds=seconds,
         price=_price(config.plan, there, seconds),
+        condition=condition.name,
     )
 
 
@@ -204,7 +229,20 @@ def render(plan: Plan) -> RenderableType:
     if plan.filtered:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in plan.filtered.items())
         parts.append(f"filtered: {reasons}; what is not measured yet counts as to be computed")
-    return Group(*parts, f"machines: {len(there.nodes)}, with {has}", f"norms: {norms}", *_time(plan))
+    return Group(
+        *parts,
+        f"machines: {len(there.nodes)}, with {has}",
+        f"norms: {norms}",
+        *_time(plan),
+        *map(_further, plan.further),
+    )
+
+
+def _further(plan: Plan) -> str:
+    """What is to do under a further condition, in a line."""
+    stages = ", ".join(f"{stage.name} {stage.compute:,}" for stage in plan.stages if stage.compute)
+    time = "time unknown" if plan.seconds is None else f"about {_duration(plan.seconds)} more"
+    return f"{Condition.named(plan.condition).title}: to compute {f'{stages}; {time}' if stages else 'nothing'}"
 
 
 def _costs(plan: Plan) -> list[RenderableType]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from emoray.digest import digest
 from emoray.errors import InputError, LakeError
 from emoray.lake.tables import Lake
 from emoray.stages import pipeline
+from emoray.stages.conditions import Condition, FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 
@@ -26,12 +28,17 @@ class State:
     Attributes:
         fingerprints: Fingerprint of each stage.
         norms: The fitted norms.
-        norms_hash: Their hash.
+        conditions: The conditions under which it is annotated; the first has the fingerprints and norms above.
     """
 
     fingerprints: dict[str, str]
     norms: Norms
-    norms_hash: str
+    conditions: tuple[FittedCondition, ...]
+
+    @property
+    def norms_hash(self) -> str:
+        """Hash of the norms."""
+        return self.norms.hash
 
 
 def state(lake: Lake, corpus: str, annotate: AnnotateConfig) -> State:
@@ -40,15 +47,25 @@ def state(lake: Lake, corpus: str, annotate: AnnotateConfig) -> State:
     Raises:
         LakeError: The corpus was not annotated with this configuration.
     """
-    norms = load_norms(lake, corpus, annotate)
-    if norms is None:
-        raise LakeError(
-            f"corpus {corpus!r} has no annotations for this configuration",
-            where=lake.root,
-            remedy="Make them: emoray annotate",
-            kind="not_annotated",
-        )
-    return State(pipeline.fingerprints(annotate, norms.hash), norms, norms.hash)
+    found = []
+    for condition in pipeline.conditions(annotate):
+        norms = load_norms(lake, corpus, norms_source(annotate, condition))
+        if norms is None:
+            raise LakeError(
+                f"corpus {corpus!r} has no annotations for this configuration",
+                where=lake.root,
+                remedy="Make them: emoray annotate",
+                kind="not_annotated",
+            )
+        prints = pipeline.fingerprints(pipeline.under(annotate, condition), norms.hash)
+        found.append((FittedCondition(condition.name, prints, norms.hash), norms))
+    first, norms = found[0]
+    return State(first.fingerprints, norms, tuple(one for one, _ in found))
+
+
+def norms_source(annotate: AnnotateConfig, condition: Condition) -> AnnotateConfig:
+    """Which annotations the norms of a condition are fitted from: those with the first source of words."""
+    return pipeline.under(annotate, dataclasses.replace(condition, transcript=annotate.transcribe.kind))
 
 
 def select_splits(utterances: pa.Table, splits: Sequence[str]) -> pa.Table:

@@ -13,6 +13,7 @@ from rich.table import Table
 from emoray.errors import ErrorBudgetExceeded, LakeError
 from emoray.lake.tables import Lake
 from emoray.stages.base import Stage
+from emoray.stages.conditions import Condition
 from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.executor import RunResources, StageExecutor
 from emoray_jobs.pipeline.rates import price
@@ -86,6 +87,7 @@ class AnnotateResult:
 
     Attributes:
         corpus: Name of the corpus.
+        condition: Name of the condition that it was annotated under.
         counts: What became of the utterances.
         stages: What was done, per stage, in order.
         fingerprints: Fingerprint of each stage.
@@ -95,9 +97,11 @@ class AnnotateResult:
         resources: Who took part, and with how much memory.
         flush_rows: Rows per stage that the writer gathers before it writes a file.
         prices: What an hour and a token cost.
+        further: What was done under each further condition.
     """
 
     corpus: str
+    condition: str
     counts: Counts
     stages: list[StageSummary]
     fingerprints: dict[str, str]
@@ -107,6 +111,7 @@ class AnnotateResult:
     resources: RunResources
     flush_rows: int
     prices: PlanConfig
+    further: Sequence[AnnotateResult] = ()
 
     @property
     def computed(self) -> int:
@@ -237,8 +242,20 @@ def render(result: AnnotateResult) -> RenderableType:
         + f", spilled to disk: {spilled}",
         *([f"workers at work: {', '.join(busy)}"] if busy else []),
         *_spending(result),
+        *map(_further, result.further),
         f"A kill costs at most the rows in flight and {result.flush_rows:,} buffered per stage; run it again to resume",
     )
+
+
+def _further(result: AnnotateResult) -> str:
+    """What was done under a further condition, in a line."""
+    stages = [
+        f"{stage.name} {stage.computed:,}" + (f" ({sum(stage.failed.values()):,} failed)" if stage.failed else "")
+        for stage in result.stages
+        if stage.computed
+    ]
+    done = ", ".join(stages) or "nothing to do"
+    return f"{Condition.named(result.condition).title}: {done}, in {result.wall_s:.1f} s"
 
 
 def _spending(result: AnnotateResult) -> list[RenderableType]:

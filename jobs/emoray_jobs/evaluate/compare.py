@@ -18,7 +18,7 @@ from emoray.evaluation.config import EvaluateConfig
 from emoray.evaluation.intervals import interval, paired_difference
 from emoray.evaluation.metrics import Metric, labelled_dimensions
 from emoray.evaluation.pages import SYNTHETIC_NOTE
-from emoray.evaluation.summary import LEVELS, headline_metrics, semantic_levels
+from emoray.evaluation.summary import headline_metrics, level_title, semantic_levels
 from emoray.lake.tables import Lake
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.evaluate import stored, tables
@@ -114,7 +114,7 @@ def _compare(
     for name, (left, right) in pairs.items():
         levels[name] = {}
         for metric in metrics:
-            frames = _at(first, left), _at(second, right)
+            frames = stored.on_common_clips(_at(first, left), _at(second, right))
             one, other = (interval(metric, frame, level=options.interval_level) for frame in frames)
             difference = paired_difference(metric, *frames, level=options.interval_level)
             found = {"first": one, "second": other, "difference": difference}
@@ -169,7 +169,7 @@ def render(result: CompareResult) -> RenderableType:
                     tables.cell(figures[key], sign, tables.BESIDE)
                     for key, sign in (("first", ""), ("second", ""), ("difference", "+"))
                 ]
-                table.add_row("" if place else LEVELS.get(level, level), metric.replace("ccc_", "CCC "), *cells)
+                table.add_row("" if place else level_title(level), metric.replace("ccc_", "CCC "), *cells)
             table.add_section()
         parts.append(table)
         if split.left_out:

@@ -19,7 +19,7 @@ from emoray.digest import digest
 from emoray.evaluation.config import EvaluateConfig
 from emoray.evaluation.pages import SYNTHETIC_NOTE
 from emoray.evaluation.report import Report, write_report
-from emoray.evaluation.summary import LEVELS, TITLES
+from emoray.evaluation.summary import TITLES, level_title
 from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import Tracking, connect
@@ -85,7 +85,10 @@ def _evaluate_split(
     options: EvaluateConfig,
     predict: Predict,
 ) -> SplitReport:
-    where, levels = ("reports", version.name, version.version, split), levels_of(bundle.config)
+    where, levels = (
+        ("reports", version.name, version.version, split),
+        levels_of(bundle.config, [one.name for one in bundle.conditions]),
+    )
     scored = digest({"source": version.source, "corpus": stored.corpus_hash(lake, corpus.name, split)})
     reported = digest({"scored": scored, "evaluate": options.model_dump(mode="json")})
     about = stored.about(
@@ -139,7 +142,7 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
             if nominal is not None:
                 shares = [f"{100 * share:.0f}" for share in (figures["coverage"] or {}).values()]
                 cells.append(f"{' / '.join(shares)} %" if shares else "–")
-            shown.add_row(f"{result.kind}, version {result.version}", LEVELS.get(level, level), *cells)
+            shown.add_row(f"{result.kind}, version {result.version}", level_title(level), *cells)
     if limits := tables.ceilings(first):
         cells = tables.ceiling_cells(limits, names)
         shown.add_row("ceiling", "given the label noise", *cells, *([] if nominal is None else [""]), style="dim")

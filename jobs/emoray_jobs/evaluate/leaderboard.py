@@ -19,7 +19,7 @@ from emoray.evaluation import pages
 from emoray.evaluation.config import EvaluateConfig
 from emoray.evaluation.intervals import paired_difference
 from emoray.evaluation.metrics import categorical, mean_ccc
-from emoray.evaluation.summary import LEVELS, TITLES, headline_metrics
+from emoray.evaluation.summary import TITLES, headline_metrics, level_title
 from emoray.lake.tables import Lake
 from emoray.registry.tracking import connect
 from emoray.registry.versions import CHALLENGER, CHAMPION, all_versions, find_alias
@@ -182,9 +182,11 @@ def _difference(
     if outputs[0] != outputs[1]:
         return None
     metric = mean_ccc(outputs[0]) if headline == "ccc_mean" else categorical(headline, outputs[0])
-    mine, best = (
-        frame.filter(pl.col("level") == report.fullest)
-        for frame, report in zip(stored.common_predictions(lake, (other, first), split), reports, strict=True)
+    mine, best = stored.on_common_clips(
+        *(
+            frame.filter(pl.col("level") == report.fullest)
+            for frame, report in zip(stored.common_predictions(lake, (other, first), split), reports, strict=True)
+        )
     )
     return paired_difference(metric, mine, best, level=options.interval_level).to_dict()
 
@@ -201,7 +203,7 @@ def render(result: LeaderboardResult) -> RenderableType:
         for row in board.standings:
             alias = f" ({', '.join(row.aliases)})" if row.aliases else ""
             cells = [tables.cell(row.report.best.get(name)) for name in board.metrics]
-            level = LEVELS.get(row.report.fullest, row.report.fullest)
+            level = level_title(row.report.fullest)
             cells.append(tables.cell(row.difference, sign="+"))
             table.add_row(f"{row.result.version}{alias}", row.result.kind, level, *cells)
         if board.ceiling:

@@ -17,9 +17,9 @@ from emoray.registry.tracking import Tracking
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.scoring.bundle import Bundle, text_read
 from emoray.scoring.predictions import predict_rows
-from emoray.scoring.score import REQUESTED_OF
 from emoray.scoring.scorer import load_bundle
 from emoray.stages.base import WAVEFORM, Row
+from emoray.training.data.pack import column
 from emoray_jobs.evaluate.stored import LABELLED
 from emoray_jobs.progress import track
 from emoray_jobs.train.local import predict_levels, torch_threads
@@ -83,8 +83,10 @@ def predictions(
     Raises:
         InputError: No clip of these splits has a label (`empty_split`).
     """
-    keys = training_keys(lake, corpus, annotate, bundle.fingerprints)
-    reads = text_read(bundle.config)
+    if not lake.exists("norms", f"{bundle.norms.hash}.json"):
+        lake.write_json(bundle.norms.to_json(), "norms", f"{bundle.norms.hash}.json")
+    keys = training_keys(lake, corpus, annotate, bundle.conditions)
+    reads = [column(name, bundle.conditions[0].name) for name in text_read(bundle.config)]
     if reads and not keys.select(pl.any_horizontal(*(pl.col(name).fill_null(False) for name in reads)).any()).item():
         return _from_audio(lake, corpus, bundle, keys, splits, levels, threads=launch.threads)
     training_set = ensure_training_set(
@@ -93,7 +95,7 @@ def predictions(
         launch,
         stack,
         corpus=corpus,
-        fingerprints=bundle.fingerprints,
+        conditions=bundle.conditions,
         model=bundle.config,
         audio=bundle.annotate.audio,
         keys=keys,
@@ -145,7 +147,7 @@ def _from_audio(
     with track("scoring from the audio", "utterances") as advance, torch_threads(threads):
         for start in range(0, len(ids), ROWS_AT_ONCE):
             rows = utterance_rows(lake, corpus, ids[start : start + ROWS_AT_ONCE], bundle)
-            parts += [predict_rows(scorer, rows, semantics=REQUESTED_OF[level]) for level in levels if rows]
+            parts += [predict_rows(scorer, rows, level=level) for level in levels if rows]
             advance(min(start + ROWS_AT_ONCE, len(ids)), len(ids))
     return pl.concat(parts)
 

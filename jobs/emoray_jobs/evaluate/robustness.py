@@ -21,13 +21,12 @@ from emoray.evaluation.intervals import clusters, interval, paired_difference
 from emoray.evaluation.metrics import labelled_dimensions
 from emoray.evaluation.report import Report, write_folder
 from emoray.evaluation.robustness import CURVES, KINDS, Condition, RobustnessConfig, conditions
-from emoray.evaluation.summary import LEVELS, TITLES, check_predictions, headline_metrics
+from emoray.evaluation.summary import TITLES, check_predictions, headline_metrics, level_title
 from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import connect
 from emoray.schema import DIMENSIONS
 from emoray.scoring.predictions import predict_rows
-from emoray.scoring.score import REQUESTED_OF
 from emoray.scoring.scorer import Scorer, load_bundle
 from emoray.stages.base import Row
 from emoray_jobs.evaluate import stored, tables
@@ -115,20 +114,20 @@ def _clips(lake: Lake, corpus: str, split: str, scorer: Scorer, at_most: int) ->
 
 def _score(scorer: Scorer, rows: list[Row], vocabulary: list[str], config: RobustnessConfig) -> list[Scored]:
     """Predictions under every condition; the last conditions withhold text step by step."""
-    reads_words = scorer.bundle.annotate.transcribe.kind == "reference"
-    levels = levels_of(scorer.bundle.config)
+    bundle = scorer.bundle
+    reads_words = bundle.annotate.transcribe.kind == "reference"
+    levels = levels_of(bundle.config, [one.name for one in bundle.conditions])
     todo = [
-        (condition, REQUESTED_OF[levels[-1]])
+        (condition, levels[-1])
         for condition in conditions(config, vocabulary, reads_words=reads_words and len(levels) > 1)
     ]
     todo += [
-        (Condition("semantics", None, LEVELS.get(level, level), lambda row: row), REQUESTED_OF[level])
-        for level in reversed(levels[:-1])
+        (Condition("semantics", None, level_title(level), lambda row: row), level) for level in reversed(levels[:-1])
     ]
     scored = []
     with track("scoring under conditions", "clips") as advance:
-        for number, (condition, given) in enumerate(todo, start=1):
-            frame = predict_rows(scorer, [condition.change(row) for row in rows], semantics=given)
+        for number, (condition, level) in enumerate(todo, start=1):
+            frame = predict_rows(scorer, [condition.change(row) for row in rows], level=level)
             scored.append((condition, check_predictions(frame)))
             advance(number * len(rows), len(todo) * len(rows))
     return scored
@@ -161,7 +160,9 @@ def _write(
             },
             "loss": None
             if frame is clean
-            else paired_difference(headline, frame, clean, level=options.interval_level).to_dict(),
+            else paired_difference(
+                headline, *stored.on_common_clips(frame, clean), level=options.interval_level
+            ).to_dict(),
         }
         for condition, frame in scored
     ]

@@ -133,6 +133,13 @@ def common_predictions(lake: Lake, results: Sequence[EvaluateResult], split: str
     return [frame.filter(pl.col("utterance_id").is_in(common)) for frame in frames]
 
 
+def on_common_clips(first: pl.DataFrame, second: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Two predictions frames of one level each, on the clips that both have: enrolment clips may differ."""
+    both = set(first["utterance_id"]) & set(second["utterance_id"])
+    one, other = (frame.filter(pl.col("utterance_id").is_in(both)) for frame in (first, second))
+    return one, other
+
+
 def test_splits(lake: Lake, corpus: str) -> list[str]:
     """Names of a corpus's test splits that have labels (those of MSP-Podcast's test3 are hidden).
 

@@ -125,6 +125,8 @@ class StageExecutor:
         annotate: Batches, error handling and how often outcomes are written.
         utterances: The utterances table; read again for every pass.
         rows: utterance_id and seconds of the rows to process, in order of id.
+        stack: Ends what the run needs for itself.
+        ray_stack: Leaves Ray.
 
     Attributes:
         utterance_lengths: utterance_id and seconds of the rows.
@@ -140,12 +142,13 @@ class StageExecutor:
         utterances: pads.Dataset,
         rows: pl.DataFrame,
         stack: contextlib.ExitStack,
+        ray_stack: contextlib.ExitStack,
     ) -> None:
         self.utterance_lengths = self.kept = rows
         self.lacked: dict[str, pl.Series] = {}
         self._lake, self._cluster, self._annotate = lake, cluster, annotate
         self._utterances = utterances
-        self._stack = stack
+        self._stack, self._ray_stack = stack, ray_stack
         self._stages: dict[str, Stage] = {}
         self._joined = False
         self._actor: Any = None
@@ -359,7 +362,7 @@ class StageExecutor:
         if not self._joined:
             from emoray_jobs.cluster.session import session
 
-            self._stack.enter_context(session(self._cluster, self._lake.config))
+            self._ray_stack.enter_context(session(self._cluster, self._lake.config))
             import ray
 
             self._joined = True

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -22,7 +22,7 @@ from emoray.corpora import folds
 from emoray.digest import digest
 from emoray.errors import InputError
 from emoray.evaluation.pages import SYNTHETIC_NOTE
-from emoray.evaluation.summary import LEVELS, TITLES
+from emoray.evaluation.summary import TITLES, level_title
 from emoray.lake.tables import Lake
 from emoray.registry.tracking import connect
 from emoray.schema import assert_speaker_disjoint
@@ -61,6 +61,10 @@ class TrialResult:
     reused: bool
 
 
+#: In place of a number of groups: speakers are not left out in turn.
+NO_GROUPS = 0
+
+
 @dataclass(frozen=True)
 class ProtocolResult:
     """The result of a protocol.
@@ -88,12 +92,13 @@ class ProtocolResult:
         return [one for one in self.trials if one.outcome is None]
 
 
-def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
+def run(config: Config, *, seeds: Sequence[int] = (), leave_out: Literal["speaker"] | None = None) -> ProtocolResult:
     """Train and test the configured model on every fold with every seed, and report on the pooled predictions.
 
     Args:
         config: The whole configuration: a run's parameters are logged.
         seeds: Seeds; those of the configuration if left out.
+        leave_out: What is left out in turn; `protocol.leave_out` if left out.
 
     Raises:
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
@@ -119,7 +124,9 @@ def run(config: Config, *, seeds: Sequence[int] = ()) -> ProtocolResult:
             model=config.model,
             launch=config.launch,
         )
-        planned = _plan(lake, data, config.model, config.train, config.launch, chosen)
+        options = config.protocol
+        groups = options.speaker_groups if leave_out or options.leave_out else NO_GROUPS
+        planned = _plan(lake, data, config.model, config.train, config.launch, chosen, groups)
         trials = [one.trial for one in planned]
         name = f"protocol-{config.model.name}-{digest({'runs': [trial.run for trial in trials]}, 12)}"
         before = {trial.run for trial in trials if finished(lake, trial) is not None}
@@ -157,11 +164,20 @@ def _plan(
     train: TrainConfig,
     launch: LaunchConfig,
     seeds: Sequence[int],
+    speaker_groups: int | None,
 ) -> list[PlannedTrial]:
-    """The trials, seed by seed; all of them share one packed training set."""
+    """The trials, seed by seed; all of them share one packed training set.
+
+    Args:
+        speaker_groups: Of the speakers that are left out in turn: None for each alone; `NO_GROUPS` for the corpus's
+            own folds or splits.
+    """
     corpus = data.corpus.name
     parts: list[tuple[folds.Fold | None, TrainingSet]]
-    if folds.known(lake, corpus):
+    if speaker_groups != NO_GROUPS:
+        every = folds.leave_speakers_out(data.training_set.frame.to_arrow(), speaker_groups)
+        parts, tests = [(fold, data.training_set.of_fold(fold)) for fold in every], ["test"]
+    elif folds.known(lake, corpus):
         parts, tests = [(fold, data.training_set.of_fold(fold)) for fold in folds.read(lake, corpus)], ["test"]
     else:
         unknown = assert_speaker_disjoint(data.training_set.frame.to_arrow())
@@ -177,7 +193,7 @@ def _plan(
         seeded = train.model_copy(update={"seed": seed})
         for fold, part in parts:
             prepared = prepare_run(lake, dataclasses.replace(data, training_set=part), model, seeded, launch, fold)
-            trial = Trial(prepared.assignment, labelled, levels_of(model))
+            trial = Trial(prepared.assignment, labelled, levels_of(model, data.training_set.conditions))
             planned.append(PlannedTrial(trial, prepared))
     return planned
 
@@ -210,7 +226,7 @@ def _table(result: ProtocolResult, report: SplitReport) -> Table:
     interval = f"{100 * m['interval_level']:g} % intervals over {m['unit']}s"
     shown = tables.table(f"{heading}, {seeds}; {interval}", ["test clips"], [TITLES[name] for name in names])
     for level, figures in m["levels"].items():
-        shown.add_row(LEVELS.get(level, level), *(tables.cell(figures["metrics"][name]) for name in names))
+        shown.add_row(level_title(level), *(tables.cell(figures["metrics"][name]) for name in names))
     fullest = m["levels"][report.fullest]
     shown.add_section()
     for row in fullest["folds"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,6 @@ import pyarrow.dataset as pads
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from emoray.corpora.manifest import read as manifest
-from emoray.corpora.manifest.files import MANIFEST_SUFFIXES
-from emoray.corpora.manifest.read import ManifestConfig
-from emoray.errors import InputError
 from emoray.interchange import parquet
 from emoray.interchange.atomic_output import atomic_output
 from emoray.interchange.label import ExportStats
@@ -28,7 +23,7 @@ from emoray.registry import versions
 from emoray.registry.config import TrackingConfig
 from emoray.registry.tracking import connect
 from emoray.registry.versions import CHAMPION, Version
-from emoray.schema import DIMENSIONS, ERROR, empty_row, utterances_table
+from emoray.schema import DIMENSIONS, ERROR
 from emoray.scoring.bundle_files import FittedStages, open_stages
 from emoray.scoring.score import RequestedSemantics
 from emoray.stages import pipeline
@@ -42,6 +37,7 @@ from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.batches import join_stage_values
 from emoray_jobs.pipeline.executor import StageExecutor
 from emoray_jobs.progress import spinner, track
+from emoray_jobs.score.sources import read
 from emoray_jobs.score.stage import ScoreStage, with_score_columns
 
 if TYPE_CHECKING:
@@ -82,6 +78,7 @@ def run(
     table: str | None = None,
     model: str | None = None,
     transcript: str | None = None,
+    speaker: str | None = None,
     semantics: RequestedSemantics = "full",
     name: str | None = None,
 ) -> ScoreResult:
@@ -92,6 +89,7 @@ def run(
         table: Instead: a corpus of the lake, or a manifest file.
         model: `models:/name@alias`, `models:/name/number`, a number or an alias; the champion if left out.
         transcript: Transcript of the one file.
+        speaker: Speaker of the files.
         semantics: Which semantics a score may use.
         name: Name of a table's stored scores; the table's name if left out.
 
@@ -102,11 +100,14 @@ def run(
         ServiceError: Clips could not be finished.
     """
     lake = Lake(config.lake)
-    table_name, utterances = _utterances(lake, config.corpus.manifest, sources, table, transcript)
+    table_name, utterances = read(lake, config.corpus.manifest, sources, table, transcript, speaker)
     version = find_version(connect(config.tracking, lake), model or CHAMPION)
     with spinner(f"fetching version {version.version} of {version.name}"):
         fitted = open_stages(versions.fetch(connect(config.tracking, lake), version))
-    stages, fingerprints = _stages(lake, config.tracking, version, fitted, semantics, time_course=table is None)
+    wordless = semantics != "none" and utterances["transcript"].null_count > 0
+    stages, fingerprints = _stages(
+        lake, config.tracking, version, fitted, semantics, wordless=wordless, time_course=table is None
+    )
     if table is None and utterances.num_rows <= IN_PROCESS_CLIPS:
         scores = _here(config.annotate.guard, stages, utterances)
         failed = sum(score["error"] is not None for score in scores)
@@ -122,66 +123,13 @@ def run(
             pads.dataset(utterances),
             pending.utterance_lengths(utterances),
             stack,
+            stack,
         )
         executor.run_until_complete(stages, fingerprints, f"scoring {label}")
     address = lake.uri("scores", label, f"{version.name}-{version.version}-{semantics}.parquet")
     with atomic_output(address, config.lake.storage_options, force=True) as path:
         failed, head = _write(path, lake, utterances, stages, fingerprints)
     return ScoreResult(version.name, version.version, head, utterances.num_rows, failed, address)
-
-
-def _utterances(
-    lake: Lake, options: ManifestConfig, sources: Sequence[str], table: str | None, transcript: str | None
-) -> tuple[str, pa.Table]:
-    """What to score, as an utterances table, and a name for it."""
-    if bool(sources) == bool(table):
-        raise InputError(
-            "nothing to score" if table is None else "files and a table at once",
-            remedy="Name files, or a table: emoray score FILE…",
-            kind="nothing_to_score" if table is None else "files_and_table",
-        )
-    if table is not None:
-        if transcript is not None:
-            raise InputError(
-                "one transcript cannot belong to a whole table",
-                where="--transcript",
-                remedy="Put transcripts into the table",
-                kind="transcript_for_several",
-            )
-        if table in lake.corpora():
-            return table, lake.utterances(table)
-        if not table.endswith(MANIFEST_SUFFIXES):
-            known = ", ".join(lake.corpora()) or "none"
-            raise InputError(
-                f"{table!r} is neither a corpus of the lake ({known}) nor a manifest",
-                where="--table",
-                remedy="Name a corpus, or a csv, jsonl or Parquet file",
-                kind="unknown_table",
-            )
-        label = os.path.splitext(os.path.basename(table))[0]
-        return label, _read_manifest(options, label, table)
-    tables, rows = [], []
-    for source in sources:
-        if os.path.isdir(source):
-            tables.append(_read_manifest(options, "score", source))
-        else:
-            uri = source if "://" in source else os.path.abspath(source)
-            words = {"utterance_id": source, "audio_uri": uri, "transcript": transcript}
-            rows.append(empty_row() | {"corpus": "score"} | words)
-    if transcript is not None and (tables or len(rows) > 1):
-        raise InputError(
-            "one transcript cannot belong to several files",
-            where="--transcript",
-            remedy="Score one file at a time",
-            kind="transcript_for_several",
-        )
-    if rows:
-        tables.append(utterances_table(rows))
-    return os.path.basename(os.path.abspath(sources[0])), pa.concat_tables(tables)
-
-
-def _read_manifest(options: ManifestConfig, label: str, path: str) -> pa.Table:
-    return manifest.read(label, options.model_copy(update={"path": path}))
 
 
 def _stages(
@@ -191,16 +139,29 @@ def _stages(
     fitted: FittedStages,
     semantics: RequestedSemantics,
     *,
+    wordless: bool,
     time_course: bool,
 ) -> tuple[list[Stage], dict[str, str]]:
-    """Decode, the version's recogniser if it was fitted with one, score; and the fingerprints of all that is read."""
+    """Decode, a recogniser that the version knows if clips lack words, score; and fingerprints of all that is read."""
     annotate = fitted.annotate
     reads_text = "embed_transcript" in fitted.fingerprints
     fingerprints = pipeline.fingerprints(annotate, fitted.norms.hash if reads_text else None)
     stages: list[Stage] = [Decode(annotate.audio, lake.config.storage_options)]
-    if annotate.transcribe.kind != "reference" and semantics != "none":
-        stages.append(build_transcribe(annotate.transcribe))
-    score = ScoreStage(tracking, lake.config, version, semantics, fingerprints, time_course=time_course)
+    sources = fitted.transcripts.values()
+    recogniser = next((source for source in sources if source != "reference"), None)
+    if recogniser is not None and (wordless or ("reference" not in sources and semantics != "none")):
+        transcribe = build_transcribe(annotate.transcribe.model_copy(update={"kind": recogniser}))
+        stages.append(transcribe)
+        fingerprints[transcribe.name] = fingerprint(transcribe, {"decode": fingerprints["decode"]})
+    score = ScoreStage(
+        tracking,
+        lake.config,
+        version,
+        semantics,
+        fingerprints,
+        given_words="reference" in sources,
+        time_course=time_course,
+    )
     fingerprints["score"] = fingerprint(score, fingerprints)
     return [*stages, score], fingerprints
 

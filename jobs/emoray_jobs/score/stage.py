@@ -35,11 +35,12 @@ class ScoreStage(Stage):
         lake: Lake of a store without an address.
         semantics: Which semantics of a clip may be used.
         fingerprints: Of the stage values in the rows; values of other stages than the version's count as absent.
+        given_words: The version knows given words: a row's transcript comes before what was recognised.
         time_course: Whether windows of each clip are scored too.
     """
 
     name = "score"
-    version = 1
+    version = 2
     requires = (WAVEFORM,)
     resources = "actor"
     value_type: ClassVar[pa.StructType] = pa.struct(
@@ -48,6 +49,9 @@ class ScoreStage(Stage):
             ("scale", pa.list_(pa.float64())),
             ("interval_level", pa.float64()),
             ("level", pa.string()),
+            ("condition", pa.string()),
+            ("transcript_source", pa.string()),
+            ("speaker_clips", pa.int32()),
             ("used", pa.list_(pa.string())),
             ("absent", pa.struct([(name, pa.string()) for name in GRANULARITIES])),
             ("gates", pa.struct([(name, pa.float64()) for name in GRANULARITIES])),
@@ -69,6 +73,7 @@ class ScoreStage(Stage):
         semantics: RequestedSemantics,
         fingerprints: Mapping[str, str],
         *,
+        given_words: bool,
         time_course: bool,
     ) -> None:
         self._tracking = tracking
@@ -76,7 +81,7 @@ class ScoreStage(Stage):
         self._version = version
         self._semantics = semantics
         self._fingerprints = {name: mark for name, mark in fingerprints.items() if name != "decode"}
-        self._time_course = time_course
+        self._given_words, self._time_course = given_words, time_course
         self.uses = tuple(self._fingerprints)  # type: ignore[misc]  # they depend on the version
 
     def options(self) -> dict[str, Any]:
@@ -92,16 +97,22 @@ class ScoreStage(Stage):
     def run(self, rows: list[Row]) -> list[Value]:
         """Score a batch."""
         requests = [
-            dataclasses.replace(request_of(row, self._fingerprints, self._semantics), time_course=self._time_course)
+            dataclasses.replace(
+                request_of(self._with_one_source(row), self._fingerprints, self._semantics),
+                time_course=self._time_course,
+            )
             for row in rows
         ]
         return [self._value(score) for score in self._scorer().score(requests)]
+
+    def _with_one_source(self, row: Row) -> Row:
+        return {**row, "transcribe": None} if self._given_words and row.get("transcript") else row
 
     def _scorer(self) -> Scorer:
         tracking = connect(self._tracking, Lake(self._lake))
         key = (tracking.uri, self._version.name, self._version.version)
         if key not in _opened:
-            _opened[key] = versions.load(tracking, self._version)
+            _opened[key] = versions.load(tracking, self._version, speakers=Lake(self._lake))
         return _opened[key]
 
     def _value(self, score: Score) -> Value:
@@ -112,6 +123,9 @@ class ScoreStage(Stage):
             "scale": score.scale and list(score.scale),
             "interval_level": score.interval_level,
             "level": score.level,
+            "condition": score.condition,
+            "transcript_source": score.transcript_source,
+            "speaker_clips": score.speaker_clips,
             "used": list(score.used),
             "absent": {name: score.absent.get(name) for name in GRANULARITIES},
             "gates": score.gates,

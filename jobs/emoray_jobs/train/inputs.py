@@ -7,7 +7,9 @@ A run's name is a hash of the data, the fold and the sections `model` and `train
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+from typing import Any
 
 import polars as pl
 
@@ -20,11 +22,14 @@ from emoray.models.build import MODELS, OVER_DIALOGUES
 from emoray.models.config import ModelConfig
 from emoray.scoring.bundle import text_read
 from emoray.stages import pipeline
+from emoray.stages.conditions import FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 from emoray.training.build import decide_objective, plan_run
 from emoray.training.checkpoint import plan_fingerprint
 from emoray.training.config import LaunchConfig, TrainConfig
+from emoray.training.data.pack import column
+from emoray_jobs.annotate.state import State
 from emoray_jobs.annotate.state import state as annotation_state
 from emoray_jobs.config import ClusterConfig
 from emoray_jobs.train.register import PreparedRun, TrainingInputs
@@ -53,9 +58,9 @@ def load_inputs(
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
     """
     lake.utterances(corpus.name, ["utterance_id"])
-    fingerprints, norms = _annotations(lake, corpus.name, annotate, model)
-    keys = training_keys(lake, corpus.name, annotate, fingerprints)
-    _assert_text(corpus.name, model, keys)
+    state = _annotations(lake, corpus.name, annotate, model)
+    keys = training_keys(lake, corpus.name, annotate, state.conditions)
+    _assert_text(corpus.name, model, keys, state.conditions[0].name)
     if issubclass(MODELS[model.name], OVER_DIALOGUES) and keys["dialogue_id"].null_count() == keys.height:
         log.warning("%s reads dialogues, and corpus %r has none: each clip is one by itself", model.name, corpus.name)
     training_set = ensure_training_set(
@@ -64,12 +69,12 @@ def load_inputs(
         launch,
         stack,
         corpus=corpus.name,
-        fingerprints=fingerprints,
+        conditions=state.conditions,
         model=model,
         audio=annotate.audio,
         keys=keys,
     )
-    return TrainingInputs(corpus, annotate, training_set, fingerprints, norms)
+    return TrainingInputs(corpus, annotate, training_set, state.conditions, state.norms)
 
 
 def prepare_run(
@@ -119,23 +124,25 @@ def prepare_run(
     return PreparedRun(assignment, data, plan_hash)
 
 
-def _annotations(lake: Lake, corpus: str, annotate: AnnotateConfig, model: ModelConfig) -> tuple[dict[str, str], Norms]:
-    """Fingerprints and norms of the annotations. A model that reads no text does without where there are none."""
+def _annotations(lake: Lake, corpus: str, annotate: AnnotateConfig, model: ModelConfig) -> State:
+    """The annotations; those of the first condition alone, or none, for a model that reads no text."""
     try:
         state = annotation_state(lake, corpus, annotate)
     except LakeError as error:
         if error.kind != "not_annotated" or text_read(model):
             raise
-        return pipeline.fingerprints(annotate, None), Norms.unfitted()
-    return state.fingerprints, state.norms
+        none, prints = Norms.unfitted(), pipeline.fingerprints(annotate, None)
+        condition = FittedCondition(pipeline.conditions(annotate)[0].name, prints, none.hash)
+        return State(prints, none, (condition,))
+    return state if text_read(model) else dataclasses.replace(state, conditions=state.conditions[:1])
 
 
-def _assert_text(corpus: str, model: ModelConfig, keys: pl.DataFrame) -> None:
-    wanted = text_read(model)
+def _assert_text(corpus: str, model: ModelConfig, keys: pl.DataFrame, condition: str) -> None:
+    wanted = [column(name, condition) for name in text_read(model)]
     bare = keys.filter(~pl.any_horizontal(pl.col(name).fill_null(False) for name in wanted)).height if wanted else 0
     if wanted and bare == keys.height:
         raise LakeError(
-            f"corpus {corpus!r} has no text vectors yet, and {model.name} reads {', '.join(wanted)}",
+            f"corpus {corpus!r} has no text vectors yet, and {model.name} reads {', '.join(text_read(model))}",
             remedy="Finish the annotation: emoray annotate. Or train on sound alone: --set model.name=acoustic",
             kind="not_annotated",
         )
@@ -146,7 +153,7 @@ def _assert_text(corpus: str, model: ModelConfig, keys: pl.DataFrame) -> None:
 
 
 def _run_hash(model: ModelConfig, train: TrainConfig, set_hash: str, plan: str, fold: Fold | None) -> str:
-    what = {
+    what: dict[str, Any] = {
         "training_set": set_hash,
         "plan": plan,
         "model": model.model_dump(mode="json"),
@@ -154,4 +161,6 @@ def _run_hash(model: ModelConfig, train: TrainConfig, set_hash: str, plan: str, 
     }
     if fold is not None:
         what["fold"] = {"test": fold.test, "dev": fold.dev}
+        if fold.speaker_groups is not None:
+            what["fold"]["speaker_groups"] = fold.speaker_groups
     return digest(what, 12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import ray
@@ -17,6 +17,7 @@ from emoray.errors import TransientError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.batch import Batch
 from emoray.models.frontend import Frontend
+from emoray.stages.conditions import FittedCondition
 from emoray.training.data.loader import WorkerBatch, make_worker_batch
 from emoray.training.data.pack import pack_shard, seal, training_rows, write_shard
 from emoray.training.data.training_set import TrainingSet
@@ -33,7 +34,7 @@ Payload = tuple[int, int, int, int, list[tuple[tuple[str, ...], bytes]]]
 def pack_with_ray(
     lake: LakeConfig,
     corpus: str,
-    fingerprints: Mapping[str, str],
+    conditions: Sequence[FittedCondition],
     ids: Sequence[str],
     set_hash: str,
     *,
@@ -58,9 +59,7 @@ def pack_with_ray(
     for first in range(0, len(numbers), per_task):
         part = list(ids[first * shard_rows : (first + per_task) * shard_rows])
         running.append(
-            task.remote(
-                lake, corpus, dict(fingerprints), part, first, set_hash, frontend, audio, text_width, shard_rows
-            )
+            task.remote(lake, corpus, tuple(conditions), part, first, set_hash, frontend, audio, text_width, shard_rows)
         )
     shards: dict[int, str] = {}
     packed = seen = 0
@@ -78,6 +77,7 @@ def pack_with_ray(
         store,
         set_hash,
         [shards[number] for number in sorted(shards)],
+        conditions=[one.name for one in conditions],
         frontend=frontend,
         text_width=text_width,
         counts=counts,
@@ -87,7 +87,7 @@ def pack_with_ray(
 def _pack_shards(
     lake: LakeConfig,
     corpus: str,
-    fingerprints: dict[str, str],
+    conditions: tuple[FittedCondition, ...],
     ids: list[str],
     first: int,
     set_hash: str,
@@ -102,11 +102,11 @@ def _pack_shards(
         Number, file name, rows packed and rows seen of each.
     """
     store = Lake(lake)
-    rows = training_rows(store, corpus, fingerprints, ids)
+    rows, names = training_rows(store, corpus, conditions, ids), [one.name for one in conditions]
     written = []
     for start in range(0, rows.height, shard_rows):
         part = rows.slice(start, shard_rows)
-        table = pack_shard(part.to_dicts(), frontend, audio, text_width, lake.storage_options or None)
+        table = pack_shard(part.to_dicts(), names, frontend, audio, text_width, lake.storage_options or None)
         number = first + start // shard_rows
         written.append((number, write_shard(store, set_hash, number, table), table.num_rows, part.height))
     return written

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 import emoray
 from emoray.evaluation import conformal
 from emoray.evaluation.summary import LEVELS
-from emoray.models.build import build
+from emoray.models.build import OVER_DIALOGUES, build
 from emoray.models.config import ModelConfig
 from emoray.registry import versions
 from emoray.registry.card import model_card
@@ -27,9 +29,8 @@ from emoray_jobs.train.local import predict_levels
 from emoray_jobs.train.run_spec import RunSpec
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from emoray.corpora import CorpusConfig
+    from emoray.stages.conditions import FittedCondition
     from emoray.stages.config import AnnotateConfig
     from emoray.stages.norms import Norms
 
@@ -40,14 +41,14 @@ class TrainingInputs:
 
     Attributes:
         annotate: Options of the stages.
-        fingerprints: Of the stages that it is made from.
-        norms: The norms that they measured against.
+        conditions: The conditions whose text vectors it has, with the fingerprints of their stages.
+        norms: The norms that the first one's stages measured against.
     """
 
     corpus: CorpusConfig
     annotate: AnnotateConfig
     training_set: TrainingSet
-    fingerprints: dict[str, str]
+    conditions: tuple[FittedCondition, ...]
     norms: Norms
 
 
@@ -77,9 +78,18 @@ class PreparedRun:
         }
 
 
-def levels_of(config: ModelConfig) -> tuple[str, ...]:
-    """Semantic levels at which a model is judged: sound alone where it reads no text."""
-    return tuple(LEVELS) if text_read(config) else ("audio",)
+def levels_of(config: ModelConfig, conditions: Sequence[str]) -> tuple[str, ...]:
+    """Semantic levels at which a model is judged, from the least input to the most: sound alone where it reads no text.
+
+    With several conditions, each level with text is one level per condition, for example `full/unknown/reference`; the
+    first condition comes last.
+    """
+    if not text_read(config):
+        return ("audio",)
+    if len(conditions) < 2:
+        return tuple(LEVELS)
+    with_text = [level for level in LEVELS if level != "audio"]
+    return ("audio", *(f"{level}/{condition}" for condition in reversed(conditions) for level in with_text))
 
 
 def parameters(prepared: PreparedRun) -> dict[str, Any]:
@@ -165,7 +175,9 @@ def _bundle(
     model = build(spec.model)
     assert checkpoint.best is not None, "a finished run has a best epoch"
     load_trained_weights(model, checkpoint.best)
-    frames = predict_levels(model, training_set, training_set.ids("dev"), levels_of(spec.model), spec.launch)
+    levels, dev = levels_of(spec.model, training_set.conditions), training_set.ids("dev")
+    frames = predict_levels(model, training_set, dev, levels, spec.launch)
+    _, calibrating = training_set.halves(dev, dialogues=isinstance(model, OVER_DIALOGUES))
     metrics = {
         f"dev/{level}/{name}": value
         for level, frame in frames.items()
@@ -174,13 +186,13 @@ def _bundle(
     }
     half_widths: conformal.HalfWidths = {}
     for frame in frames.values():
-        half_widths |= conformal.fit(frame, conformal_level)
+        half_widths |= conformal.fit(frame.filter(pl.col("utterance_id").is_in(calibrating)), conformal_level)
     save_bundle(
         folder,
         model=model,
         config=spec.model,
         annotate=prepared.data.annotate,
-        fingerprints=prepared.data.fingerprints,
+        conditions=prepared.data.conditions,
         norms=prepared.data.norms,
         half_widths=half_widths,
         conformal_level=conformal_level,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -16,6 +16,7 @@ from emoray.lake.tables import Lake
 from emoray.models.build import frontend
 from emoray.models.config import ModelConfig
 from emoray.stages import filters, pipeline
+from emoray.stages.conditions import FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.training.config import LaunchConfig
 from emoray.training.data.pack import is_sealed, pack, training_rows, training_set_hash
@@ -27,7 +28,9 @@ from emoray_jobs.progress import track
 log = logging.getLogger(__name__)
 
 
-def training_keys(lake: Lake, corpus: str, annotate: AnnotateConfig, fingerprints: Mapping[str, str]) -> pl.DataFrame:
+def training_keys(
+    lake: Lake, corpus: str, annotate: AnnotateConfig, conditions: Sequence[FittedCondition]
+) -> pl.DataFrame:
     """What a training set of a corpus consists of: `training_rows(…, vectors=False)` within the filters.
 
     Args:
@@ -36,7 +39,7 @@ def training_keys(lake: Lake, corpus: str, annotate: AnnotateConfig, fingerprint
     Raises:
         LakeError: A filter reads a measure that the corpus was not annotated with.
     """
-    keys = training_rows(lake, corpus, fingerprints, vectors=False)
+    keys = training_rows(lake, corpus, conditions, vectors=False)
     own = pipeline.fingerprints(annotate, None)
     for stage in sorted(annotate.filters.reads):
         if not lake.list_files("annotations", stage, own[stage]):
@@ -60,7 +63,7 @@ def ensure_training_set(
     stack: contextlib.ExitStack,
     *,
     corpus: str,
-    fingerprints: Mapping[str, str],
+    conditions: Sequence[FittedCondition],
     model: ModelConfig,
     audio: AudioConfig,
     keys: pl.DataFrame,
@@ -72,7 +75,7 @@ def ensure_training_set(
         keys: Of `training_keys`.
     """
     front, ids = frontend(model.encoder), keys["utterance_id"].to_list()
-    set_hash = training_set_hash(keys, fingerprints, front, audio, model.text_width)
+    set_hash = training_set_hash(keys, conditions, front, audio, model.text_width)
     if not is_sealed(lake, set_hash):
         options: dict[str, Any] = {
             "frontend": front,
@@ -85,9 +88,9 @@ def ensure_training_set(
             from emoray_jobs.train.ray_loader import pack_with_ray
 
             with track("packing the training set", "utterances") as advance:
-                pack_with_ray(lake.config, corpus, fingerprints, ids, set_hash, advance=advance, **options)
+                pack_with_ray(lake.config, corpus, conditions, ids, set_hash, advance=advance, **options)
         else:
             storage = lake.config.storage_options or None
             with track("packing the training set", "utterances") as advance:
-                pack(lake, corpus, fingerprints, only=ids, storage_options=storage, progress=advance, **options)
+                pack(lake, corpus, conditions, only=ids, storage_options=storage, progress=advance, **options)
     return TrainingSet.open(lake, set_hash, launch.cache_dir, model.classes)

@@ -19,6 +19,7 @@ from emoray.corpora.manifest.read import ManifestConfig
 from emoray.corpora.msp_podcast import MspPodcastConfig
 from emoray.corpora.synthetic import build as synthetic
 from emoray.corpora.synthetic.build import SyntheticConfig, ceiling, planted
+from emoray.errors import SchemaError
 from emoray.lake.tables import Lake
 from emoray.schema import assert_speaker_disjoint
 
@@ -97,8 +98,14 @@ def build(config: CorpusConfig, lake: Lake, progress: Progress) -> pa.Table:
     if config.name not in lake.corpora() or not lake.utterances(config.name).equals(table):
         lake.write_utterances(config.name, table)
     import_report.write(lake, config.name, report)
-    # A manifest's `fold` column may mean something else than a part to leave out.
-    folds.write(lake, config.name, table if config.kind in WITH_FOLDS else table.slice(0, 0))
+    try:
+        folds.write(lake, config.name, table)
+    except SchemaError as error:
+        if config.kind in WITH_FOLDS:
+            raise
+        # A manifest's `fold` column may mean something else than a part to leave out.
+        log.warning("the column fold is no use for a protocol: %s", error)
+        folds.write(lake, config.name, table.slice(0, 0))
     progress(table.num_rows, table.num_rows)
     return table
 

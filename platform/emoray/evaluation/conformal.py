@@ -1,9 +1,9 @@
 """Split conformal intervals around predicted dimensions.
 
-Half width = the ⌈(n + 1)·level⌉-th smallest ``|prediction − label|`` on dev (Vovk 2005; Lei et al. 2018). Under
-exchangeability of dev and test clips the interval prediction ± half width covers the label with at least the nominal
-probability. Dev and test voices differ, so exchangeability is only approximate: reports print the coverage measured on
-test.
+Half width = the ⌈(n + 1)·level⌉-th smallest ``|prediction − label|`` on the clips of dev that did not choose the epoch
+(Vovk 2005; Lei et al. 2018). Under exchangeability of dev and test clips the interval prediction ± half width covers
+the label with at least the nominal probability. Dev and test voices differ, so exchangeability is only approximate:
+reports print the coverage measured on test.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from emoray.evaluation import conformal
 from emoray.evaluation.groups import DURATION
 from emoray.evaluation.metrics import labelled_dimensions
-from emoray.evaluation.summary import LEVELS
+from emoray.evaluation.summary import level_title
 
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e8ee"
 LEVEL_COLOURS = ("#8aa4c0", "#3f7cbf", "#123f70")
@@ -72,7 +72,7 @@ def ccc_by_level(summary: Mapping[str, Any], ceiling: Mapping[str, float] | None
         found = [summary["levels"][level]["metrics"][name] for name in names]
         positions = np.arange(len(names)) + offsets[number]
         colour = LEVEL_COLOURS[-1] if len(levels) == 1 else LEVEL_COLOURS[number % len(LEVEL_COLOURS)]
-        _with_errors(axis, positions, found, colour, MARKERS[number % len(MARKERS)], LEVELS.get(level, level))
+        _with_errors(axis, positions, found, colour, MARKERS[number % len(MARKERS)], level_title(level))
     if ceiling:
         values = {f"ccc_{d}": ceiling[d] for d in summary["dimensions"] if d in ceiling}
         if len(values) == len(summary["dimensions"]):

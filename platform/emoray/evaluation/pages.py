@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from emoray.evaluation.summary import LEVELS, TITLES
+from emoray.evaluation.summary import TITLES, level_title
 
 SYNTHETIC_NOTE = (
     "Synthetic speech with planted labels: this table tests the software. It is no evidence about how people express"
@@ -26,7 +26,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["figure"] = _number
-    shared = {"level_names": LEVELS, "titles": TITLES, "synthetic_note": SYNTHETIC_NOTE}
+    shared = {"level_title": level_title, "titles": TITLES, "synthetic_note": SYNTHETIC_NOTE}
     return environment.get_template(template).render(**shared, **values)
 
 

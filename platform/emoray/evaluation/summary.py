@@ -15,6 +15,7 @@ from emoray.evaluation.groups import DURATION, by_group, n_speakers, with_durati
 from emoray.evaluation.intervals import clusters, interval
 from emoray.evaluation.metrics import Metric, categorical, confusion, dimensional, labelled_dimensions, mean_ccc
 from emoray.schema import DIMENSIONS, GRANULARITIES, UNKNOWN_SPEAKER
+from emoray.stages.conditions import Condition
 
 #: Semantic levels and their names for readers, from the least input to the most.
 LEVELS = {"audio": "audio alone", "transcript": "audio + transcript", "full": "audio + transcript + delivery"}
@@ -63,12 +64,18 @@ def check_predictions(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(name).cast(pl.Float64).clip(0.0, 1.0) for name in present)
 
 
+def level_title(level: str) -> str:
+    """A level's name for readers, with its condition if it has one (`full/unknown/reference`)."""
+    vectors, _, condition = level.partition("/")
+    title = LEVELS.get(vectors, vectors)
+    return f"{title}; {Condition.named(condition).title}" if condition else title
+
+
 def semantic_levels(frame: pl.DataFrame) -> list[str]:
-    """Semantic levels of a predictions frame, from the least input to the most."""
+    """Semantic levels of a predictions frame, from the least input to the most; those under conditions in its order."""
     order = list(LEVELS)
-    return sorted(
-        frame["level"].unique().to_list(), key=lambda name: order.index(name) if name in order else len(order)
-    )
+    found = frame["level"].unique(maintain_order=True).to_list()
+    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def by_seed(frame: pl.DataFrame) -> list[pl.DataFrame]:

@@ -51,6 +51,8 @@ class GateConfig(Section):
 
     Attributes:
         level: Semantic level of the comparison: audio, transcript or full.
+        conditions: Condition, for example `unknown/reference` → how often it counts in the mean; empty: each that both
+            versions know counts once.
         min_gain: The estimated difference of mean CCC (challenger − champion) must reach this.
         min_lower_bound: The lower end of its paired interval must be above this. 0 = better beyond chance;
             −.01 = "not worse by more than .01" (non-inferiority, for example to swap in a cheaper model).
@@ -65,6 +67,7 @@ class GateConfig(Section):
     """
 
     level: str
+    conditions: dict[str, int]
     min_gain: float
     min_lower_bound: float
     interval_level: float

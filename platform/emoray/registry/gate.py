@@ -92,8 +92,8 @@ def gate_split(splits: Sequence[str | None]) -> tuple[str, str | None]:
 
 
 def decide(
-    challenger: pl.DataFrame,
-    champion: pl.DataFrame | None,
+    challenger: Sequence[pl.DataFrame],
+    champion: Sequence[pl.DataFrame] | None,
     config: GateConfig,
     *,
     latency: Latency,
@@ -103,30 +103,30 @@ def decide(
     """Decide on a challenger.
 
     Args:
-        challenger: Its predictions on the gate split at one semantic level (`emoray.scoring.predictions.predict_rows`).
-        champion: The champion's on the same clips at the same level; None without a champion.
+        challenger: Its predictions on the gate split (`emoray.scoring.predictions.predict_rows`): a frame per
+            condition, on the same clips. Every figure is its mean over the conditions.
+        champion: The champion's, under the same conditions; None without a champion.
         latency: The challenger's latency (`measure_latency`).
         clean: Its result in a clean process; None only if `config.clean_process` is off.
         note: Something that readers of the decision must know, for example that dev replaced gate.
 
     Raises:
-        InputError: The predictions are on different clips, have several levels, or no dimensional label.
+        InputError: The predictions are on different clips or at different levels, or have no dimensional label.
     """
-    dimensions = labelled_dimensions(challenger)
+    dimensions = labelled_dimensions(challenger[0])
     if not dimensions:
         what = "no clip of the gate split has a dimensional label"
         raise InputError(what, remedy="Decide on labelled clips", kind="no_labels")
-    levels = set(challenger["level"]) | (set() if champion is None else set(champion["level"]))
-    if len(levels) != 1:
-        what = f"the predictions are at several semantic levels: {', '.join(sorted(levels))}"
-        raise InputError(what, kind="several_levels")
+    levels = [frame["level"].unique().to_list() for frame in challenger]
+    if champion is not None and levels != [frame["level"].unique().to_list() for frame in champion]:
+        raise InputError("challenger and champion were not predicted at the same levels", kind="different_levels")
     metric = mean_ccc(dimensions)
     options: dict[str, Any] = {"level": config.interval_level}
     figures: dict[str, Any] = {
-        "level": levels.pop(),
+        "levels": [name for names in levels for name in names],
         "challenger_ccc_mean": interval(metric, challenger, **options).to_dict(),
         "latency": asdict(latency),
-        "warning": clusters(challenger).warning,
+        "warning": clusters(challenger[0]).warning,
         "note": note,
     }
     checks = []
@@ -148,7 +148,7 @@ def decide(
         figures["clean_process"] = asdict(clean)
         verb = "Loads and scores" if clean.passed else "Does not load and score"
         checks.append(Check("clean_process", clean.passed, f"{verb} in a clean process: {clean.message}"))
-    split = ", ".join(sorted({str(name) for name in challenger["split"]}))
+    split = ", ".join(sorted({str(name) for name in challenger[0]["split"]}))
     return Decision(all(check.passed for check in checks), tuple(checks), split, figures)
 
 
@@ -167,19 +167,20 @@ def _gain(difference: Interval, config: GateConfig) -> Check:
 
 
 def _groups(
-    challenger: pl.DataFrame, champion: pl.DataFrame, config: GateConfig, options: dict[str, Any]
+    challenger: Sequence[pl.DataFrame], champion: Sequence[pl.DataFrame], config: GateConfig, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Paired difference of mean CCC in every group; small groups are listed without one."""
     found = []
     for column in config.group_columns:
-        if column not in challenger.columns:
+        if column not in challenger[0].columns:
             continue
-        for value in sorted(challenger[column].drop_nulls().unique().to_list()):
-            new = challenger.filter(pl.col(column) == value)
-            old = champion.filter(pl.col("utterance_id").is_in(new["utterance_id"].implode()))
-            entry: dict[str, Any] = {"column": column, "value": str(value), "n_clips": new.height, "difference": None}
-            dimensions = labelled_dimensions(new)
-            if new.height >= config.min_group_clips and dimensions:
+        for value in sorted(challenger[0][column].drop_nulls().unique().to_list()):
+            new = [frame.filter(pl.col(column) == value) for frame in challenger]
+            ids, dimensions = new[0]["utterance_id"].implode(), labelled_dimensions(new[0])
+            old = [frame.filter(pl.col("utterance_id").is_in(ids)) for frame in champion]
+            clips = new[0].height
+            entry: dict[str, Any] = {"column": column, "value": str(value), "n_clips": clips, "difference": None}
+            if clips >= config.min_group_clips and dimensions:
                 entry["difference"] = paired_difference(mean_ccc(dimensions), new, old, **options).to_dict()
             found.append(entry)
     return found

@@ -29,6 +29,7 @@ import emoray
 from emoray.audio.io import AUDIO_HZ
 from emoray.errors import RegistryError
 from emoray.lake.atomic import atomic_folder
+from emoray.lake.tables import Lake
 from emoray.registry.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -282,15 +283,22 @@ def model_folder(tracking: Tracking, version: Version, cache_dir: str | Path | N
         ) from error
 
 
-def load(tracking: Tracking, version: Version, cache_dir: str | Path | None = None) -> Scorer:
+def load(
+    tracking: Tracking, version: Version, cache_dir: str | Path | None = None, *, speakers: Lake | None = None
+) -> Scorer:
     """Fetch a version and open it as a scorer (its `version` is filled in).
+
+    Args:
+        speakers: A lake whose enrolled speakers it knows too.
 
     Raises:
         RegistryError: Its files are gone or not a usable bundle.
     """
-    from emoray.scoring.scorer import load_bundle
+    from emoray.scoring.bundle import open_bundle
+    from emoray.scoring.scorer import Scorer
 
-    scorer = load_bundle(fetch(tracking, version, cache_dir))
+    bundle = open_bundle(fetch(tracking, version, cache_dir))
+    scorer = Scorer(bundle if speakers is None else bundle.with_speakers_of(speakers))
     scorer.version = version.version
     return scorer
 

@@ -4,7 +4,7 @@ Layout::
 
     model.json        name, configuration, scale, classes, text width
     model.safetensors weights
-    stages.json       the annotate configuration and the fingerprint of every stage
+    stages.json       the annotate configuration, and the fingerprint of every stage under each condition
     norms.json        prosody norms, the reference of emphasis and semantics
     prompt.yaml       the prompt of the semantics, if a language model wrote them; prompt-2.yaml … for further ones
     conformal.json    half width per semantic level and dimension, and their nominal level
@@ -16,6 +16,7 @@ It has no pickle: loading a bundle runs no code from it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,7 @@ from emoray.scoring.bundle_files import (
     prompt_file,
     read_json,
 )
+from emoray.stages.conditions import FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.model_files.weights import model_folder, revision
 from emoray.stages.norms import Norms
@@ -96,7 +98,7 @@ def save_bundle(
     model: nn.Module,
     config: ModelConfig,
     annotate: AnnotateConfig,
-    fingerprints: Mapping[str, str],
+    conditions: Sequence[FittedCondition],
     norms: Norms,
     half_widths: HalfWidths,
     conformal_level: float,
@@ -108,7 +110,8 @@ def save_bundle(
 
     Args:
         annotate: Configuration of the stages it was fitted with.
-        fingerprints: Their fingerprints (`emoray.stages.pipeline.fingerprints`).
+        conditions: The conditions that it was fitted under, the first one first.
+        norms: The norms of the first.
         half_widths: Conformal half widths from dev (`emoray.evaluation.conformal.fit`).
         scale: Ends of the corpus's scale; None if it is not known.
         dimensional: Whether the dimensions were trained.
@@ -129,7 +132,8 @@ def save_bundle(
         }
         _write(work / "model.json", document)
         save_model(model, str(work / "model.safetensors"))
-        _write(work / "stages.json", {"annotate": _portable_stages(annotate), "fingerprints": dict(fingerprints)})
+        fitted = [dataclasses.asdict(one) for one in conditions]
+        _write(work / "stages.json", {"annotate": _portable_stages(annotate), "conditions": fitted})
         _write(work / "norms.json", norms.to_json())
         _write(work / "conformal.json", {"level": conformal_level, "half_widths": half_widths})
         _write(work / "metrics.json", dict(metrics))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import ValidationError
 
 from emoray.config import BASE_PRESET, merge, read_preset
 from emoray.errors import RegistryError
+from emoray.lake.speakers import StoredSpeakers
+from emoray.lake.tables import Lake
+from emoray.stages import pipeline
+from emoray.stages.conditions import Condition, FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 
@@ -23,13 +28,55 @@ class FittedStages:
 
     Attributes:
         annotate: Their configuration; the text encoder points into the bundle.
-        fingerprints: Fingerprint of each.
-        norms: Their norms.
+        conditions: The conditions that it was fitted under, the first one first, with each stage's fingerprint.
+        norms: The norms of the first.
     """
 
     annotate: AnnotateConfig
-    fingerprints: dict[str, str]
+    conditions: tuple[FittedCondition, ...]
     norms: Norms
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each stage under the first condition."""
+        return self.conditions[0].fingerprints
+
+    @property
+    def transcripts(self) -> dict[str, str]:
+        """Fingerprint of `transcribe` → the source of words that it stands for."""
+        return {
+            one.fingerprints["transcribe"]: Condition.named(one.name).transcript
+            for one in self.conditions
+            if "transcribe" in one.fingerprints
+        }
+
+    def with_speakers_of(self, lake: Lake) -> Self:
+        """The same, whose norms know the speakers enrolled on a lake too."""
+        if "prosody" not in self.fingerprints:
+            return self
+        speakers = StoredSpeakers(lake, self.fingerprints["prosody"])
+        return dataclasses.replace(self, norms=self.norms.with_enrolled(speakers))
+
+    def recogniser(self, configured: str) -> str:
+        """The recogniser for clips without words: the configured one; for `auto` one whose words the version knows.
+
+        Moonshine where it knows none: the words can be shown, but not be used.
+        """
+        if configured != "auto":
+            return configured
+        return next((source for source in self.transcripts.values() if source != "reference"), "moonshine")
+
+    def condition(self, transcript: str, enrolled_clips: int) -> str:
+        """Name of the condition that is nearest to what is known of a clip: no more of its speaker than there is.
+
+        Args:
+            transcript: Source of its words.
+            enrolled_clips: Clips that its speaker's norms rest on.
+        """
+        names = [Condition.named(one.name) for one in self.conditions]
+        known = [one for one in names if one.transcript == transcript] or names
+        fewer = [one for one in known if one.enrol_clips <= enrolled_clips]
+        return max(fewer or known, key=lambda one: one.enrol_clips if fewer else -one.enrol_clips).name
 
 
 def open_stages(folder: str | Path) -> FittedStages:
@@ -59,7 +106,11 @@ def open_stages(folder: str | Path) -> FittedStages:
         model = tree["semantics"][annotate.semantics.kind]
         model["prompts"] = [str((root / prompt_file(number)).absolute()) for number in range(len(model["prompts"]))]
         annotate = AnnotateConfig.model_validate(tree)
-    return FittedStages(annotate, stages["fingerprints"], Norms.from_json(read_json(root / "norms.json")))
+    norms = Norms.from_json(read_json(root / "norms.json"))
+    if "conditions" not in stages:  # bundles from before there were any
+        name = pipeline.conditions(annotate)[0].name
+        stages["conditions"] = [{"name": name, "fingerprints": stages["fingerprints"], "norms": norms.hash}]
+    return FittedStages(annotate, tuple(FittedCondition(**one) for one in stages["conditions"]), norms)
 
 
 def prompt_file(number: int) -> str:

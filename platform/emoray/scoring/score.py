@@ -84,7 +84,11 @@ class Score:
         dimensional: False for a version that was trained on classes alone: its dimensions mean nothing.
         interval_level: Nominal coverage of the intervals.
         time_course: Windows of 4 s every 1 s; one point if the clip is shorter or no windows were requested.
-        level: Semantic level of the score (audio, transcript, full): the highest whose text vectors were all present.
+        level: Semantic level of the score (audio, transcript, full): the highest that the clip's values allow. A clip
+            without an emphasised word has no LES and is at its level all the same.
+        condition: Name of the condition whose intervals these are: the nearest that the version was fitted under.
+        transcript_source: Where its words are from: `reference` for given ones, or the recogniser; None without words.
+        speaker_clips: Enrolment clips that the speaker's norms rest on; 0 for an unknown speaker.
         used: Text vectors that the model had: of les, gs, es.
         absent: Text vectors that it did not have → reason.
         gates: Share of each text vector in the fused semantics; None if the model has no gates.
@@ -102,6 +106,9 @@ class Score:
     interval_level: float
     time_course: tuple[TimePoint, ...]
     level: str
+    condition: str
+    transcript_source: str | None
+    speaker_clips: int
     used: tuple[str, ...]
     absent: dict[str, str]
     gates: dict[str, float] | None
@@ -135,9 +142,10 @@ class Score:
 class TextVectors:
     """Text vectors of one clip by granularity, the reasons for those that are absent, and the stages' row.
 
-    Internal to scoring.
+    Internal to scoring. `source` is where the words are from: `reference`, or the recogniser.
     """
 
     row: dict[str, Any]
+    source: str = "reference"
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)

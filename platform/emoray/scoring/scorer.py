@@ -28,9 +28,6 @@ HOP_S = 1.0
 #: Seconds of padded audio in one forward pass, to bound memory.
 MAX_PADDED_S = 240.0
 
-#: Text vectors that a score of each semantic level needs, the highest level first.
-_NEEDS = (("full", ("les", "gs", "es")), ("transcript", ("les", "gs")), ("audio", ()))
-
 
 @dataclass(frozen=True)
 class _Piece:
@@ -89,6 +86,7 @@ class Scorer:
         for number, request in enumerate(requests):
             _check(request.samples, number)
         semantics = self._semantics.run(requests)
+        levels = [self._level(one) for one in semantics]
         pieces = [piece for number, request in enumerate(requests) for piece in _pieces(number, request)]
         raw: dict[int, _Raw] = {}
         for places in _batches([len(piece.samples) for piece in pieces]):
@@ -101,7 +99,7 @@ class Scorer:
             else:
                 windows[piece.request].append(_point(piece, raw[place]))
         return [
-            self._score(request, semantics[number], whole[number], windows[number])
+            self._score(request, semantics[number], levels[number], whole[number], windows[number])
             for number, request in enumerate(requests)
         ]
 
@@ -136,10 +134,27 @@ class Scorer:
         ]
         return [_Raw(*outputs) for outputs in zip(prediction_B3, *optional, strict=True)]
 
-    def _score(self, request: ScoreRequest, semantic: TextVectors, raw: _Raw, points: list[TimePoint]) -> Score:
-        level = next(name for name, needed in _NEEDS if self._covers(semantic, needed))
+    def _level(self, semantic: TextVectors) -> str:
+        """The highest level that a clip's values allow; a description without the words that it goes with is dropped.
+
+        A model of the sound alone has one level only, whatever text is given.
+        """
+        reads_words = any(name in self.bundle.granularities for name in ("les", "gs"))
+        words = semantic.row.get("embed_transcript") is not None
+        if "es" in semantic.vectors and (words or not reads_words):
+            return "full"
+        if semantic.vectors.pop("es", None) is not None:
+            semantic.absent["es"] = "there are no words: the version has no figures for a description alone"
+        return "transcript" if reads_words and words else "audio"
+
+    def _score(
+        self, request: ScoreRequest, semantic: TextVectors, level: str, raw: _Raw, points: list[TimePoint]
+    ) -> Score:
+        known = self.bundle.norms.for_speaker(request.speaker_id).clips if self.bundle.granularities else 0
+        condition = self.bundle.condition(semantic.source, known)
+        under = level if level == "audio" or len(self.bundle.conditions) == 1 else f"{level}/{condition}"
         duration_s = len(request.samples) / AUDIO_HZ
-        estimates = {name: self._estimate(float(raw.prediction[d]), name, level) for d, name in enumerate(DIMENSIONS)}
+        estimates = {name: self._estimate(float(raw.prediction[d]), name, under) for d, name in enumerate(DIMENSIONS)}
         # A clip that is not longer than a window is the only window.
         course = points or [TimePoint(0.0, duration_s, *(estimates[name].value for name in DIMENSIONS))]
         emphasis = semantic.row.get("emphasis")
@@ -152,6 +167,9 @@ class Scorer:
             interval_level=self.bundle.conformal_level,
             time_course=tuple(course),
             level=level,
+            condition=condition,
+            transcript_source=None if transcribed is None else semantic.source,
+            speaker_clips=known,
             used=tuple(name for name in GRANULARITIES if name in semantic.vectors),
             absent=semantic.absent,
             gates=None if raw.gates is None else dict(zip(GRANULARITIES, raw.gates, strict=True)),
@@ -163,15 +181,8 @@ class Scorer:
             duration_s=duration_s,
         )
 
-    def _covers(self, semantic: TextVectors, needed: Sequence[str]) -> bool:
-        """Whether the text vectors of a level are present, of those that this model reads.
-
-        A model of the sound alone has one level only, whatever text is given.
-        """
-        read = [name for name in needed if name in self.bundle.granularities]
-        return all(name in semantic.vectors for name in read) and (bool(read) or not needed)
-
     def _estimate(self, value: float, dimension: str, level: str) -> Estimate:
+        """A dimension, with its interval at a level under a condition."""
         width = self.bundle.half_widths.get(level, {}).get(dimension)
         low, high = (None, None) if width is None else (max(0.0, value - width), min(1.0, value + width))
         return Estimate(value, low, high, self._corpus(value), self._corpus(low), self._corpus(high))

@@ -65,7 +65,7 @@ class SemanticsRunner:
         semantics = [TextVectors(row=self._row(number, request)) for number, request in enumerate(requests)]
         absent: list[dict[str, str]] = [{} for _ in requests]
         for number, request in enumerate(requests):
-            self._take_given(request, semantics[number].row, absent[number])
+            self._take_given(request, semantics[number], absent[number])
         self._run_stage(self._transcribe, semantics, requests, absent, "transcript", "no transcript was given")
         # Stages whose output nothing reads are not run: their level was not requested, or the model does not read it.
         reads = self._bundle.granularities
@@ -93,14 +93,16 @@ class SemanticsRunner:
             WAVEFORM: request.samples,
         }
 
-    def _take_given(self, request: ScoreRequest, row: dict[str, Any], absent_reasons: dict[str, str]) -> None:
+    def _take_given(self, request: ScoreRequest, one: TextVectors, absent_reasons: dict[str, str]) -> None:
         """Put given values into the row, if they are from the version's own stages."""
         prints = request.stage_fingerprints or {}
         for name, value in (request.stage_values or {}).items():
             if value is None or name == "decode":
                 continue
-            if prints.get(name) == self._bundle.fingerprints.get(name) and name in prints:
-                row[name] = dict(value)
+            if name == self._transcribe.name and prints.get(name) in self._bundle.transcripts:
+                one.row[name], one.source = dict(value), self._bundle.transcripts[prints[name]]
+            elif prints.get(name) == self._bundle.fingerprints.get(name) and name in prints:
+                one.row[name] = dict(value)
             elif name != self._transcribe.name or not request.transcript:  # a given transcript needs no stage
                 absent_reasons[name] = (
                     f"the given {name} has the fingerprint {prints.get(name, 'none')}, the version was fitted with"

@@ -6,6 +6,7 @@ from emoray.audio.io import AudioConfig
 from emoray.audio.prosody import ProsodyConfig
 from emoray.audio.quality import QualityConfig
 from emoray.config import Section
+from emoray.stages.conditions import ConditionsConfig
 from emoray.stages.embed import EmbedConfig
 from emoray.stages.emphasis import EmphasisConfig
 from emoray.stages.filters import FiltersConfig
@@ -26,6 +27,7 @@ class AnnotateConfig(Section):
         transcribe: Speech recognition or the corpus's transcripts.
         emphasis: Emphasis detection.
         norms: How speaker and corpus norms are fitted.
+        conditions: What else may be known of a clip: other enrolments, other words.
         semantics: Description of how the clip is spoken.
         embed: The text encoder.
         guard: Retries.
@@ -45,6 +47,7 @@ class AnnotateConfig(Section):
     transcribe: TranscribeConfig
     emphasis: EmphasisConfig
     norms: NormsConfig
+    conditions: ConditionsConfig
     semantics: SemanticsConfig
     embed: EmbedConfig
     guard: GuardConfig

@@ -2,10 +2,11 @@
 
 A fitted artefact of aggregates only: stored by hash, part of the fingerprint of what uses it, in the bundle of the
 model version. Labels are never read. The corpus's figures come from the train split alone. A speaker's come from at
-most `enrol_clips` clips, chosen by the hash of the utterance id (so not by order, split or content), and are shrunk
-towards the corpus as a random effect: with variance w within and b between speakers, n clips of mean m move the
-expectation from the corpus's M to (n·b·m + w·M) / (n·b + w), with predictive variance w + b·w / (n·b + w). Without
-clips these are the corpus's.
+most `enrol_clips` clips and half of what there is, chosen by the hash of the utterance id (so not by order, split or
+content): the enrolment clips, which are never scored as clips of an enrolled speaker. They are shrunk towards the
+corpus as a random effect: with variance w within and b between speakers, n clips of mean m move the expectation from
+the corpus's M to (n·b·m + w·M) / (n·b + w), with predictive variance w + b·w / (n·b + w). Without clips these are the
+corpus's.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class NormsConfig(Section):
     """How norms are fitted.
 
     Attributes:
-        enrol_clips: A speaker's norms are fitted on at most so many clips.
+        enrol_clips: A speaker's norms are fitted on at most so many clips; 0: every speaker counts as unknown.
     """
 
     enrol_clips: int
@@ -67,7 +68,7 @@ class Norms:
     Attributes:
         corpus: Measure → {mean, within, between (variances), clips}.
         word_s: Expected duration of a word: {intercept_s, per_letter_s}.
-        speakers: Speaker → {clips, means of the measures}.
+        speakers: Speaker → {clips, last_draw (of the enrolment clips), means of the measures}.
         enrolled: Speakers added after fitting, in this process only: neither in the JSON nor in the hash.
     """
 
@@ -92,7 +93,7 @@ class Norms:
         Raises:
             StageError: No row has prosody (kind `no_norms`).
         """
-        moments, words, enrolled = _gather(rows, config.enrol_clips)
+        moments, words, enrolled, held = _gather(rows, config.enrol_clips)
         if words.is_empty():
             raise StageError(
                 "no clip has prosody to fit norms from",
@@ -103,8 +104,30 @@ class Norms:
             moments, words = moments.filter("train"), words.filter("train")
         measured = set(moments.filter(pl.col("n") > 0)["measure"])
         corpus = {name: _spread(moments.filter(pl.col("measure") == name)) for name in MEASURES if name in measured}
-        speakers = {str(own["speaker"][0]): _speaker(own) for own in enrolled.sort("speaker").partition_by("speaker")}
+        enrolled = enrolled.join(held, on="speaker").sort("speaker", "draw")
+        enrolled = enrolled.filter(pl.int_range(pl.len()).over("speaker") < pl.col("held") // 2)
+        speakers = {
+            str(name): _speaker(own) | {"last_draw": own["draw"][-1]}
+            for (name,), own in enrolled.group_by("speaker", maintain_order=True)
+        }
         return cls(corpus, _word_duration(words), speakers)
+
+    def without_speakers(self) -> Norms:
+        """The norms of a corpus in which every speaker is unknown."""
+        return replace(self, speakers={}, enrolled={})
+
+    def enrolment_clips(self, utterances: pl.DataFrame) -> pl.Series:
+        """Which clips a speaker's norms rest on: one truth value per row of utterance_id and speaker_id."""
+        last = pl.DataFrame(
+            [(name, own.get("last_draw", -1.0)) for name, own in self.speakers.items()],
+            {"speaker_id": pl.String, "last_draw": pl.Float64},
+            orient="row",
+        )
+        drawn = utterances.select(
+            "speaker_id", draw=pl.Series([_draw(name) for name in utterances["utterance_id"]], dtype=pl.Float64)
+        )
+        joined = drawn.join(last, on="speaker_id", how="left", maintain_order="left")
+        return joined.select((pl.col("draw") <= pl.col("last_draw")).fill_null(False).alias("enrols")).to_series()
 
     def for_speaker(self, speaker_id: str | None) -> Expectation:
         """What to expect of a speaker; the corpus's figures for an unknown one."""
@@ -129,11 +152,11 @@ class Norms:
         Raises:
             InputError: There is no clip.
         """
-        if not clips:
-            raise InputError(f"no clips to enrol speaker {name!r}", remedy="Give at least one, better five")
-        measured = [measure_prosodic_features(clip["prosody"], clip.get("transcribe")) for clip in clips]
-        own = _speaker(pl.DataFrame(measured, dict.fromkeys(MEASURES, pl.Float64)))
-        return replace(self, enrolled={**self.enrolled, name: own})
+        return self.with_enrolled({**self.enrolled, name: speaker_means(clips)})
+
+    def with_enrolled(self, speakers: Mapping[str, Mapping[str, float]]) -> Norms:
+        """Norms with speakers (their `speaker_means`) that were added after fitting; the hash does not change."""
+        return replace(self, enrolled=speakers)
 
     def expected_word_s(self, word: str) -> float:
         """Expected duration of a word, from its letters."""
@@ -166,25 +189,45 @@ class Norms:
         return digest(self.to_json())
 
 
-def _gather(rows: Iterable[Mapping[str, Any]], enrol_clips: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def speaker_means(clips: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The means of a speaker's measures and the number of clips, from {prosody, transcribe} of a few clips.
+
+    Raises:
+        InputError: There is no clip.
+    """
+    if not clips:
+        raise InputError("no clips to enrol a speaker with", remedy="Give at least one, better five")
+    measured = [measure_prosodic_features(clip["prosody"], clip.get("transcribe")) for clip in clips]
+    return _speaker(pl.DataFrame(measured, dict.fromkeys(MEASURES, pl.Float64)))
+
+
+def _gather(
+    rows: Iterable[Mapping[str, Any]], enrol_clips: int
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Read the clips once. Memory grows with the speakers, not with their clips.
 
     Returns:
         Moments by speaker (null: unknown), train and measure: n, mean, and squares, the sum of squares about the mean;
-        sums over the timed words by train, in parts; the clips that enrol their speakers.
+        sums over the timed words by train, in parts; the first `enrol_clips` clips of each speaker by their draws; how
+        many clips each speaker has (`held`).
     """
     figures = dict.fromkeys((*MEASURES, *WORD_SUMS), pl.Float64)
-    schema = pl.Schema({"speaker": pl.String, "train": pl.Boolean, "draw": pl.UInt64, **figures})
+    schema = pl.Schema({"speaker": pl.String, "train": pl.Boolean, "draw": pl.Float64, **figures})
     none = schema.to_frame()
-    moments, words, enrolled = _moments(none), [_sums(none)], none
+    moments, words, enrolled, held = _moments(none), [_sums(none)], none, _held(none)
     measured = (_clip(row) for row in rows if row.get("prosody") is not None)
     for part in iter(lambda: list(itertools.islice(measured, CLIPS_AT_ONCE)), []):
         clips = pl.DataFrame(part, schema)
         moments = _pooled(pl.concat([moments, _moments(clips)]), "speaker", "train", "measure")
         words.append(_sums(clips))
         named = pl.concat([enrolled, clips.drop_nulls("speaker")]).sort("draw")
-        enrolled = named.group_by("speaker", maintain_order=True).head(enrol_clips).select(none.columns)
-    return moments, pl.concat(words), enrolled
+        enrolled = named.filter(pl.int_range(pl.len()).over("speaker") < enrol_clips).select(none.columns)
+        held = pl.concat([held, _held(clips)]).group_by("speaker").agg(pl.col("held").sum())
+    return moments, pl.concat(words), enrolled, held
+
+
+def _held(clips: pl.DataFrame) -> pl.DataFrame:
+    return clips.drop_nulls("speaker").group_by("speaker").agg(pl.len().cast(pl.Int64).alias("held"))
 
 
 def _moments(clips: pl.DataFrame) -> pl.DataFrame:
@@ -213,10 +256,15 @@ def _clip(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "speaker": speaker if speaker and speaker != UNKNOWN_SPEAKER else None,
         "train": row.get("split") == TRAIN,
-        "draw": int.from_bytes(hashlib.sha256(row["utterance_id"].encode()).digest()[:8]),
+        "draw": _draw(row["utterance_id"]),
         **measure_prosodic_features(row["prosody"], transcribe),
         **_word_sums(transcribe["words"] if transcribe else []),
     }
+
+
+def _draw(utterance_id: str) -> float:
+    """A clip's place in the order in which clips enrol their speaker: 48 bits, which a float holds."""
+    return float(int.from_bytes(hashlib.sha256(utterance_id.encode()).digest()[:6]))
 
 
 def _word_sums(words: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from emoray.stages.base import WAVEFORM, Row, Stage
+from emoray.stages.conditions import Condition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.decode import Decode
 from emoray.stages.embed import EmbedSemantics, EmbedSemanticsWithNumbers, EmbedTranscript
@@ -20,6 +21,23 @@ from emoray.stages.transcribe.stage import build_transcribe
 
 AUDIO_STAGES = ("decode", "prosody", "transcribe")
 TEXT_STAGES = ("emphasis", "semantics", "embed_transcript", "embed_semantics")
+
+
+def conditions(config: AnnotateConfig) -> list[Condition]:
+    """The conditions under which a corpus is annotated, the first one first; each once."""
+    enrolments = (config.norms.enrol_clips, *config.conditions.enrol_clips)
+    sources = (config.transcribe.kind, *config.conditions.transcripts)
+    return list(dict.fromkeys(Condition(clips, source) for source in sources for clips in enrolments))
+
+
+def under(config: AnnotateConfig, condition: Condition) -> AnnotateConfig:
+    """The configuration of annotate under one condition alone."""
+    changed: dict[str, object] = {
+        "transcribe": config.transcribe.model_copy(update={"kind": condition.transcript}),
+        "norms": config.norms.model_copy(update={"enrol_clips": condition.enrol_clips}),
+        "conditions": config.conditions.model_copy(update={"enrol_clips": (), "transcripts": ()}),
+    }
+    return config.model_copy(update=changed)
 
 
 def audio_stages(config: AnnotateConfig, storage_options: dict[str, Any] | None = None) -> list[Stage]:

@@ -28,7 +28,7 @@ class AugmentConfig(Section):
 
     Attributes:
         crop_s: Longest stretch of a clip in training; null for whole clips. Evaluation always hears the whole clip.
-        modality_dropout: Chance that each text vector is taken away.
+        modality_dropout: Chance that text vectors are taken away from a clip, a set of them as they are missing in use.
         time_masks: Stretches of frames set to zero (log-mels only).
         time_mask_s: Longest such stretch.
         mel_masks: Bands set to zero (log-mels only).

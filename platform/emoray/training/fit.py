@@ -75,28 +75,36 @@ class _Progress:
 class DevEvaluation:
     """Scores the dev split: the clips (or dialogues) are divided among the workers, and each gets the metrics of all.
 
-    UAR selects if the objective has no CCC (`train.objective.ccc` 0): V, A and D are then not trained. `level` is the
-    semantic level that selects the model.
+    Only the first half of its clips counts (`TrainingSet.halves`): the second calibrates the intervals. Each metric is
+    its mean over the conditions of the training set, with all text vectors. UAR selects if the objective has no CCC
+    (`train.objective.ccc` 0): V, A and D are then not trained.
 
     Raises:
         TrainingError: There are no dev clips to select a model by.
     """
 
-    def __init__(self, training_set: TrainingSet, ids: list[str], level: str = "full") -> None:
+    def __init__(self, training_set: TrainingSet, ids: list[str]) -> None:
         if not ids:
             what = "no labelled dev utterances to select a model by"
             raise TrainingError(what, remedy="Give the corpus a dev split", kind="empty_split")
-        self._training_set, self._ids, self._level = training_set, ids, level
+        self._training_set, self._ids = training_set, ids
 
     def __call__(self, learner: Learner) -> Metrics:
         """Metrics of the learner's model; `score` selects."""
-        units = inseparable_groups(learner.model, self._training_set, self._ids)
-        mine = [self._ids[place] for unit in units[learner.rank :: learner.world] for place in unit]
+        over_dialogues = isinstance(learner.model, OVER_DIALOGUES)
+        selecting, _ = self._training_set.halves(self._ids, dialogues=over_dialogues)
+        units = inseparable_groups(learner.model, self._training_set, selecting)
+        mine = [selecting[place] for unit in units[learner.rank :: learner.world] for place in unit]
+        found = [self._under(learner, mine, condition) for condition in self._training_set.conditions]
+        common = set.intersection(*map(set, found))
+        return {name: sum(one[name] for one in found) / len(found) for name in found[0] if name in common}
+
+    def _under(self, learner: Learner, mine: list[str], condition: str) -> Metrics:
         frame = predict(
             learner.model,
             self._training_set,
             mine,
-            self._level,
+            f"full/{condition}",
             batch_size=learner.launch.eval_batch_size,
             device=learner.device,
         )

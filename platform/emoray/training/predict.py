@@ -34,20 +34,27 @@ def predict(
 ) -> pl.DataFrame:
     """Score whole clips in evaluation mode, fp32; a model of dialogues gets all given turns of each.
 
+    Clips that do not count under the level's condition are left out (`TrainingSet.usable`).
+
     Args:
         model: The model; its training mode is restored. If it is sharded, every worker calls this, with any clips or
             none.
-        level: `audio`, `transcript` or `full`: the text vectors that the model may use.
+        level: `audio`, `transcript` or `full`: the text vectors that the model may use; and after a slash the condition
+            that they are of, the first one if left out.
         batch_size: Clips of one forward pass; a longer dialogue is alone.
 
     Returns:
-        One row per clip in the order of `ids`: utterance_id, speaker_id, dialogue_id, turn, gender, split, fold,
-        duration_s, scale_min, scale_max, level, {valence,arousal,dominance}_true and _pred in [0, 1], emotion_true,
-        emotion_pred (null without a categorical head), emotion_probabilities, gates and experts (lists; null if the
-        model has none).
+        One row per clip that counts, in the order of `ids`: utterance_id, speaker_id, dialogue_id, turn, gender, split,
+        fold, duration_s, scale_min, scale_max, level, {valence,arousal,dominance}_true and _pred in [0, 1],
+        emotion_true, emotion_pred (null without a categorical head), emotion_probabilities, gates and experts (lists;
+        null if the model has none).
     """
     was_training = model.training
     model.eval()
+    vectors, _, named = level.partition("/")
+    condition = named or training_set.conditions[0]
+    if vectors != "audio":
+        ids = training_set.usable(ids, condition)
     lengths_s = np.asarray(training_set.durations_s(ids))
     columns: dict[str, list[object]] = {name: [None] * len(ids) for name in _MODEL_COLUMNS}
     with torch.inference_mode():
@@ -56,7 +63,8 @@ def predict(
         most, _ = max_passes(model, len(parts), device)
         for part in parts:
             places = np.concatenate(part)
-            batch = training_set.collate([ids[place] for place in places]).at_level(level).to(device)
+            batch = training_set.collate([ids[place] for place in places], condition=condition)
+            batch = batch.at_level(vectors).to(device)
             output = model(batch)
             probability = None if output.logits_BC is None else output.logits_BC.softmax(-1).tolist()
             prediction = output.prediction_B3.tolist()

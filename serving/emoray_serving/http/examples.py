@@ -27,6 +27,7 @@ REPLY_EXAMPLE: dict[str, Any] = {
     "dominance": _dimension(0.49),
     "emotion": {"anger": 0.04, "happiness": 0.61, "neutral": 0.33, "sadness": 0.02},
     "time_course": [{"start_ms": 0.0, "end_ms": 2140.0, "valence": 0.71, "arousal": 0.58, "dominance": 0.49}],
+    "speaker": {"state": "unknown", "clips": 0},
     "transcript": {
         "text": "what a wonderful day",
         "source": "given",
@@ -36,6 +37,7 @@ REPLY_EXAMPLE: dict[str, Any] = {
     "semantics": {
         "requested": "full",
         "used": "full",
+        "condition": "unknown/reference",
         "absent": [],
         "description": {"emotion": "joy", "intensity": 0.6},
     },

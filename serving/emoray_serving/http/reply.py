@@ -19,6 +19,7 @@ from emoray_serving.http.schemas import (
     ScoreParameters,
     ScoreReply,
     SemanticsUsed,
+    Speaker,
     Transcript,
     Window,
     Word,
@@ -51,6 +52,7 @@ def build_reply(
         dominance=_dimension(score, score.dominance),
         emotion=score.emotion,
         time_course=_time_course(score) if parameters.time_course and score.dimensional else None,
+        speaker=Speaker(state="enrolled" if score.speaker_clips else "unknown", clips=score.speaker_clips),
         transcript=_transcript(parameters, semantics, score),
         semantics=_semantics(parameters, semantics, score),
         explanation=Explanation(gates=score.gates, experts=score.experts),
@@ -121,6 +123,7 @@ def _semantics(parameters: ScoreParameters, semantics: ClipSemantics, score: Sco
     return SemanticsUsed(
         requested=parameters.semantics,
         used=REQUESTED_OF[score.level],
+        condition=score.condition,
         absent=absent,
         description=None if description is None else shown_description(description),
     )

@@ -5,7 +5,7 @@ Dimension order is valence, arousal, dominance. Times are milliseconds from the 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -88,11 +88,22 @@ class Absent(Model):
     reason: str
 
 
+class Speaker(Model):
+    """What the version knows of the speaker."""
+
+    state: Literal["enrolled", "unknown"]
+    clips: int = Field(description="Clips that the speaker's norms rest on.")
+
+
 class SemanticsUsed(Model):
     """The semantics of the score: the requested level and the level that was used."""
 
     requested: RequestedSemantics
     used: RequestedSemantics
+    condition: str = Field(
+        description="The condition whose intervals these are, for example unknown/moonshine: what is known of the"
+        " speaker, and where the words are from. The nearest that the version was fitted under."
+    )
     absent: list[Absent]
     description: dict[str, Any] | None = Field(
         description="The extended semantics: emotion, intensity, attitude, intention …"
@@ -149,6 +160,7 @@ class ScoreReply(Model):
     dominance: Dimension | None
     emotion: dict[str, float] | None = Field(description="Probability of each class; null without classes.")
     time_course: list[Window] | None
+    speaker: Speaker
     transcript: Transcript | None
     semantics: SemanticsUsed
     explanation: Explanation
@@ -173,6 +185,9 @@ class ModelStatus(Model):
     level: float | None = Field(description="Nominal coverage of the intervals.")
     classes: list[str]
     stage_fingerprints: dict[str, str]
+    transcripts: dict[str, str] = Field(
+        description="Sources of words that the version knows, by the fingerprint of their stage."
+    )
     recogniser: str
     failure: LoadFailure | None
 

@@ -78,3 +78,38 @@ def test_a_tree_on_a_remote_store_is_read_as_one_on_a_disk(tmp_path, lake, kind,
     for one, other in zip(here, there, strict=True):
         assert other.pop("audio_uri") == one.pop("audio_uri").replace(str(tmp_path), f"memory://{kind}")
         assert one == other
+
+
+def test_speakers_can_be_left_out_of_any_corpus_alone_or_in_groups():
+    rows = [
+        empty_row() | {"utterance_id": f"u{number}", "corpus": "c", "audio_uri": "a", "speaker_id": speaker}
+        for number, speaker in enumerate(["ann", "bob", "cid", "dee", "ann", "Unknown", None])
+    ]
+    table = utterances_table(rows)
+    alone = folds.leave_speakers_out(table, None)
+    tested = [
+        {row["speaker_id"] for row in folds.assign(table, fold).to_pylist() if row["split"] == "test"} for fold in alone
+    ]
+    assert sorted(map(sorted, tested)) == [["ann"], ["bob"], ["cid"], ["dee"]]
+    for fold in folds.leave_speakers_out(table, 3):
+        parts = {row["utterance_id"]: row["split"] for row in folds.assign(table, fold).to_pylist()}
+        assert set(parts.values()) == {"train", "dev", "test", None}
+        assert parts["u0"] == parts["u4"]
+        assert parts["u5"] is parts["u6"] is None
+        shuffled = table.take(list(reversed(range(len(rows)))))
+        assert {row["utterance_id"]: row["split"] for row in folds.assign(shuffled, fold).to_pylist()} == parts
+    with pytest.raises(InputError, check=of_kind("too_few_parts")):
+        folds.leave_speakers_out(table, 5)
+
+
+@pytest.mark.parametrize(("second", "number"), [("b", 3), ("a", 0)])
+def test_a_manifests_column_fold_is_honoured_unless_it_parts_a_speaker(lake, tmp_path, caplog, second, number):
+    lines = ["audio_uri,speaker_id,fold,emotion"]
+    lines += [f"{tmp_path}/{n}.wav,{speaker},{n},joy" for n, speaker in enumerate(["a", second, "c"])]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    build(lake, "manifest", tmp_path / "list.csv")
+    assert folds.known(lake, "c") == bool(number)
+    if number:
+        assert [fold.test for fold in folds.read(lake, "c")] == [0, 1, 2]
+    else:
+        assert "fold is no use" in caplog.text

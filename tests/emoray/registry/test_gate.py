@@ -38,6 +38,8 @@ def _failed(decision):
 
 
 def _decide(challenger, champion, config=CONFIG, latency=FAST, clean=CLEAN, **more):
+    """Frames of one condition, or one per condition."""
+    challenger, champion = ([one] if isinstance(one, pl.DataFrame) else one for one in (challenger, champion))
     return decide(challenger, champion, config, latency=latency, clean=clean, **more)
 
 
@@ -115,7 +117,7 @@ def test_the_clean_check_cannot_be_forgotten():
 
 def test_several_levels_or_other_clips_are_refused():
     frame = _predictions(0.1)
-    with pytest.raises(InputError, match="audio, full", check=of_kind("several_levels")):
+    with pytest.raises(InputError, match="same levels", check=of_kind("different_levels")):
         _decide(frame, frame.with_columns(level=pl.lit("audio")))
     with pytest.raises(InputError, check=of_kind("different_clips")):
         _decide(frame, frame.head(20))
@@ -128,3 +130,16 @@ def test_dev_stands_in_for_gate_and_says_so():
     assert "no gate split" in note
     with pytest.raises(InputError, check=of_kind("no_gate_split")):
         gate_split(["train", "test"])
+
+
+def test_the_mean_over_conditions_decides():
+    # Better under one condition, worse under the other: neither alone is what callers get.
+    good, bad, champion = _predictions(0.04, 1), _predictions(0.2, 2), _predictions(0.1, 3)
+    assert _decide([good, good], [champion, champion]).passed
+    mixed = _decide([good, bad], [champion, champion])
+    assert "gain" in _failed(mixed)
+    alone = [_decide(one, champion).figures["difference"]["estimate"] for one in (good, bad)]
+    assert mixed.figures["difference"]["estimate"] == pytest.approx(sum(alone) / 2)
+    # A condition that counts three times is three frames.
+    weighted = _decide([good, good, good, bad], [champion] * 4).figures["difference"]["estimate"]
+    assert weighted == pytest.approx((3 * alone[0] + alone[1]) / 4)

@@ -53,10 +53,11 @@ def test_full_semantics_add_the_delivery(scorer):
         assert sum(full.experts[name]) == pytest.approx(1, abs=1e-5)
 
 
-def test_without_a_transcript_only_the_delivery_is_left(scorer):
+def test_without_a_transcript_only_the_sound_is_left(scorer):
     (score,) = scorer.score([kit.request(transcript=None, words=None)])
-    assert score.used == ("es",)
-    assert score.level == "audio"  # the intervals of the richer levels were not fitted for this
+    assert (score.level, score.used) == ("audio", ())
+    assert "no words" in score.absent["es"]
+    assert score.transcript_source is None
     assert "no transcript" in score.absent["les"]
     assert "no transcript" in score.absent["gs"]
 
@@ -65,6 +66,18 @@ def test_a_transcript_that_cannot_be_aligned_keeps_its_meaning(scorer):
     (score,) = scorer.score([kit.request(words=None, language="de", transcript="Das will sie nicht")])
     assert score.used == ("gs", "es")
     assert "word times" in score.absent["les"]
+
+
+def test_the_condition_is_the_nearest_to_what_is_known(scorer):
+    names = [one.name for one in scorer.bundle.conditions]
+    assert names == ["enrolled-5/reference", "unknown/reference"]
+    deep, unknown = (scorer.score([kit.request(speaker_id=name)])[0] for name in ("deep", "nobody"))
+    assert (deep.condition, deep.speaker_clips) == (names[0], 5)
+    assert (unknown.condition, unknown.speaker_clips) == (names[1], 0)
+    assert unknown.transcript_source == "reference"
+    # Fewer clips than the version was fitted with are no more than none; unfitted words have the first ones' figures.
+    assert scorer.bundle.condition("reference", 3) == names[1]
+    assert scorer.bundle.condition("moonshine", 5) == names[0]
 
 
 def test_a_speakers_own_norms_are_used_where_known(scorer):
@@ -112,8 +125,9 @@ def test_values_from_other_fingerprints_count_as_absent_and_the_reply_says_so(sc
     # A foreign transcript takes with it what would be made from it.
     stale = {"stage_values": {"transcribe": values["transcribe"]}, "stage_fingerprints": {"transcribe": "f" * 16}}
     (score,) = scorer.score([kit.request(transcript=None, words=None, **stale)])
-    assert score.used == ("es",)
+    assert score.used == ()
     assert "f" * 16 in score.absent["gs"]
+    assert "no words" in score.absent["es"]
 
 
 def test_each_score_stands_alone_whatever_comes_with_it(scorer):
@@ -191,7 +205,7 @@ def test_every_model_is_packed_and_scores(tmp_path, name):
 def test_a_version_made_without_annotations_scores_sound(tmp_path):
     bundle = load_bundle(kit.make_bundle(tmp_path / "acoustic", "acoustic")).bundle
     audio_only = {name: bundle.fingerprints[name] for name in ("decode", "prosody", "transcribe")}
-    scorer = Scorer(dataclasses.replace(bundle, fingerprints=audio_only, norms=Norms({}, {}, {})))
+    scorer = Scorer(kit.refitted(bundle, audio_only, norms=Norms({}, {}, {})))
     (score,) = scorer.score([kit.request()])
     assert score.words is None
     assert score.transcript == kit.SENTENCE
@@ -254,7 +268,7 @@ def test_a_stage_that_changed_since_is_noticed(scorer):
     annotate = scorer.bundle.annotate.model_dump()
     annotate["emphasis"]["prosody"]["max_share"] = 0.1
     then = fingerprints(AnnotateConfig.model_validate(annotate), scorer.bundle.norms.hash)
-    changed = Scorer(dataclasses.replace(scorer.bundle, fingerprints=then))
+    changed = Scorer(kit.refitted(scorer.bundle, then))
     assert set(changed.stale_stages) == {"emphasis"}
     (score,) = changed.score([kit.request()])
     assert score.used == ("gs", "es")

@@ -6,6 +6,7 @@ import json
 import random
 
 import numpy as np
+import polars as pl
 import pytest
 from error_kit import of_kind
 
@@ -127,7 +128,7 @@ def test_corpus_figures_come_from_train_alone_and_speakers_from_all_splits(clip)
     alone, both = Norms.fit(train, CONFIG), Norms.fit(train + test, CONFIG)
     assert both.corpus == alone.corpus
     assert both.word_s == alone.word_s
-    assert both.speakers["c"]["pitch_st"] == pytest.approx(31.0, abs=1e-2)
+    assert both.speakers["c"]["pitch_st"] in (pytest.approx(30.0, abs=1e-2), pytest.approx(32.0, abs=1e-2))
     assert both.hash != alone.hash
 
 
@@ -139,10 +140,29 @@ def test_at_most_enrol_clips_of_a_speaker_whatever_their_split(clip):
     assert Norms.fit(relabelled, CONFIG).speakers == fitted.speakers
 
 
+def test_enrolment_clips_are_known_and_at_most_half_of_a_speakers(clip):
+    rows = [clip(i, speaker, 0.0) for speaker, number in (("a", 9), ("b", 4), ("c", 1)) for i in range(number)]
+    rows = [{**row, "utterance_id": f"{row['speaker_id']}{i}"} for i, row in enumerate(rows)]
+    utterances = pl.DataFrame([{name: row[name] for name in ("utterance_id", "speaker_id")} for row in rows])
+    fitted = Norms.fit(rows, CONFIG)
+    enrols = utterances.with_columns(enrols=fitted.enrolment_clips(utterances))
+    numbers = {name: own["enrols"].sum() for (name,), own in enrols.group_by("speaker_id")}
+    assert numbers == {"a": 3, "b": 2, "c": 0}
+    assert {name: own["clips"] for name, own in fitted.speakers.items()} == {"a": 3, "b": 2}
+    # What the norms rest on is what is said: without the other clips they are the same.
+    alone = Norms.fit([row for row, one in zip(rows, enrols["enrols"], strict=True) if one] * 2, CONFIG)
+    assert alone.speakers["b"]["pitch_st"] == fitted.speakers["b"]["pitch_st"]
+    again = Norms.from_json(json.loads(json.dumps(fitted.to_json())))
+    assert again.enrolment_clips(utterances).equals(fitted.enrolment_clips(utterances))
+    unknown = Norms.fit(rows, NormsConfig(enrol_clips=0))
+    assert unknown.speakers == {}
+    assert unknown.hash == fitted.without_speakers().hash
+
+
 def test_unknown_speakers_have_no_norms_of_their_own(clip):
-    fitted = Norms.fit([clip(0, "Unknown", 0), clip(1, None, 2), clip(2, "a", 4)], CONFIG)
+    fitted = Norms.fit([clip(0, "Unknown", 0), clip(1, None, 2), clip(2, "a", 4), clip(3, "a", 4)], CONFIG)
     assert set(fitted.speakers) == {"a"}
-    assert fitted.corpus["pitch_st"]["clips"] == 3
+    assert fitted.corpus["pitch_st"]["clips"] == 4
 
 
 def test_word_duration_is_a_regression_on_letters(speak):
@@ -153,7 +173,8 @@ def test_word_duration_is_a_regression_on_letters(speak):
 
 
 def test_rows_without_prosody_are_skipped_and_none_at_all_is_an_error(clip):
-    assert Norms.fit([clip(0, "a", 0), {"utterance_id": "x", "prosody": None}], CONFIG).speakers["a"]["clips"] == 1
+    rows = [clip(0, "a", 0), clip(1, "a", 0), {"utterance_id": "x", "prosody": None}]
+    assert Norms.fit(rows, CONFIG).speakers["a"]["clips"] == 1
     with pytest.raises(StageError) as caught:
         Norms.fit([{"utterance_id": "x", "prosody": None}], CONFIG)
     assert caught.value.kind == "no_norms"

@@ -96,7 +96,7 @@ def test_a_training_set_is_within_the_filters(place, runs):
 
     def keys(*overrides):
         config = config_for(place, *overrides)
-        return training_keys(lake, config.corpus.name, config.annotate, {})["utterance_id"].to_list()
+        return training_keys(lake, config.corpus.name, config.annotate, [])["utterance_id"].to_list()
 
     assert keys() == [*GOOD, QUIET, GERMAN]
     assert keys(*FILTERS) == GOOD

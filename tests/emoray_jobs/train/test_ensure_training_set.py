@@ -10,8 +10,11 @@ from jobs_kit import config, write_corpus
 from emoray.lake.tables import Lake
 from emoray.schema import stage_schema
 from emoray.stages import pipeline
+from emoray.stages.conditions import FittedCondition
 from emoray.stages.decode import Decode
 from emoray_jobs.train.training_set import ensure_training_set, training_keys
+
+UNANNOTATED = [FittedCondition("unknown/reference", {}, "")]
 
 
 def pack(settings, lake):
@@ -22,10 +25,10 @@ def pack(settings, lake):
             settings.launch,
             stack,
             corpus=settings.corpus.name,
-            fingerprints={},
+            conditions=UNANNOTATED,
             model=settings.model,
             audio=settings.annotate.audio,
-            keys=training_keys(lake, settings.corpus.name, settings.annotate, {}),
+            keys=training_keys(lake, settings.corpus.name, settings.annotate, UNANNOTATED),
         )
 
 

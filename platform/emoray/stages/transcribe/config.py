@@ -123,6 +123,9 @@ class TranscriptionEndpointConfig(Section):
     backoff_s: Annotated[float, Field(gt=0)]
 
 
+TranscriberKind = Literal["reference", "pocketsphinx", "moonshine", "whisper", "whisper_vllm", "endpoint"]
+
+
 class TranscribeConfig(Section):
     """Which transcriber; `pocketsphinx` carries its model and has no options.
 
@@ -136,7 +139,7 @@ class TranscribeConfig(Section):
         endpoint: A recogniser behind a server.
     """
 
-    kind: Literal["reference", "pocketsphinx", "moonshine", "whisper", "whisper_vllm", "endpoint"]
+    kind: TranscriberKind
     checks: ChecksConfig
     reference: ReferenceConfig
     moonshine: MoonshineConfig

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from emoray.schema import GRANULARITIES
 from emoray.training.config import AugmentConfig
+
+#: What is left of the text vectors where some are missing: nothing, no description, no emphasised word, no words.
+SMALLER_SETS: tuple[tuple[str, ...], ...] = ((), ("les", "gs"), ("gs",), ("gs", "es"), ("es",))
 
 
 def change(
     features_TF: np.ndarray, present_K: np.ndarray, config: AugmentConfig, frame_hz: float, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Crop a clip, drop text vectors and mask its log-mels (SpecAugment, arXiv 1904.08779, without warping).
+    """Crop a clip, take text vectors away and mask its log-mels (SpecAugment, arXiv 1904.08779, without warping).
+
+    Text vectors are taken away as they are missing in use, a set of them at a time (`SMALLER_SETS`) [ours].
 
     `features_TF` are not changed. Masks are for log-mels; a waveform (F = 1) gets none. `random` is the clip's own
     generator.
@@ -19,7 +25,8 @@ def change(
         Features of the crop, and which text vectors are left.
     """
     # All numbers are always drawn, so that one option does not change the draws of the others.
-    position, dropped_K = random.random(), random.random(present_K.shape) < config.modality_dropout
+    position, draw, which = random.random(), random.random(), random.integers(len(SMALLER_SETS))
+    kept_K = np.array([draw >= config.modality_dropout or name in SMALLER_SETS[which] for name in GRANULARITIES])
     frames = len(features_TF)
     if config.crop_s is not None:
         longest = max(1, round(config.crop_s * frame_hz))
@@ -38,4 +45,4 @@ def change(
             size = int(random.uniform(0, min(config.mel_mask_width, width) + 1))
             start = int(random.uniform(0, width - size + 1))
             features_TF[:, start : start + size] = 0
-    return features_TF, present_K & ~dropped_K
+    return features_TF, present_K & kept_K

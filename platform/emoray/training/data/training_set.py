@@ -23,10 +23,14 @@ from emoray.errors import TransientError
 from emoray.lake.atomic import atomic_file
 from emoray.lake.tables import Lake
 from emoray.models.batch import Batch
-from emoray.schema import DIMENSIONS, GRANULARITIES
+from emoray.schema import DIMENSIONS, GRANULARITIES, UNKNOWN_SPEAKER
 from emoray.training.config import AugmentConfig
 from emoray.training.data.augment import change
-from emoray.training.seeds import generator
+from emoray.training.data.pack import column
+from emoray.training.seeds import derive, generator
+
+#: Speakers of dev from which on its halves have none in common.
+FEWEST_SPEAKERS = 4
 
 
 class TrainingSet:
@@ -38,6 +42,7 @@ class TrainingSet:
         text_width: Width E of the text vectors.
         left_out: How many utterances could not be decoded.
         classes: Names of the class indices of its batches.
+        conditions: Names of the conditions that it has text vectors of, the first one first.
     """
 
     def __init__(
@@ -50,15 +55,19 @@ class TrainingSet:
         self.left_out = int(index["left_out"])
         self._width = int(index["width"])
         table = pa.concat_tables(tables)
-        frame = pl.DataFrame(table.drop_columns(["features", *GRANULARITIES]))
-        if "dialogue_id" not in frame.columns:  # packed before there were dialogues
-            frame = frame.with_columns(
-                pl.lit(None, pl.String).alias("dialogue_id"), pl.lit(None, pl.Int32).alias("turn")
-            )
+        self.conditions = tuple(index["conditions"])
+        kinds = ("usable", *GRANULARITIES)
+        frame = pl.DataFrame(
+            table.drop_columns(["features", *(column(kind, one) for one in self.conditions for kind in kinds)])
+        )
         self.frame = frame
         self._row = {name: row for row, name in enumerate(frame["utterance_id"])}
         self._features = [scalar.as_buffer() for scalar in table["features"]]
-        self._text = [[scalar.as_buffer() for scalar in table[name]] for name in GRANULARITIES]
+        self._text = {
+            one: [[scalar.as_buffer() for scalar in table[column(name, one)]] for name in GRANULARITIES]
+            for one in self.conditions
+        }
+        self._usable_NC = np.stack([table[column("usable", one)].to_numpy() for one in self.conditions], axis=1)
         self._target_N3 = frame.select(pl.col(DIMENSIONS).cast(pl.Float32).fill_null(float("nan"))).to_numpy()
         number = {name: index for index, name in enumerate(classes)}
         self._label_N = np.array([number.get(emotion, -1) for emotion in frame["emotion"]], dtype=np.int64)
@@ -106,6 +115,25 @@ class TrainingSet:
             )
         return frame.sort("utterance_id")["utterance_id"].to_list()
 
+    def halves(self, ids: Sequence[str], *, dialogues: bool = False) -> tuple[list[str], list[str]]:
+        """Clips in two halves without a speaker (or, if asked for, a dialogue) in common: dealt out by a hash.
+
+        The first selects an epoch, the second calibrates intervals. With fewer than `FEWEST_SPEAKERS` speakers, or
+        dialogues, single clips are dealt out.
+        """
+        rows = [self._row[name] for name in ids]
+        whole = [f"d{self._dialogue_N[row]}" if dialogues else self.frame["speaker_id"][row] for row in rows]
+        known = [None if unit == UNKNOWN_SPEAKER else unit for unit in whole]
+        if len({unit for unit in known if unit is not None}) < FEWEST_SPEAKERS:
+            known = [None] * len(known)
+        units = [unit if unit is not None else f"\0{name}" for unit, name in zip(known, ids, strict=True)]
+        order = sorted(set(units), key=lambda unit: derive("halves", unit))
+        first = set(order[::2])
+        return (
+            [name for name, unit in zip(ids, units, strict=True) if unit in first],
+            [name for name, unit in zip(ids, units, strict=True) if unit not in first],
+        )
+
     def durations_s(self, ids: Sequence[str]) -> list[float]:
         """Durations of clips."""
         column = self.frame["duration_s"]
@@ -123,24 +151,45 @@ class TrainingSet:
         """Number (N,) of each clip's dialogue; a clip without one is its own dialogue."""
         return self._dialogue_N[[self._row[name] for name in ids]]
 
+    def usable(self, ids: Sequence[str], condition: str) -> list[str]:
+        """Those of some clips that count under a condition: all but those that enrol their own speaker."""
+        number = self.conditions.index(condition)
+        return [name for name in ids if self._usable_NC[self._row[name], number]]
+
     def collate(
-        self, ids: Sequence[str], augment: AugmentConfig | None = None, seed: Sequence[int | str] = ()
+        self,
+        ids: Sequence[str],
+        augment: AugmentConfig | None = None,
+        seed: Sequence[int | str] = (),
+        *,
+        condition: str | None = None,
     ) -> Batch:
-        """A batch of clips in this order: whole, or with random changes by `seed` (seed, step) and the clip's id."""
+        """A batch of clips in this order: whole, or with random changes by `seed` (seed, step) and the clip's id.
+
+        Args:
+            condition: Whose text vectors; the first one's if left out. Random changes draw one of those that each clip
+                counts under.
+        """
         clips: list[np.ndarray] = []
         present_BK = np.zeros((len(ids), len(GRANULARITIES)), dtype=bool)
         text_BKE = np.zeros((len(ids), len(GRANULARITIES), self.text_width), dtype=np.float32)
         rows = [self._row[name] for name in ids]
         for place, (name, row) in enumerate(zip(ids, rows, strict=True)):
             features_TF = np.frombuffer(self._features[row], dtype=np.float16).reshape(-1, self._width)
-            present_K = np.array([column[row] is not None for column in self._text])
+            under = condition or self.conditions[0]
             if augment is not None:
                 random = generator(*seed, name)
+                usable = np.flatnonzero(self._usable_NC[row])
+                if len(self.conditions) > 1 and len(usable):
+                    under = self.conditions[generator(*seed, name, "condition").choice(usable)]
+            text = self._text[under]
+            present_K = np.array([vectors[row] is not None for vectors in text])
+            if augment is not None:
                 features_TF, present_K = change(features_TF, present_K, augment, self.frame_hz, random)
             clips.append(features_TF)
             present_BK[place] = present_K
             for k in np.flatnonzero(present_K):
-                text_BKE[place, k] = np.frombuffer(self._text[k][row], dtype=np.float32)
+                text_BKE[place, k] = np.frombuffer(text[k][row], dtype=np.float32)
         features_BTF = np.zeros((len(ids), max(map(len, clips)), self._width), dtype=np.float32)
         for place, clip in enumerate(clips):
             features_BTF[place, : len(clip)] = clip

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 
 import numpy as np
 import polars as pl
@@ -10,19 +11,23 @@ import soundfile
 import torch
 from error_kit import of_kind
 from moto.server import ThreadedMotoServer
-from training_kit import AUDIO, TEXT_WIDTH, model_config, pack_rows, planted_rows, train_config
+from training_kit import AUDIO, CONDITION, TEXT_WIDTH, model_config, pack_rows, planted_rows, train_config, under
 
 from emoray.corpora.folds import Fold
 from emoray.errors import LakeError, SchemaError, TrainingError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import frontend
-from emoray.schema import stage_schema, utterances_table
+from emoray.schema import GRANULARITIES, stage_schema, utterances_table
+from emoray.stages.conditions import FittedCondition
 from emoray.stages.deviations import DEVIATION_WIDTH
 from emoray.stages.embed import EmbedSemantics, EmbedTranscript
-from emoray.training.data.pack import pack, pack_shard, training_rows, training_set_hash
+from emoray.training.data.augment import SMALLER_SETS
+from emoray.training.data.pack import column, pack, pack_shard, training_rows, training_set_hash
 from emoray.training.data.training_set import TrainingSet
 
 FINGERPRINTS = {"embed_transcript": "aa", "embed_semantics": "bb"}
+CONDITIONS = [FittedCondition(CONDITION, FINGERPRINTS, "no such norms")]
+LES, GS, ES = (column(name, CONDITION) for name in ("les", "gs", "es"))
 
 
 @pytest.fixture
@@ -64,18 +69,18 @@ def lake(tmp_path) -> Lake:
 
 def pack_toy(lake: Lake, **changes) -> str:
     options = {"frontend": frontend(model_config().encoder), "audio": AUDIO, "text_width": TEXT_WIDTH, "shard_rows": 2}
-    return pack(lake, "toy", FINGERPRINTS, **{**options, **changes})
+    return pack(lake, "toy", CONDITIONS, **{**options, **changes})
 
 
 def test_rows_join_utterances_with_the_text_vectors_that_are_there(lake):
-    rows = training_rows(lake, "toy", FINGERPRINTS)
+    rows = training_rows(lake, "toy", CONDITIONS)
     assert rows["utterance_id"].to_list() == ["u0", "u1", "u2", "u3", "u4"]
-    assert [row is not None for row in rows["gs"]] == [True, False, False, False, False]
-    assert [row is not None for row in rows["es"]] == [False, False, False, True, False]
-    assert rows["les"].null_count() == 5
-    some = training_rows(lake, "toy", FINGERPRINTS, ["u3", "u0"])
+    assert [row is not None for row in rows[GS]] == [True, False, False, False, False]
+    assert [row is not None for row in rows[ES]] == [False, False, False, True, False]
+    assert rows[LES].null_count() == 5
+    some = training_rows(lake, "toy", CONDITIONS, ["u3", "u0"])
     assert some.equals(rows.filter(pl.col("utterance_id").is_in(["u0", "u3"])))
-    assert training_rows(lake, "toy", {})["gs"].null_count() == 5
+    assert training_rows(lake, "toy", [FittedCondition(CONDITION, {}, "")])[GS].null_count() == 5
 
 
 def test_undecodable_rows_are_left_out_and_counted(lake):
@@ -110,14 +115,14 @@ def test_packing_again_reuses_the_set_and_changes_make_another(lake):
     assert pack_toy(lake) == first
     assert [lake.fs.modified(path) for path in shards] == before
     assert pack_toy(lake, frontend=frontend(model_config(encoder={"logmel": {"hop_s": 0.02}}).encoder)) != first
-    keys = training_rows(lake, "toy", FINGERPRINTS, vectors=False)
+    keys = training_rows(lake, "toy", CONDITIONS, vectors=False)
     hashes = {
-        training_set_hash(frame, prints, frontend(model_config().encoder), AUDIO, TEXT_WIDTH)
-        for frame, prints in [
-            (keys, FINGERPRINTS),
-            (keys.with_columns(valence=pl.lit(0.5)), FINGERPRINTS),
-            (keys.with_columns(gs=pl.lit(True)), FINGERPRINTS),  # a text vector came since
-            (keys, {**FINGERPRINTS, "embed_semantics": "cc"}),
+        training_set_hash(frame, conditions, frontend(model_config().encoder), AUDIO, TEXT_WIDTH)
+        for frame, conditions in [
+            (keys, CONDITIONS),
+            (keys.with_columns(valence=pl.lit(0.5)), CONDITIONS),
+            (keys.with_columns(pl.lit(True).alias(GS)), CONDITIONS),  # a text vector came since
+            (keys, [FittedCondition(CONDITION, {**FINGERPRINTS, "embed_semantics": "cc"}, "no such norms")]),
         ]
     }
     assert len(hashes) == 4
@@ -138,20 +143,20 @@ def test_an_unfinished_set_cannot_be_opened(lake):
 
 
 def test_a_text_vector_of_another_width_is_named():
-    row = planted_rows(1, seed=0)[0] | {"es": np.zeros(5)}
+    row = under(CONDITION, planted_rows(1, seed=0)[0] | {"es": np.zeros(5)})
     with pytest.raises(TrainingError, match=r"u0000, es.*\b5\b.*\b12\b", check=of_kind("bad_width")):
-        pack_shard([row], frontend(model_config().encoder), AUDIO, TEXT_WIDTH)
+        pack_shard([row], [CONDITION], frontend(model_config().encoder), AUDIO, TEXT_WIDTH)
 
 
 def test_zeros_stand_in_les_and_gs_where_es_holds_its_numbers():
     wide = 3 + DEVIATION_WIDTH
-    row = planted_rows(1, seed=0)[0] | {"les": None, "gs": np.ones(3), "es": np.ones(wide)}
-    table = pack_shard([row], frontend(model_config().encoder), AUDIO, wide)
-    gs = np.frombuffer(table["gs"][0].as_py(), np.float32)
+    row = under(CONDITION, planted_rows(1, seed=0)[0] | {"les": None, "gs": np.ones(3), "es": np.ones(wide)})
+    table = pack_shard([row], [CONDITION], frontend(model_config().encoder), AUDIO, wide)
+    gs = np.frombuffer(table[GS][0].as_py(), np.float32)
     assert gs.tolist() == [1, 1, 1, *[0] * DEVIATION_WIDTH]
-    assert np.frombuffer(table["es"][0].as_py(), np.float32).tolist() == [1] * wide
+    assert np.frombuffer(table[ES][0].as_py(), np.float32).tolist() == [1] * wide
     with pytest.raises(TrainingError, match=f"es.*width 3, the model expects {wide}"):
-        pack_shard([row | {"es": np.ones(3)}], frontend(model_config().encoder), AUDIO, wide)
+        pack_shard([row | {ES: np.ones(3)}], [CONDITION], frontend(model_config().encoder), AUDIO, wide)
 
 
 def test_random_changes_depend_on_seed_step_and_clip_only(tmp_path):
@@ -169,8 +174,14 @@ def test_random_changes_depend_on_seed_step_and_clip_only(tmp_path):
         assert torch.equal(alone.present_BK[0], together.present_BK[place])
     other = training_set.collate(ids, augment, (0, 8))
     assert not torch.equal(other.features_BTF, together.features_BTF)
-    dropped = np.mean([~training_set.collate(ids, augment, (0, step)).present_BK.numpy() for step in range(40)])
-    assert dropped == pytest.approx(0.5, abs=0.05)
+    drawn = Counter(
+        tuple(name for name, there in zip(GRANULARITIES, row, strict=True) if there)
+        for step in range(80)
+        for row in training_set.collate(ids, augment, (0, step)).present_BK.tolist()
+    )
+    shares = {names: number / drawn.total() for names, number in drawn.items()}
+    expected = {GRANULARITIES: 0.5} | dict.fromkeys(SMALLER_SETS, 0.1)
+    assert shares == pytest.approx(expected, abs=0.05)
     whole = training_set.collate(ids)  # the stored features stay as they were
     assert whole.present_BK.all()
     assert whole.lengths_B.max() > 15
@@ -223,3 +234,29 @@ def test_a_folds_splits_replace_those_of_the_set_and_share_its_features(tmp_path
     store, set_hash = pack_rows(str(tmp_path / "shared"), rows, model_config())
     with pytest.raises(SchemaError, match="'s2'", check=of_kind("speaker_in_two_splits")):
         TrainingSet.open(store, set_hash).of_fold(Fold(2, test=2, dev=3, train=(0, 1)))
+
+
+def test_a_clip_has_the_vectors_of_the_condition_that_is_asked_for_or_drawn(tmp_path):
+    rows, unknown = planted_rows(40, seed=0), "unknown/reference"
+    both = [
+        under(unknown, {**row, "es": -row["es"]}) | under(CONDITION, row, usable=place % 5 > 0)
+        for place, row in enumerate(rows)
+    ]
+    lake, set_hash = pack_rows(
+        str(tmp_path), [{**row, **one} for row, one in zip(rows, both, strict=True)], model_config()
+    )
+    training_set = TrainingSet.open(lake, set_hash)
+    ids = training_set.frame["utterance_id"].to_list()
+    assert set(training_set.conditions) == {unknown, CONDITION}
+    assert training_set.usable(ids, unknown) == ids
+    assert training_set.usable(ids, CONDITION) == [name for place, name in enumerate(ids) if place % 5]
+    enrolled = training_set.collate(ids, condition=CONDITION).text_BKE[:, 2]
+    torch.testing.assert_close(training_set.collate(ids, condition=unknown).text_BKE[:, 2], -enrolled)
+    # Drawn per clip and step; a clip that enrols its speaker is met as one of an unknown speaker alone.
+    plain = train_config().augment.model_copy(update={"modality_dropout": 0.0, "crop_s": None})
+    drawn = [training_set.collate(ids, plain, (0, step)).text_BKE[:, 2] for step in range(8)]
+    signs = torch.stack([(one * enrolled).sum(1).sign() for one in drawn])
+    assert (signs[:, ::5] == -1).all()
+    others = signs[:, [place for place in range(40) if place % 5]]
+    assert 0.35 < (others == 1).float().mean() < 0.65
+    assert training_set.collate(ids, plain, (0, 3)).text_BKE.equal(training_set.collate(ids, plain, (0, 3)).text_BKE)
