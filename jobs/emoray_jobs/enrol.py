@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -70,7 +70,7 @@ def run(config: Config, *, speaker: str, sources: Sequence[str], model: str | No
     fitted = open_stages(versions.fetch(tracking, find_version(tracking, model or CHAMPION)))
     rows = read_sources(config.corpus.manifest, sources, None)[1].to_pylist()
     with spinner(f"measuring {len(rows):,} recordings"):
-        done = pipeline.annotate_rows(_stages(fitted, config), rows, fitted.annotate.guard)
+        done = pipeline.annotate_rows(_stages(fitted, config.lake.storage_options), rows, fitted.annotate.guard)
     left_out = {
         one.utterance_id: f"{(decoded.error or one.error)['message']}"  # type: ignore[index]  # one of them failed
         for decoded, one in zip(done[Decode.name], done[MeasureProsody.name], strict=True)
@@ -87,10 +87,10 @@ def run(config: Config, *, speaker: str, sources: Sequence[str], model: str | No
     return EnrolResult(speaker, len(clips), left_out, address)
 
 
-def _stages(fitted: FittedStages, config: Config) -> list[Stage]:
+def _stages(fitted: FittedStages, storage_options: dict[str, Any]) -> list[Stage]:
     """Decode, prosody, and words if the version knows a recogniser: the rate of speech is measured in letters."""
     annotate = fitted.annotate
-    stages: list[Stage] = [Decode(annotate.audio, config.lake.storage_options), MeasureProsody(annotate.prosody)]
+    stages: list[Stage] = [Decode(annotate.audio, storage_options), MeasureProsody(annotate.prosody)]
     known = [source for source in fitted.transcripts.values() if source != "reference"]
     if known:
         stages.append(build_transcribe(annotate.transcribe.model_copy(update={"kind": known[0]})))

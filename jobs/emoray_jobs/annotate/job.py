@@ -33,7 +33,7 @@ from emoray_jobs.pipeline.executor import StageExecutor
 from emoray_jobs.progress import track
 
 if TYPE_CHECKING:
-    from emoray_jobs.config import Config
+    from emoray_jobs.config import ClusterConfig, Config, PlanConfig
 
 
 def run(
@@ -57,7 +57,18 @@ def run(
     lake = Lake(config.lake)
     with contextlib.ExitStack() as stack:
         results = [
-            _annotate(config, lake, condition, stack, retry_failed, refit_norms, splits)
+            _annotate(
+                lake,
+                config.corpus.name,
+                config.annotate,
+                config.cluster,
+                config.plan,
+                condition,
+                stack,
+                retry_failed=retry_failed,
+                refit_norms=refit_norms,
+                splits=splits,
+            )
             for condition in pipeline.conditions(config.annotate)
         ]
         result = dataclasses.replace(results[0], further=results[1:])
@@ -79,17 +90,21 @@ def run(
 
 
 def _annotate(
-    config: Config,
     lake: Lake,
+    corpus: str,
+    options: AnnotateConfig,
+    cluster: ClusterConfig,
+    prices: PlanConfig,
     condition: Condition,
     ray_stack: contextlib.ExitStack,
+    *,
     retry_failed: bool,
     refit_norms: bool,
     splits: Sequence[str],
 ) -> AnnotateResult:
     """Annotate under one condition; `ray_stack` keeps Ray, where it has to be started, for the others."""
     started = time.monotonic()
-    corpus, annotate = config.corpus.name, pipeline.under(config.annotate, condition)
+    annotate = pipeline.under(options, condition)
     utterances = lake.utterances_dataset(corpus)
     held = lake.retry_if_files_vanish(
         lambda: utterances.to_table(columns=list(pending.DRIVER_COLUMNS), use_threads=False), "utterances", corpus
@@ -101,8 +116,8 @@ def _annotate(
     total = everything.height
     del held, everything
     with contextlib.ExitStack() as stack:
-        executor = StageExecutor(lake, config.cluster, annotate, utterances, selected, stack, ray_stack)
-        audio = pipeline.audio_stages(annotate, config.lake.storage_options)
+        executor = StageExecutor(lake, cluster, annotate, utterances, selected, stack, ray_stack)
+        audio = pipeline.audio_stages(annotate, lake.config.storage_options)
         fingerprints = pipeline.fingerprints(annotate, None)
         if retry_failed:
             _forget_failures(lake, audio, fingerprints)
@@ -112,7 +127,7 @@ def _annotate(
             outside = filters.excluded(lake, executor.kept, annotate.filters, known)
             executor.exclude(outside)
             filtered = pl.concat([filtered, outside])
-        measured = norms_source(config.annotate, condition)
+        measured = norms_source(options, condition)
         try:
             fitted = None if refit_norms and annotate == measured else load_norms(lake, corpus, measured)
             norms = fitted or _fit_norms(lake, corpus, measured, utterances, executor.kept["utterance_id"])
@@ -139,7 +154,7 @@ def _annotate(
             wall_s=time.monotonic() - started,
             resources=executor.resources(),
             flush_rows=annotate.flush_rows,
-            prices=config.plan,
+            prices=prices,
         )
 
 

@@ -17,6 +17,7 @@ from emoray.lake.tables import Lake
 from emoray.stages import filters, pipeline
 from emoray.stages.base import Stage
 from emoray.stages.conditions import Condition
+from emoray.stages.config import AnnotateConfig
 from emoray.stages.decode import Decode
 from emoray_jobs.annotate.state import load_norms, norms_source, select_splits
 from emoray_jobs.cluster import hardware
@@ -101,23 +102,36 @@ def run(config: Config, *, splits: Sequence[str] = (), calibrate: bool = False) 
     utterances = select_splits(lake.utterances(config.corpus.name), splits)
     there = _machines(lake, config.cluster)
     plans = [
-        _plan(config, lake, utterances, condition, there, calibrate=calibrate)
+        _plan(
+            lake,
+            config.corpus.name,
+            config.annotate,
+            config.cluster,
+            config.plan,
+            utterances,
+            condition,
+            there,
+            calibrate=calibrate,
+        )
         for condition in pipeline.conditions(config.annotate)
     ]
     return dataclasses.replace(plans[0], further=plans[1:])
 
 
 def _plan(
-    config: Config,
     lake: Lake,
+    corpus: str,
+    options: AnnotateConfig,
+    cluster: ClusterConfig,
+    prices: PlanConfig,
     utterances: pa.Table,
     condition: Condition,
     there: ClusterResources,
     *,
     calibrate: bool,
 ) -> Plan:
-    annotate = pipeline.under(config.annotate, condition)
-    norms = load_norms(lake, config.corpus.name, norms_source(config.annotate, condition))
+    annotate = pipeline.under(options, condition)
+    norms = load_norms(lake, corpus, norms_source(options, condition))
     norms_hash = norms.hash if norms else None
     fingerprints = pipeline.fingerprints(annotate, norms_hash)
     rows = pending.utterance_lengths(utterances)
@@ -131,21 +145,21 @@ def _plan(
         from emoray_jobs.annotate.calibrate import measure_sample
 
         unknown = [name for one in forecasts for name, work_s in one.work_s.items() if work_s is None]
-        rows_to_draw = config.plan.calibrate_rows
-        measure_sample(lake, config.cluster, annotate, utterances, unknown, sample_rows=rows_to_draw)
+        rows_to_draw = prices.calibrate_rows
+        measure_sample(lake, cluster, annotate, utterances, unknown, sample_rows=rows_to_draw)
         forecasts = [estimate_work(lake, work, there, annotate) for work in phases]
     seconds = None
     if all(one.seconds is not None for one in forecasts):
         seconds = sum(one.seconds or 0.0 for one in forecasts)
     return Plan(
-        corpus=config.corpus.name,
+        corpus=corpus,
         filtered=dict(sorted(Counter(outside["reason"]).items())),
-        stages=[_of_stage(lake, stage, phases, forecasts, there, rows, config.plan) for stage in (*audio, *text)],
+        stages=[_of_stage(lake, stage, phases, forecasts, there, rows, prices) for stage in (*audio, *text)],
         norms_hash=norms_hash,
         machines=there,
         pools=[pool for one in forecasts for pool in one.pools],
         seconds=seconds,
-        price=_price(config.plan, there, seconds),
+        price=_price(prices, there, seconds),
         condition=condition.name,
     )
 
