@@ -29,8 +29,12 @@ CHEAP_STAGES = STAGES[:5]
 
 
 def config_for(root: object, *overrides: str) -> Config:
-    """The laptop preset over a lake of the test's own, with batches and buffers small enough to be many."""
+    """The laptop preset over a lake of the test's own, with batches and buffers small enough to be many.
+
+    One condition alone, unless asked for: what several do is a matter of test_conditions.py.
+    """
     small = (f"lake.root={root}", f"corpus.name={CORPUS}", "annotate.batch_rows=4", "annotate.flush_rows=4")
+    small = (*small, "annotate.conditions.enrol_clips=[]")
     small = (*small, "summary.track=false")  # MLflow takes long to import, and to make its tables
     return load(Config, overrides=[*small, *overrides], environ={})
 

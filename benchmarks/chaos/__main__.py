@@ -46,6 +46,8 @@ VICTIMS = ("driver", "worker", "raylet", "driver", "worker", "head")
 RUN_LIMIT_S = 3600.0
 #: Small batches and buffers, so that many of both can be lost.
 SMALL = (f"corpus.name={CORPUS}", "annotate.batch_rows=32", "annotate.flush_rows=128", "summary.track=false")
+#: Rows are counted by stage, so that each must have one condition.
+ONE_CONDITION = ("annotate.conditions.enrol_clips=[]",)
 
 
 class ChaosRun:
@@ -110,7 +112,9 @@ class ChaosRun:
 def configuration(options: argparse.Namespace, *overrides: str) -> Config:
     model = f"annotate.semantics.text_llm.model={options.work / 'qwen2'}"
     written = () if options.cues else ("annotate.semantics.kind=text_llm", model)
-    return load(Config, file=options.config, overrides=[*SMALL, *written, *options.set, *overrides], environ={})
+    return load(
+        Config, file=options.config, overrides=[*SMALL, *ONE_CONDITION, *written, *options.set, *overrides], environ={}
+    )
 
 
 def require_writer(options: argparse.Namespace) -> None:
