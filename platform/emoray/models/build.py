@@ -6,7 +6,7 @@ from torch import nn
 
 from emoray.models.config import EncoderConfig, ModelConfig
 from emoray.models.encoders import architecture
-from emoray.models.frontend import Frontend, LogMelFrontend, WaveformFrontend
+from emoray.models.frontend import Frontend, LogMelFrontend, MoonshineFrontend, WaveformFrontend
 from emoray.models.systems.acoustic import Acoustic
 from emoray.models.systems.challenge import ChallengeBaseline
 from emoray.models.systems.cnn14 import Cnn14
@@ -56,12 +56,18 @@ def frontend(config: EncoderConfig) -> Frontend:
     """The part of an encoder that is not learned."""
     if config.kind == "ssl":
         return WaveformFrontend(architecture(config.ssl)["normalise"])
+    if config.kind in ("moonshine", "moonshine_logmel"):
+        return MoonshineFrontend(
+            config.moonshine.revision, config.logmel if config.kind == "moonshine_logmel" else None
+        )
     return LogMelFrontend(config.logmel if config.kind == "logmel" else config.cnn14)
 
 
 def portable(config: ModelConfig) -> ModelConfig:
     """The configuration to store beside saved weights: building from it needs no pre-trained checkpoint."""
-    if config.encoder.kind != "ssl":
-        return config
-    ssl = config.encoder.ssl.model_copy(update={"architecture": architecture(config.encoder.ssl)})
-    return config.model_copy(update={"encoder": config.encoder.model_copy(update={"ssl": ssl})})
+    encoder, update = config.encoder, {}
+    if encoder.kind == "ssl":
+        update = {"ssl": encoder.ssl.model_copy(update={"architecture": architecture(encoder.ssl)})}
+    elif isinstance(front := frontend(encoder), MoonshineFrontend):
+        update = {"moonshine": encoder.moonshine.model_copy(update={"revision": front.revision})}
+    return config.model_copy(update={"encoder": encoder.model_copy(update=update)})

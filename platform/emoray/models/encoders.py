@@ -80,6 +80,23 @@ def _sinusoids(frames: int, width: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(frames, -1)[:, :width]
 
 
+class GivenStates(nn.Module):
+    """Hidden states that the front-end computed with a frozen encoder: nothing is learned here.
+
+    Attributes:
+        width: Width D of the states.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The states (B, T, D) as they are, zero beyond each clip's length, and the mask (B, T) of the valid ones."""
+        mask_BT = frame_mask(lengths_B, features_BTF.shape[1])
+        return features_BTF.masked_fill(~mask_BT.unsqueeze(-1), 0), mask_BT
+
+
 class SslEncoder(nn.Module):
     """A Hugging Face speech encoder over waveforms: wav2vec 2.0, HuBERT, WavLM and similar.
 

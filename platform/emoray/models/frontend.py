@@ -25,10 +25,12 @@ class Frontend(ABC):
     Attributes:
         width: Features per frame F.
         frame_hz: Frames per second.
+        mels: How many of a frame's features are log-mels: its last ones, in order of frequency.
     """
 
     width: int
     frame_hz: float
+    mels: int
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
@@ -46,7 +48,7 @@ class LogMelFrontend(Frontend):
         self._config = config
         self._hop = round(config.hop_s * AUDIO_HZ)
         self._window = round(config.window_s * AUDIO_HZ)
-        self.width = config.mels
+        self.width = self.mels = config.mels
         self.frame_hz = AUDIO_HZ / self._hop
 
     def options(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ class WaveformFrontend(Frontend):
 
     width = 1
     frame_hz = float(AUDIO_HZ)
+    mels = 0
 
     def __init__(self, normalise: bool | Sequence[float]) -> None:
         self._normalise = normalise if isinstance(normalise, bool) else list(normalise)
@@ -107,6 +110,9 @@ class MoonshineFrontend(Frontend):
     Each log-mel is the mean over the frames nearest to a state. A clip beyond 30 s is heard in pieces. The encoder is
     opened where the first clip is heard, so that the front-end can be sent to another process.
 
+    Attributes:
+        revision: Hash of the encoder's file.
+
     Raises:
         ConfigError: `revision` is of another encoder than the installed one.
         MissingExtraError: The package that carries the encoder is not installed.
@@ -122,14 +128,15 @@ class MoonshineFrontend(Frontend):
                 where="model.encoder.moonshine.revision",
                 remedy=f"Install the version of {moonshine.PACKAGE} that it was trained with",
             )
-        self._revision = here
+        self.revision = here
         self._mel = None if mel is None else LogMelFrontend(mel)
-        self.width = moonshine.WIDTH + (0 if self._mel is None else self._mel.width)
+        self.mels = 0 if mel is None else mel.mels
+        self.width = moonshine.WIDTH + self.mels
 
     def options(self) -> dict[str, Any]:
         """See `Frontend.options`."""
         mel = None if self._mel is None else self._mel.options()
-        return {"kind": "moonshine", "revision": self._revision, "scale": STATE_SCALE, "mel": mel}
+        return {"kind": "moonshine", "revision": self.revision, "scale": STATE_SCALE, "mel": mel}
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """See `Frontend.features`."""

@@ -16,7 +16,7 @@ from emoray.errors import ConfigError
 from emoray.models.batch import Batch, Output, frame_mask
 from emoray.models.config import ModelConfig
 from emoray.models.fusion import TextVector
-from emoray.models.heads import LABEL_CENTER, ClassHead, PooledSound
+from emoray.models.heads import LABEL_CENTER, ClassHead, PooledSound, feature_width
 from emoray.schema import DIMENSIONS
 
 
@@ -177,7 +177,7 @@ class Fuse(nn.Module):
 
 
 class SoundStatistics(nn.Module):
-    """W [μ; σ]: mean and standard deviation (population) of a clip's log-mels over time, projected [ours].
+    """W [μ; σ]: mean and standard deviation (population) of a clip's features over time, projected [ours].
 
     Raises:
         ConfigError: The front-end gives waveforms.
@@ -191,8 +191,7 @@ class SoundStatistics(nn.Module):
                 where="model.perspective.sound",
                 remedy="Use model.perspective.sound=encoder, or model.encoder.kind=logmel",
             )
-        mels = (config.encoder.logmel if config.encoder.kind == "logmel" else config.encoder.cnn14).mels
-        self.project = nn.Linear(2 * mels, config.width)
+        self.project = nn.Linear(2 * feature_width(config.encoder), config.width)
 
     def forward(self, batch: Batch) -> Tensor:
         """One vector (B, D) per clip."""

@@ -181,6 +181,7 @@ def seal(
     index = {
         "shards": list(shards),
         "width": frontend.width,
+        "mels": frontend.mels,
         "frame_hz": frontend.frame_hz,
         "frontend": frontend.options(),
         "text_width": text_width,

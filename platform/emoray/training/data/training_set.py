@@ -49,6 +49,8 @@ class TrainingSet:
         self.text_width = int(index["text_width"])
         self.left_out = int(index["left_out"])
         self._width = int(index["width"])
+        # Training sets from before `mels` hold log-mels alone, or waveforms.
+        self._mels = int(index.get("mels", self._width if self._width > 1 else 0))
         table = pa.concat_tables(tables)
         frame = pl.DataFrame(table.drop_columns(["features", *GRANULARITIES]))
         if "dialogue_id" not in frame.columns:  # packed before there were dialogues
@@ -136,7 +138,7 @@ class TrainingSet:
             present_K = np.array([column[row] is not None for column in self._text])
             if augment is not None:
                 random = generator(*seed, name)
-                features_TF, present_K = change(features_TF, present_K, augment, self.frame_hz, random)
+                features_TF, present_K = change(features_TF, present_K, augment, self.frame_hz, self._mels, random)
             clips.append(features_TF)
             present_BK[place] = present_K
             for k in np.flatnonzero(present_K):
