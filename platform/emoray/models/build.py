@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from emoray.config import Section
 from emoray.models.config import EncoderConfig, ModelConfig
 from emoray.models.encoders import architecture
 from emoray.models.frontend import Frontend, LogMelFrontend, MoonshineFrontend, WaveformFrontend
@@ -57,15 +58,14 @@ def frontend(config: EncoderConfig) -> Frontend:
     if config.kind == "ssl":
         return WaveformFrontend(architecture(config.ssl)["normalise"])
     if config.kind in ("moonshine", "moonshine_logmel"):
-        return MoonshineFrontend(
-            config.moonshine.revision, config.logmel if config.kind == "moonshine_logmel" else None
-        )
+        mel = config.logmel if config.kind == "moonshine_logmel" else None
+        return MoonshineFrontend(config.moonshine.revision, mel)
     return LogMelFrontend(config.logmel if config.kind == "logmel" else config.cnn14)
 
 
 def portable(config: ModelConfig) -> ModelConfig:
     """The configuration to store beside saved weights: building from it needs no pre-trained checkpoint."""
-    encoder, update = config.encoder, {}
+    encoder, update = config.encoder, dict[str, Section]()
     if encoder.kind == "ssl":
         update = {"ssl": encoder.ssl.model_copy(update={"architecture": architecture(encoder.ssl)})}
     elif isinstance(front := frontend(encoder), MoonshineFrontend):

@@ -1,4 +1,4 @@
-"""Moonshine's frozen encoder as a front-end: its frames, its scale, log-mels at the same times, one file per version."""
+"""Moonshine's frozen encoder as a front-end: frames, scale, log-mels at the same times, one file per version."""
 
 from __future__ import annotations
 
