@@ -19,6 +19,7 @@ from emoray.models.systems.msf_ser import MsfSer
 from emoray.models.systems.multistage import Multistage
 from emoray.models.systems.perspective import Perspective
 from emoray.models.systems.single_stage import SingleStage
+from emoray.models.systems.statistics_svm import StatisticsSvm
 from emoray.models.systems.text import TextOnly
 from emoray.models.systems.wav2vec2_dim import Wav2Vec2Dim
 
@@ -35,17 +36,18 @@ MODELS: dict[str, type[nn.Module]] = {
     "wav2vec2_dim": Wav2Vec2Dim,
     "cnn14": Cnn14,
     "text": TextOnly,
+    "statistics_svm": StatisticsSvm,
     "mean": TrainMean,
 }
 
 #: Models that ignore text vectors.
-SOUND_ALONE = frozenset({"emosphere", "acoustic", "challenge", "wav2vec2_dim", "cnn14", "mean"})
+SOUND_ALONE = frozenset({"emosphere", "acoustic", "challenge", "wav2vec2_dim", "cnn14", "statistics_svm", "mean"})
 
 #: Models whose clips are turns: their batches, in training and in evaluation, are whole dialogues.
 OVER_DIALOGUES: tuple[type[nn.Module], ...] = (Perspective,)
 
 #: Models that are fitted to the labels without training steps.
-WITHOUT_GRADIENT = frozenset({"mean"})
+WITHOUT_GRADIENT = frozenset({"statistics_svm", "mean"})
 
 
 def build(config: ModelConfig) -> nn.Module:

@@ -207,6 +207,19 @@ class PerspectiveConfig(Section):
     heads: PositiveInt
 
 
+class StatisticsSvmConfig(Section):
+    """Options of the support vector machines on statistics only.
+
+    Attributes:
+        c: Penalty C of the machines.
+        max_clips: Most training clips that they are fitted to, spread over the train split: fitting takes time with the
+            square of their number, and a version holds a row for each.
+    """
+
+    c: PositiveFloat
+    max_clips: PositiveInt
+
+
 class ModelConfig(Section):
     """A model.
 
@@ -225,6 +238,7 @@ class ModelConfig(Section):
         fusion: The fusion of MSF-SER.
         emosphere: Options of EmoSphere-SER.
         perspective: Options of the model of the perspective loss.
+        statistics_svm: Options of the support vector machines on statistics.
     """
 
     name: Literal[
@@ -240,6 +254,7 @@ class ModelConfig(Section):
         "wav2vec2_dim",
         "cnn14",
         "text",
+        "statistics_svm",
         "mean",
     ]
     width: PositiveInt
@@ -253,6 +268,7 @@ class ModelConfig(Section):
     fusion: FusionConfig
     emosphere: EmoSphereConfig
     perspective: PerspectiveConfig
+    statistics_svm: StatisticsSvmConfig
 
     @field_validator("granularities")
     @classmethod

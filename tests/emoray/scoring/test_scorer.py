@@ -174,7 +174,18 @@ def test_an_acoustic_model_hears_only_sound_but_still_shows_the_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["emosphere", "multistage", "single_stage", "late_fusion", "perspective", "cnn14", "text", "mean"]
+    "name",
+    [
+        "emosphere",
+        "multistage",
+        "single_stage",
+        "late_fusion",
+        "perspective",
+        "cnn14",
+        "text",
+        "statistics_svm",
+        "mean",
+    ],
 )
 def test_every_model_is_packed_and_scores(tmp_path, name):
     reads, cnn14 = name not in SOUND_ALONE, name in ("multistage", "single_stage", "cnn14")
