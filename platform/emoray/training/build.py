@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import torch
+from torch import nn
 
 from emoray.errors import TrainingError
 from emoray.models.build import MODELS, OVER_DIALOGUES, WITHOUT_GRADIENT, build
@@ -89,10 +90,7 @@ def build_learner(
     """
     seed_torch(config.seed, "weights")
     built, target_N3, label_N = build(model), training_set.targets(ids), training_set.labels(ids)
-    if isinstance(built, TrainMean):
-        built.fit(target_N3, label_N)
-    elif isinstance(built, StatisticsSvm):
-        fit_svm(built, training_set, ids)
+    fit_to_labels(built, training_set, ids)
     weighted = model.classes and config.objective.class_weights
     return Learner(
         built,
@@ -105,17 +103,24 @@ def build_learner(
     )
 
 
-def fit_svm(machine: StatisticsSvm, training_set: TrainingSet, ids: Sequence[str]) -> int:
-    """Fit support vector machines to labelled clips, or to `max_clips` of them, evenly spread over `ids`.
+def fit_to_labels(model: nn.Module, training_set: TrainingSet, ids: Sequence[str]) -> int:
+    """Fit a model without gradient to labelled clips; any other stays as it is.
+
+    Support vector machines are fitted to at most `model.statistics_svm.max_clips` clips, evenly spread over `ids`.
 
     Returns:
-        How many clips they were fitted to.
+        How many clips it was fitted to.
     """
-    number = min(len(ids), machine.max_clips)
+    if isinstance(model, TrainMean):
+        model.fit(training_set.targets(ids), training_set.labels(ids))
+        return len(ids)
+    if not isinstance(model, StatisticsSvm):
+        return 0
+    number = min(len(ids), model.max_clips)
     if number < len(ids):
         log.info("the support vector machines are fitted to %d of %d clips", number, len(ids))
     chosen = [ids[place * len(ids) // number] for place in range(number)]
     batches = [chosen[start : start + CLIPS_AT_ONCE] for start in range(0, number, CLIPS_AT_ONCE)]
-    statistics_NS = torch.cat([machine.statistics(training_set.collate(names)) for names in batches])
-    machine.fit(statistics_NS, training_set.targets(chosen), training_set.labels(chosen))
+    statistics_NS = torch.cat([model.statistics(training_set.collate(names)) for names in batches])
+    model.fit(statistics_NS, training_set.targets(chosen), training_set.labels(chosen))
     return number
