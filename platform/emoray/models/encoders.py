@@ -92,9 +92,8 @@ class GivenStates(nn.Module):
         self.width = width
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The states (B, T, D) as they are, zero beyond each clip's length, and the mask (B, T) of the valid ones."""
-        mask_BT = frame_mask(lengths_B, features_BTF.shape[1])
-        return features_BTF.masked_fill(~mask_BT.unsqueeze(-1), 0), mask_BT
+        """The states (B, T, D) as they are, and the mask (B, T) of the valid ones."""
+        return features_BTF, frame_mask(lengths_B, features_BTF.shape[1])
 
 
 class SslEncoder(nn.Module):
