@@ -159,11 +159,11 @@ def main() -> None:
     print("\n".join(line(name, value, "+") for name, value in gains.items()))
     for name, values in per_fold.items():
         print(f"{name:26s} by fold {' '.join(f'{value:.3f}' for value in values)}")
-    if list(options.encoders) == list(ENCODERS):
-        document = {name: value.to_dict() for name, value in (figures | gains).items()}
-        text = json.dumps({**document, "by fold": per_fold}, indent=1, ensure_ascii=False)
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "ravdess.json").write_text(text + "\n", encoding="utf-8")
+    path = RESULTS / "ravdess.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    made = {name: {**value.to_dict(), "by_fold": per_fold.get(name)} for name, value in (figures | gains).items()}
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(before | made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
