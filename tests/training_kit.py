@@ -45,7 +45,7 @@ TINY_MODEL: dict[str, Any] = {
 }
 NO_DROPOUT = {
     "dropout": 0.0,
-    "encoder": {"logmel": {"dropout": 0.0}, "cnn14": {"dropout": 0.0}},
+    "encoder": {"logmel": {"dropout": 0.0}, "cnn14": {"dropout": 0.0}, "moonshine": {"dropout": 0.0}},
     "emosphere": {"dropout": 0.0},
 }
 

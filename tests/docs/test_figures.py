@@ -47,6 +47,18 @@ def test_emodb_figures_are_those_of_the_results():
     assert set(shown) <= there
 
 
+def test_ravdess_figures_are_those_of_the_results():
+    figures = json.loads((RESULTS / "ravdess.json").read_text())
+    decision = (DOCS / "decisions" / "0031-speech-encoder-offline.md").read_text(encoding="utf-8")
+    for page in (PERFORMANCE, decision):
+        rows = re.findall(r"^\| `(\w+)` \| (\.\d{3}) \[.*?\| (\.\d{3}) \[.*?\| ([+−]\.\d{3}) \[", page, re.M)
+        assert rows
+        for kind, *shown in rows:
+            names = (f"acoustic, {kind}", f"SVM, {kind}", f"acoustic − SVM, {kind}")
+            found = [f"{figures[name]['estimate']:{sign}.3f}" for name, sign in zip(names, ("", "", "+"), strict=True)]
+            assert shown == [text.replace("0.", ".").replace("-", "−") for text in found]
+
+
 def test_the_map_names_every_room():
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     for package in ("platform/emoray", "jobs/emoray_jobs", "serving/emoray_serving"):

@@ -90,7 +90,10 @@ def _evaluate_split(
         levels_of(bundle.config, [one.name for one in bundle.conditions]),
     )
     scored = digest({"source": version.source, "corpus": stored.corpus_hash(lake, corpus.name, split)})
-    reported = digest({"scored": scored, "evaluate": options.model_dump(mode="json")})
+    baselines = stored.baselines_of(lake, version.tags.get("emoray.run"), split)
+    reported = digest(
+        {"scored": scored, "evaluate": options.model_dump(mode="json"), "baselines": baselines is not None}
+    )
     about = stored.about(
         lake,
         corpus,
@@ -108,7 +111,14 @@ def _evaluate_split(
             scores = stored.stored_predictions(lake, where) if known else predict(split, levels)
             dev, classes = predict("dev", levels[-1:]), bundle.config.classes
             report = write_report(
-                folder, scores, options, about, dev=dev, half_widths=bundle.half_widths, classes=classes
+                folder,
+                scores,
+                options,
+                about,
+                dev=dev,
+                half_widths=bundle.half_widths,
+                classes=classes,
+                baselines=baselines,
             )
         stored.log_report(tracking, version.run_id, split, report)
         return report
@@ -143,6 +153,14 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
                 shares = [f"{100 * share:.0f}" for share in (figures["coverage"] or {}).values()]
                 cells.append(f"{' / '.join(shares)} %" if shares else "–")
             shown.add_row(f"{result.kind}, version {result.version}", level_title(level), *cells)
+    for result, report in reports:
+        for name, figures in (report.metrics.get("baselines") or {}).items():
+            whose = f"{result.kind}, version {result.version}"
+            for label, key, sign in ((name, "metrics", ""), (f"{whose} − {name}", "differences", "+")):
+                cells = [tables.cell(figures[key].get(metric), sign) for metric in names]
+                shown.add_row(
+                    label, "sound alone" if key == "metrics" else "paired", *cells, *([] if nominal is None else [""])
+                )
     if limits := tables.ceilings(first):
         cells = tables.ceiling_cells(limits, names)
         shown.add_row("ceiling", "given the label noise", *cells, *([] if nominal is None else [""]), style="dim")
@@ -152,6 +170,7 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
 def notes(report: SplitReport) -> list[str]:
     """What a reader of the table must know."""
     notes = [report.metrics["warning"]] if report.metrics["warning"] else []
+    notes += [] if report.metrics.get("baselines") else [stored.NO_BASELINES]
     if report.reused:
         notes.append("Scored before; the test split is scored once per version.")
     return notes + ([SYNTHETIC_NOTE] if report.metrics["about"]["synthetic"] else [])

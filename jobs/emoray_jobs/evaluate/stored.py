@@ -20,10 +20,13 @@ from emoray.evaluation.summary import check_predictions
 from emoray.lake.tables import Lake
 from emoray.registry.tracking import Tracking
 from emoray.schema import DIMENSIONS
+from emoray_jobs.train.run_record import baselines_file
 
 TEST = re.compile(r"test\d*")
 #: Of an utterance: it has a label.
 LABELLED = pl.any_horizontal(pl.col(*DIMENSIONS, "emotion").is_not_null())
+#: What no baseline is known for, as a report's readers see it.
+NO_BASELINES = "No baselines: the version's training stored none; train it again with this version of emoray."
 PREDICTIONS, METRICS, KEY = "predictions.parquet", "metrics.json", "key.json"
 
 
@@ -122,6 +125,14 @@ def log_report(tracking: Tracking, run_id: str, split: str, report: Report) -> N
 def stored_predictions(lake: Lake, where: Sequence[str]) -> pl.DataFrame:
     """The predictions that a report rests on, at all semantic levels."""
     return pl.read_parquet(io.BytesIO(lake.read_bytes(*where, PREDICTIONS)))
+
+
+def baselines_of(lake: Lake, run: str | None, split: str) -> pl.DataFrame | None:
+    """Predictions of a training's baselines on a split; None where it stored none, as before there were any."""
+    if run is None or not lake.exists(*baselines_file(run)):
+        return None
+    frame = pl.read_parquet(io.BytesIO(lake.read_bytes(*baselines_file(run)))).filter(pl.col("split") == split)
+    return None if frame.is_empty() else frame
 
 
 def common_predictions(lake: Lake, results: Sequence[EvaluateResult], split: str) -> list[pl.DataFrame]:

@@ -10,25 +10,31 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import RenderableType
 from rich.text import Text
 
 from emoray.errors import StoppedError
+from emoray.evaluation.baselines import BASELINE
 from emoray.lake.tables import Lake
+from emoray.models.build import WITHOUT_GRADIENT
 from emoray.registry.tracking import Tracking, connect
 from emoray.schema import DIMENSIONS
+from emoray.training.baselines import predict_baselines
 from emoray.training.checkpoint import Checkpoint, checkpoint_steps
+from emoray.training.predict import summarise
 from emoray_jobs.cluster.session import cluster_address, session
 from emoray_jobs.progress import message, spinner
 from emoray_jobs.train import metric_journal
 from emoray_jobs.train.inputs import load_inputs, prepare_run
+from emoray_jobs.train.local import torch_threads
 from emoray_jobs.train.register import PreparedRun, begin_run, register
-from emoray_jobs.train.run_record import RunRecord
+from emoray_jobs.train.run_record import RunRecord, baselines_file
 from emoray_jobs.train.stop_signal import StopRequest, stop_request
 from emoray_jobs.train.worker import train_here
 
@@ -50,6 +56,8 @@ class TrainResult:
         steps: Steps of the whole run.
         best_epoch: Epoch whose weights were kept, from 0.
         dev: Dev metrics of that epoch.
+        baselines: Name of each baseline → its dev score; empty for a model that is one, and for runs from before there
+            were any.
         seconds: How long this call took.
     """
 
@@ -64,6 +72,7 @@ class TrainResult:
     best_epoch: int
     dev: dict[str, float]
     seconds: float
+    baselines: dict[str, float] = field(default_factory=dict)
 
 
 def run(config: Config, *, fresh: bool = False, champion: bool = False) -> TrainResult:
@@ -107,6 +116,7 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
                 "steps": checkpoint.step,
                 "best_epoch": checkpoint.best_epoch,
                 "dev": dev,
+                "baselines": _baselines(lake, tracking, prepared, record),
             }
             record.finish(done)
     return TrainResult(
@@ -170,6 +180,25 @@ def _train(
     return None if before is None else first
 
 
+def _baselines(lake: Lake, tracking: Tracking, prepared: PreparedRun, record: RunRecord) -> dict[str, float]:
+    """Fit the baselines, store what they predict for dev and test beside the run, and log their dev scores."""
+    spec, training_set = prepared.assignment, prepared.data.training_set
+    if spec.model.name in WITHOUT_GRADIENT:
+        return {}
+    present = training_set.frame["split"].drop_nulls().unique().sort()
+    splits = ["dev", *(name for name in present if name.startswith("test"))]
+    with spinner("fitting the baselines"), torch_threads(spec.launch.threads):
+        frame = predict_baselines(training_set, spec.model, splits, batch_size=spec.launch.eval_batch_size)
+    lake.write_parquet(frame.to_arrow(), *baselines_file(record.run))
+    dev, by_classes = frame.filter(pl.col("split") == "dev"), spec.train.objective.ccc == 0
+    scores = {
+        str(name): summarise(part, training_set.classes, by_classes=by_classes)["score"]
+        for (name,), part in dev.partition_by(BASELINE, as_dict=True, maintain_order=True).items()
+    }
+    tracking.log_once(record.run_id, {f"dev/baseline/{name.replace(' ', '_')}": one for name, one in scores.items()})
+    return scores
+
+
 def _raise_if_stopped(stop: StopRequest, lake: Lake, run: str, steps: int) -> None:
     if stop.is_set():
         kept = checkpoint_steps(lake, run)
@@ -223,8 +252,13 @@ def render(result: TrainResult) -> RenderableType:
         went_on = "" if result.resumed_at is None else f", continued from step {result.resumed_at}"
         how = f"took {result.seconds:.0f} s for {result.steps} steps{went_on}"
     alias = f", alias {result.alias}" if result.alias else ""
+    baselines = "".join(f", {name} {score:.3f}" for name, score in result.baselines.items())
+    ahead = [name for name, score in result.baselines.items() if score >= result.dev["score"]]
+    beaten = f" It does not beat the {' or the '.join(ahead)}." if ahead else ""
+    compared = f"Score on dev: {result.dev['score']:.3f}{baselines}.{beaten}\n" if result.baselines else ""
     return Text(
         f"Run {result.run} {how}.\n"
         f"Best on dev after epoch {result.best_epoch + 1}: {scores}.\n"
+        f"{compared}"
         f"Version {result.version} of {result.model_name}{alias} (MLflow run {result.run_id})."
     )

@@ -11,6 +11,11 @@ from emoray.registry import versions
 from emoray.registry.tracking import Tracking
 
 
+def baselines_file(run: str) -> tuple[str, ...]:
+    """Path in the lake of the predictions of a run's baselines."""
+    return ("checkpoints", run, "baselines.parquet")
+
+
 class RunRecord:
     """The record of a run, from which the same command resumes it, or returns its result."""
 

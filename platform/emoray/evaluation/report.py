@@ -70,6 +70,7 @@ def write_report(
     dev: pl.DataFrame | None = None,
     half_widths: conformal.HalfWidths | None = None,
     classes: Sequence[str] = (),
+    baselines: pl.DataFrame | None = None,
 ) -> Report:
     """Evaluate predictions and write the report folder; files in it with the same names are replaced.
 
@@ -78,13 +79,14 @@ def write_report(
         dev: Predictions on dev, for the calibration figure, and for the half widths if none are given.
         half_widths: The model version's conformal half widths.
         classes: Classes of the categorical head.
+        baselines: Predictions of the baselines on the same clips, if there are any.
 
     Raises:
         InputError: The predictions break the contract of `summarise`.
     """
     if half_widths is None and dev is not None:
         half_widths = conformal.fit(dev, config.conformal_level)
-    metrics = summarise(predictions, config, half_widths=half_widths, classes=classes)
+    metrics = summarise(predictions, config, half_widths=half_widths, classes=classes, baselines=baselines)
     metrics["about"] = {**asdict(about), "facts": dict(about.facts), "protocol": list(about.protocol)}
     used = [*(("CCC", "Pearson", "MAE", "bias") if metrics["dimensions"] else ())]
     used += ("UA", "WA", "macro-F1") if metrics["classes"] else ()

@@ -10,6 +10,7 @@ import polars as pl
 
 from emoray.errors import InputError
 from emoray.evaluation import conformal
+from emoray.evaluation.baselines import against_baselines
 from emoray.evaluation.config import EvaluateConfig
 from emoray.evaluation.groups import DURATION, by_group, n_speakers, with_duration_bucket
 from emoray.evaluation.intervals import clusters, interval
@@ -89,6 +90,7 @@ def summarise(
     *,
     half_widths: conformal.HalfWidths | None = None,
     classes: Sequence[str] = (),
+    baselines: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Metrics with intervals per semantic level, groups, and the coverage of the conformal intervals, as JSON values.
 
@@ -101,6 +103,7 @@ def summarise(
         half_widths: The version's conformal half widths; None leaves coverage out.
         classes: Classes of the categorical head, in the model's order; empty = no categorical metrics. Clips of other
             classes count in none of these.
+        baselines: Predictions of baselines (`emoray.evaluation.baselines`), to compare the richest level with.
 
     Raises:
         InputError: The frame breaks the contract, its seeds were tested on different clips, or it has no label at all.
@@ -114,6 +117,7 @@ def summarise(
     one_level = seeds[0].filter(pl.col("level") == semantic_levels(frame)[0])
     units = clusters(one_level)
     covered = conformal.coverage(frame, half_widths) if half_widths else {}
+    best = seeds[0].filter(pl.col("level") == semantic_levels(frame)[-1])
     return {
         "splits": sorted(str(name) for name in one_level["split"].unique() if name is not None),
         "n_clips": one_level.height,
@@ -129,6 +133,9 @@ def summarise(
         "dimensions": dimensions,
         "classes": known_classes,
         "scale": _scale(one_level),
+        "baselines": {}
+        if baselines is None
+        else against_baselines(best, baselines, headline_metrics(dimensions, known_classes), config.interval_level),
         "levels": {
             level: _one_level(frame.filter(pl.col("level") == level), dimensions, known_classes, config)
             | {"half_widths": (half_widths or {}).get(level), "coverage": covered.get(level)}

@@ -103,20 +103,36 @@ class SslConfig(Section):
     architecture: dict[str, Any] | None
 
 
+class MoonshineConfig(Section):
+    """The frozen encoder of the recogniser Moonshine tiny, which a dependency carries: no download, no GPU.
+
+    Attributes:
+        dropout: Dropout of its states' pooled statistics, which are batch-normalised before.
+        revision: Hash of the encoder's file, filled in by `emoray.models.build.portable` so that a saved model is never
+            scored with another encoder; null before.
+    """
+
+    dropout: float
+    revision: str | None
+
+
 class EncoderConfig(Section):
     """Which acoustic encoder.
 
     Attributes:
-        kind: `logmel` and `cnn14` are trained from scratch on log-mels; `ssl` starts from a pre-trained checkpoint.
-        logmel: Options of `logmel`.
+        kind: `logmel` and `cnn14` are trained from scratch on log-mels; `ssl` starts from a pre-trained checkpoint;
+            `moonshine` is frozen, and `moonshine_logmel` has the log-mels of `logmel` beside its states.
+        logmel: Options of `logmel`, and of the log-mels of `moonshine_logmel`.
         cnn14: Options of `cnn14`.
         ssl: Options of `ssl`.
+        moonshine: Options of `moonshine` and `moonshine_logmel`.
     """
 
-    kind: Literal["logmel", "cnn14", "ssl"]
+    kind: Literal["logmel", "cnn14", "ssl", "moonshine", "moonshine_logmel"]
     logmel: LogMelConfig
     cnn14: Cnn14Config
     ssl: SslConfig
+    moonshine: MoonshineConfig
 
 
 class MoeConfig(Section):
@@ -175,7 +191,7 @@ class PerspectiveConfig(Section):
     """Options of the model of the perspective loss only.
 
     Attributes:
-        sound: The sound's vector of an utterance: `statistics` (mean and standard deviation of its log-mels over time)
+        sound: The sound's vector of an utterance: `statistics` (mean and standard deviation of its features over time)
             or `encoder` (the acoustic encoder and attentive statistics).
         fusion: Where sound and text are fused: `late` (logits), `hidden` (last hidden vectors) or `early` (before the
             GRU).
@@ -189,6 +205,19 @@ class PerspectiveConfig(Section):
     operator: Literal["add", "concat", "attention"]
     gru: PositiveInt
     heads: PositiveInt
+
+
+class StatisticsSvmConfig(Section):
+    """Options of the support vector machines on statistics only.
+
+    Attributes:
+        c: Penalty C of the machines.
+        max_clips: Most training clips that they are fitted to, spread over the train split: fitting takes time with the
+            square of their number, and a version holds a row for each.
+    """
+
+    c: PositiveFloat
+    max_clips: PositiveInt
 
 
 class ModelConfig(Section):
@@ -209,6 +238,7 @@ class ModelConfig(Section):
         fusion: The fusion of MSF-SER.
         emosphere: Options of EmoSphere-SER.
         perspective: Options of the model of the perspective loss.
+        statistics_svm: Options of the support vector machines on statistics.
     """
 
     name: Literal[
@@ -224,6 +254,7 @@ class ModelConfig(Section):
         "wav2vec2_dim",
         "cnn14",
         "text",
+        "statistics_svm",
         "mean",
     ]
     width: PositiveInt
@@ -237,6 +268,7 @@ class ModelConfig(Section):
     fusion: FusionConfig
     emosphere: EmoSphereConfig
     perspective: PerspectiveConfig
+    statistics_svm: StatisticsSvmConfig
 
     @field_validator("granularities")
     @classmethod

@@ -80,6 +80,22 @@ def _sinusoids(frames: int, width: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(frames, -1)[:, :width]
 
 
+class GivenStates(nn.Module):
+    """Hidden states that the front-end computed with a frozen encoder: nothing is learned here.
+
+    Attributes:
+        width: Width D of the states.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The states (B, T, D) as they are, and the mask (B, T) of the valid ones."""
+        return features_BTF, frame_mask(lengths_B, features_BTF.shape[1])
+
+
 class SslEncoder(nn.Module):
     """A Hugging Face speech encoder over waveforms: wav2vec 2.0, HuBERT, WavLM and similar.
 

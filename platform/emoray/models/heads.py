@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from emoray.audio import moonshine
 from emoray.models.batch import Batch, Output
-from emoray.models.cnn14_encoder import Cnn14Encoder
+from emoray.models.cnn14_encoder import Cnn14Encoder, MaskedBatchNorm
 from emoray.models.config import EncoderConfig, ModelConfig
-from emoray.models.encoders import LogMelEncoder, SslEncoder
+from emoray.models.encoders import GivenStates, LogMelEncoder, SslEncoder
 from emoray.models.pooling import AttentiveStatistics
 from emoray.schema import DIMENSIONS
 
@@ -18,26 +19,45 @@ from emoray.schema import DIMENSIONS
 LABEL_CENTER = 0.5
 
 
-def build_encoder(config: EncoderConfig) -> LogMelEncoder | Cnn14Encoder | SslEncoder:
+def feature_width(config: EncoderConfig) -> int:
+    """Features per frame F of an encoder's front-end."""
+    states = {"moonshine": moonshine.WIDTH, "moonshine_logmel": moonshine.WIDTH + config.logmel.mels}
+    return {"logmel": config.logmel.mels, "cnn14": config.cnn14.mels, "ssl": 1, **states}[config.kind]
+
+
+def build_encoder(config: EncoderConfig) -> LogMelEncoder | Cnn14Encoder | SslEncoder | GivenStates:
     """The acoustic encoder of a configuration."""
     if config.kind == "logmel":
         return LogMelEncoder(config.logmel)
-    return Cnn14Encoder(config.cnn14) if config.kind == "cnn14" else SslEncoder(config.ssl)
+    if config.kind == "cnn14":
+        return Cnn14Encoder(config.cnn14)
+    return SslEncoder(config.ssl) if config.kind == "ssl" else GivenStates(feature_width(config))
 
 
 class PooledSound(nn.Module):
-    """h_a = W_a ASP(H): the encoder and attentive statistics, projected to the common width."""
+    """h_a = W_a ASP(H): the encoder and attentive statistics, projected to the common width.
+
+    Over a frozen encoder whose states the front-end gives, h_a = W_a Drop(BN(ASP(H))): its statistics differ in scale
+    by a factor of ten, and without the normalisation a network learns less from them than a support vector machine
+    (docs/decisions/0031).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.encoder = build_encoder(config.encoder)
         self.pool = AttentiveStatistics(self.encoder.width, config.attention)
+        self.norm = MaskedBatchNorm(2 * self.encoder.width) if isinstance(self.encoder, GivenStates) else None
+        self.dropout = nn.Dropout(config.encoder.moonshine.dropout)
         self.project = nn.Linear(2 * self.encoder.width, config.width)
 
     def forward(self, batch: Batch) -> Tensor:
         """One vector (B, D) per clip."""
         hidden_BTD, mask_BT = self.encoder(batch.features_BTF, batch.lengths_B)
-        return self.project(self.pool(hidden_BTD, mask_BT))
+        pooled_BD = self.pool(hidden_BTD, mask_BT)
+        if self.norm is not None:
+            one_frame_BT = mask_BT.new_ones(len(pooled_BD), 1)
+            pooled_BD = self.dropout(self.norm(pooled_BD[:, :, None, None], one_frame_BT)[:, :, 0, 0])
+        return self.project(pooled_BD)
 
 
 class MlpHead(nn.Module):

@@ -17,6 +17,14 @@ def masked_mean(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     return (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1).clamp_min(1)
 
 
+def mean_deviation(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean and standard deviation (population) over the valid frames, (B, 2D)."""
+    mask_BT1, frames_B1 = mask_BT.unsqueeze(-1), mask_BT.sum(1, keepdim=True)
+    mean_BD = hidden_BTD.masked_fill(~mask_BT1, 0).sum(1) / frames_B1
+    residual_BTD = (hidden_BTD - mean_BD.unsqueeze(1)).masked_fill(~mask_BT1, 0)
+    return torch.cat([mean_BD, (residual_BTD.square().sum(1) / frames_B1).sqrt()], dim=-1)
+
+
 def max_mean(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """Maximum plus mean over the valid frames, (B, D): the pooling of CNN14 (arXiv 1912.10211) [code]."""
     return hidden_BTD.masked_fill(~mask_BT.unsqueeze(-1), -torch.inf).amax(1) + masked_mean(hidden_BTD, mask_BT)

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from emoray.config import BASE_PRESET, merge, read_preset
 from emoray.errors import RegistryError
 from emoray.evaluation.conformal import HalfWidths
 from emoray.lake.atomic import atomic_folder
@@ -156,7 +157,8 @@ def open_bundle(folder: str | Path) -> Bundle:
     document = model_document(root)
     fitted, conformal = open_stages(root), read_json(root / "conformal.json")
     try:
-        config = ModelConfig.model_validate(document["config"])
+        # Keys that came after the version was made have the values of the preset.
+        config = ModelConfig.model_validate(merge(read_preset(BASE_PRESET)["model"], document["config"]))
     except ValidationError as error:
         raise bad_config_error(root, error) from error
     model = build(config)

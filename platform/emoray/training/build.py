@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import pyarrow as pa
 import torch
+from torch import nn
 
 from emoray.errors import TrainingError
 from emoray.models.build import MODELS, OVER_DIALOGUES, WITHOUT_GRADIENT, build
 from emoray.models.config import ModelConfig
 from emoray.models.systems.mean import TrainMean
+from emoray.models.systems.statistics_svm import StatisticsSvm
 from emoray.training.config import LaunchConfig, TrainConfig
 from emoray.training.data.batch_plan import make_plan
 from emoray.training.data.training_set import TrainingSet
 from emoray.training.objectives import RegionTargets, class_weights
 from emoray.training.seeds import seed_torch
 from emoray.training.step import Learner
+
+log = logging.getLogger(__name__)
+
+#: Clips whose statistics are computed together.
+CLIPS_AT_ONCE = 64
 
 
 def decide_objective(
@@ -82,8 +90,7 @@ def build_learner(
     """
     seed_torch(config.seed, "weights")
     built, target_N3, label_N = build(model), training_set.targets(ids), training_set.labels(ids)
-    if isinstance(built, TrainMean):
-        built.fit(target_N3, label_N)
+    fit_to_labels(built, training_set, ids)
     weighted = model.classes and config.objective.class_weights
     return Learner(
         built,
@@ -94,3 +101,26 @@ def build_learner(
         class_weight_C=class_weights(label_N, len(model.classes)) if weighted else None,
         regions=RegionTargets.fit(target_N3, model.emosphere.regions) if model.name == "emosphere" else None,
     )
+
+
+def fit_to_labels(model: nn.Module, training_set: TrainingSet, ids: Sequence[str]) -> int:
+    """Fit a model without gradient to labelled clips; any other stays as it is.
+
+    Support vector machines are fitted to at most `model.statistics_svm.max_clips` clips, evenly spread over `ids`.
+
+    Returns:
+        How many clips it was fitted to.
+    """
+    if isinstance(model, TrainMean):
+        model.fit(training_set.targets(ids), training_set.labels(ids))
+        return len(ids)
+    if not isinstance(model, StatisticsSvm):
+        return 0
+    number = min(len(ids), model.max_clips)
+    if number < len(ids):
+        log.info("the support vector machines are fitted to %d of %d clips", number, len(ids))
+    chosen = [ids[place * len(ids) // number] for place in range(number)]
+    batches = [chosen[start : start + CLIPS_AT_ONCE] for start in range(0, number, CLIPS_AT_ONCE)]
+    statistics_NS = torch.cat([model.statistics(training_set.collate(names)) for names in batches])
+    model.fit(statistics_NS, training_set.targets(chosen), training_set.labels(chosen))
+    return number

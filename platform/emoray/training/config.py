@@ -29,9 +29,9 @@ class AugmentConfig(Section):
     Attributes:
         crop_s: Longest stretch of a clip in training; null for whole clips. Evaluation always hears the whole clip.
         modality_dropout: Chance that text vectors are taken away from a clip, a set of them as they are missing in use.
-        time_masks: Stretches of frames set to zero (log-mels only).
+        time_masks: Stretches of frames set to zero (not of a waveform).
         time_mask_s: Longest such stretch.
-        mel_masks: Bands set to zero (log-mels only).
+        mel_masks: Bands of log-mels set to zero; nothing where there are none (`ssl`, `moonshine`).
         mel_mask_width: Widest such band.
     """
 

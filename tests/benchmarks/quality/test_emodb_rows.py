@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import pytest
-from benchmarks.quality.emodb import MODELS, TITLES, configured, table
+from benchmarks.quality.emodb import AGAINST, MODELS, TITLES, configured, table
 from benchmarks.quality.rows import configuration
 
 from emoray.evaluation.intervals import Interval
@@ -14,15 +14,18 @@ from emoray.models.build import SOUND_ALONE
 
 def test_every_model_that_hears_alone_is_there_with_a_head_for_the_classes() -> None:
     # Two need a pre-trained encoder, which is not to be had offline.
-    assert set(MODELS) == SOUND_ALONE - {"challenge", "wav2vec2_dim"}
+    assert {one["model"]["name"] for one in MODELS.values()} == SOUND_ALONE - {"challenge", "wav2vec2_dim"}
     sections = configuration(argparse.Namespace(lake=None, set=[]))
     for name in MODELS:
         model, train = configured(sections, name, 5)
-        assert (model.name, len(model.classes), train.seed) == (name, 4, 5)
+        assert (model.name, len(model.classes), train.seed) == (MODELS[name]["model"]["name"], 4, 5)
         objective = train.objective
         assert (objective.ccc, objective.category, objective.region) == (0.0, 1.0, 0.0)
     assert configured(sections, "cnn14", 0)[0].encoder.cnn14.width == 0.25
     assert set(TITLES) == {*MODELS, "svm"}
+    for name, other in AGAINST.items():
+        pair = [configured(sections, one, 0)[0] for one in (name, other)]
+        assert pair[0].encoder.kind == pair[1].encoder.kind
 
 
 @pytest.mark.parametrize(("spread", "end"), [(0.0123, ", sd over seeds 0.012"), (None, "to 0.813")])

@@ -191,3 +191,48 @@ def test_seeds_on_different_clips_are_refused_and_one_models_folds_are_not_shown
     with pytest.raises(InputError, match="2 times", check=of_kind("duplicate_id")):
         summarise(pl.concat([frame, frame]), CONFIG)
     assert summarise(frame.filter(pl.col("seed") == 0).drop("seed"), CONFIG)["folds"] == []
+
+
+def _baselines(fitted_to=80):
+    """A baseline that is noisier than the model, and one that always says the same."""
+    own = _predictions(levels=("audio",))
+    noise = np.random.default_rng(5).normal(0, 0.3, (own.height, 3))
+    noisy = own.with_columns(
+        *(pl.col(f"{d}_true").add(pl.Series(noise[:, i])).alias(f"{d}_pred") for i, d in enumerate(DIMENSIONS)),
+        emotion_pred=pl.Series([CLASSES[int(v > 0)] for v in noise[:, 0]]),
+    )
+    same = own.with_columns(*(pl.lit(0.5).alias(f"{d}_pred") for d in DIMENSIONS), emotion_pred=pl.lit("anger"))
+    return pl.concat(
+        frame.with_columns(baseline=pl.lit(name), fitted_to=pl.lit(fitted_to))
+        for name, frame in (("statistics SVM", noisy), ("train mean", same))
+    )
+
+
+def test_baselines_stand_beside_the_model_with_paired_differences(tmp_path):
+    baselines = _baselines().filter(pl.col("utterance_id") != "test3")
+    report = write_report(
+        tmp_path,
+        _predictions(),
+        CONFIG,
+        About("m", "c"),
+        classes=CLASSES,
+        baselines=baselines.sample(fraction=1, shuffle=True, seed=0),
+    )
+    found = report.metrics["baselines"]
+    assert list(found) == ["statistics SVM", "train mean"]
+    assert found["train mean"]["metrics"]["ccc_mean"]["estimate"] == pytest.approx(0)
+    assert found["train mean"]["metrics"]["ua"]["estimate"] == 0.5
+    assert {one["n_clips"] for one in found.values()} == {199}
+    own = report.metrics["levels"]["full"]["metrics"]["ccc_valence"]["estimate"]
+    svm = found["statistics SVM"]
+    assert svm["differences"]["ccc_valence"]["low"] > 0
+    gain = svm["metrics"]["ccc_valence"]["estimate"] + svm["differences"]["ccc_valence"]["estimate"]
+    assert gain == pytest.approx(own, abs=0.01)  # but for the clip that the baseline has not
+    text = re.sub(r"<[^>]+>", " ", report.page.read_text())
+    assert "model − baseline" in text
+    assert "80 training clips" in text
+
+
+def test_a_report_without_baselines_has_no_table_of_them(written):
+    assert written.metrics["baselines"] == {}
+    assert "Against the baselines" not in written.page.read_text()

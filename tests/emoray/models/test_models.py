@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_kit import CNN14_MELS, NO_DROPOUT, TEXT_WIDTH, model_config, random_batch
+from training_kit import NO_DROPOUT, TEXT_WIDTH, model_config, random_batch
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model, WavLMConfig, WavLMModel
 
 from emoray.config import merge
@@ -16,6 +16,7 @@ from emoray.errors import ConfigError, MissingExtraError
 from emoray.models.batch import Batch
 from emoray.models.build import MODELS, build, frontend, portable
 from emoray.models.encoders import pretrained_parameters
+from emoray.models.heads import feature_width
 
 TOLERANCE = 1e-5
 FUSIONS = [
@@ -25,14 +26,17 @@ FUSIONS = [
     {"kind": "cross_attention"},
 ]
 CNN14 = {"kind": "cnn14"}
+MOONSHINE = {"kind": "moonshine_logmel"}
 CASES = [
-    *({"name": name} for name in ("acoustic", "concat", "text", "late_fusion", "emosphere", "mean")),
+    *({"name": name} for name in ("acoustic", "concat", "text", "late_fusion", "emosphere", "statistics_svm", "mean")),
     *({"name": "msf_ser", "fusion": fusion} for fusion in FUSIONS),
     *({"name": "perspective", "perspective": {"fusion": place}} for place in ("late", "hidden", "early")),
+    *({"name": name, "encoder": MOONSHINE} for name in ("acoustic", "emosphere", "challenge", "perspective")),
     *({"name": name, "encoder": CNN14} for name in ("cnn14", "multistage", "single_stage", "late_fusion", "emosphere")),
 ]
 #: Models that hear through an encoder of any kind.
-OVER_ANY_ENCODER = sorted(MODELS.keys() - {"cnn14", "multistage", "single_stage", "perspective", "text", "mean"})
+NOT_OVER_ANY = {"cnn14", "multistage", "single_stage", "perspective", "text", "statistics_svm", "mean"}
+OVER_ANY_ENCODER = sorted(MODELS.keys() - NOT_OVER_ANY)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +101,8 @@ def assert_padding_and_order_do_not_matter(model: torch.nn.Module, batch: Batch)
 
 def case_batch(case: dict) -> Batch:
     """Clips for a case; for CNN14 long enough to be several frames after five poolings."""
-    return random_batch(7, CNN14_MELS, frames=(5, 170)) if case.get("encoder") else random_batch(7, 12)
+    width = feature_width(model_config(**case).encoder)
+    return random_batch(7, width, frames=(5, 170)) if case.get("encoder") == CNN14 else random_batch(7, width)
 
 
 def case_name(case: dict) -> str:

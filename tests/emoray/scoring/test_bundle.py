@@ -110,3 +110,15 @@ def test_a_bundle_from_before_the_numbers_reads_text_alone(tmp_path):
     assert not scorer.bundle.annotate.embed.semantics_numbers
     assert scorer.stale_stages == {}
     assert scorer.score([kit.request()])[0].used == ("les", "gs", "es")
+
+
+def test_a_bundle_from_before_a_section_of_the_encoder_has_the_presets(tmp_path):
+    folder = kit.make_bundle(tmp_path / "b", "acoustic")
+    document = json.loads((folder / "model.json").read_text())
+    del document["config"]["encoder"]["moonshine"]
+    document["config"]["encoder"]["logmel"].pop("dropout")
+    (folder / "model.json").write_text(json.dumps(document))
+    config = open_bundle(folder).config
+    assert config.encoder.kind == "logmel"
+    assert config.encoder.moonshine.revision is None
+    assert config.width == kit.model_config().width

@@ -188,7 +188,18 @@ def test_an_acoustic_model_hears_only_sound_but_still_shows_the_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["emosphere", "multistage", "single_stage", "late_fusion", "perspective", "cnn14", "text", "mean"]
+    "name",
+    [
+        "emosphere",
+        "multistage",
+        "single_stage",
+        "late_fusion",
+        "perspective",
+        "cnn14",
+        "text",
+        "statistics_svm",
+        "mean",
+    ],
 )
 def test_every_model_is_packed_and_scores(tmp_path, name):
     reads, cnn14 = name not in SOUND_ALONE, name in ("multistage", "single_stage", "cnn14")
@@ -274,3 +285,12 @@ def test_a_stage_that_changed_since_is_noticed(scorer):
     assert score.used == ("gs", "es")
     assert then["emphasis"] in score.absent["les"]
     assert score.words is None
+
+
+@pytest.mark.parametrize("kind", ["moonshine", "moonshine_logmel"])
+def test_a_version_over_frozen_states_hears_a_clip_as_its_training_did(tmp_path, kind):
+    scorer = load_bundle(kit.make_bundle(tmp_path / kind, "acoustic", encoder={"kind": kind}))
+    assert scorer.bundle.config.encoder.moonshine.revision is not None
+    first, again = scorer.score([kit.request(), kit.request()])
+    assert _values(first) == pytest.approx(_values(again), abs=1e-6)
+    assert all(0 <= value <= 1 for value in _values(first))

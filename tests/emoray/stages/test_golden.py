@@ -15,10 +15,10 @@ import pytest
 import soundfile
 import soxr
 
+from emoray.audio.moonshine import model_folder
 from emoray.stages.norms import Norms
 from emoray.stages.pipeline import annotate_rows, audio_stages, text_stages
 from emoray.stages.quality import MeasureQuality
-from emoray.stages.transcribe.moonshine import model_folder
 from emoray.stages.transcribe.stage import build_transcribe
 
 GOLDEN = Path(__file__).with_name("golden.json")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 
 import jobs_kit
 import pytest
 from process_kit import kill_when_stored, stop_at
+from rich.console import Console
 
 from emoray.errors import LakeError, TrainingError
 from emoray.lake.tables import Lake
@@ -18,6 +20,13 @@ from emoray_jobs.train import job as train
 from emoray_jobs.train import metric_journal
 
 STEP_KEYS = {"loss", "loss_ccc", "ccc_valence", "ccc_arousal", "ccc_dominance", "lr", "grad_norm"}
+
+
+def text_of(renderable):
+    console = Console(width=240)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
 
 
 @pytest.fixture
@@ -152,6 +161,41 @@ def test_other_models_train_by_the_same_job(bare, name):
     points = jobs_kit.logged(tracking.client, result.run_id)
     assert (("loss_region", 0) in points) == (name == "emosphere")
     assert open_bundle(versions.fetch(tracking, versions.resolve(tracking, result.version))).config.name == name
+
+
+def test_baselines_are_stored_beside_the_run_and_stand_in_its_report(bare):
+    result = train.run(bare)
+    assert list(result.baselines) == ["train mean", "statistics SVM"]
+    assert result.baselines["train mean"] == pytest.approx(0, abs=1e-6)
+    points = jobs_kit.logged(jobs_kit.store(bare).client, result.run_id)
+    assert points["dev/baseline/statistics_SVM", 0] == result.baselines["statistics SVM"]
+    (report,) = evaluate.run(bare, model=result.version).reports
+    found = report.metrics["baselines"]
+    assert set(found) == set(result.baselines)
+    for one in found.values():
+        own = report.best["ccc_mean"]["estimate"]
+        gain = one["differences"]["ccc_mean"]["estimate"]
+        assert own - gain == pytest.approx(one["metrics"]["ccc_mean"]["estimate"], abs=1e-6)
+    printed = text_of(evaluate.render(evaluate.run(bare, model=result.version)))
+    assert "statistics SVM" in printed
+    assert "No baselines" not in printed
+    assert train.run(bare).baselines == result.baselines
+
+
+def test_a_model_behind_a_baseline_is_said_to_be(bare):
+    result = train.run(bare)
+    behind = dataclasses.replace(result, baselines={"train mean": 0.0, "statistics SVM": result.dev["score"] + 0.1})
+    ahead = dataclasses.replace(result, baselines={"statistics SVM": result.dev["score"] - 0.1})
+    assert "does not beat the statistics SVM." in text_of(train.render(behind))
+    assert "does not beat" not in text_of(train.render(ahead))
+
+
+def test_support_vector_machines_are_a_version_like_any_other(bare):
+    config = jobs_kit.config(bare.lake.root, "model.name=statistics_svm")
+    result = train.run(config, champion=True)
+    assert (result.steps, result.alias, result.baselines) == (0, "champion", {})
+    (report,) = evaluate.run(config, model=result.version).reports
+    assert report.metrics["levels"]["audio"]["metrics"]["mae_valence"]["estimate"] > 0
 
 
 def test_the_train_mean_is_a_version_like_any_other_and_reports_ccc_0(bare):

@@ -16,7 +16,8 @@ from emoray.errors import ConfigError
 from emoray.models.batch import Batch, Output, frame_mask
 from emoray.models.config import ModelConfig
 from emoray.models.fusion import TextVector
-from emoray.models.heads import LABEL_CENTER, ClassHead, PooledSound
+from emoray.models.heads import LABEL_CENTER, ClassHead, PooledSound, feature_width
+from emoray.models.pooling import mean_deviation
 from emoray.schema import DIMENSIONS
 
 
@@ -177,7 +178,7 @@ class Fuse(nn.Module):
 
 
 class SoundStatistics(nn.Module):
-    """W [μ; σ]: mean and standard deviation (population) of a clip's log-mels over time, projected [ours].
+    """W [μ; σ]: mean and standard deviation (population) of a clip's features over time, projected [ours].
 
     Raises:
         ConfigError: The front-end gives waveforms.
@@ -191,14 +192,9 @@ class SoundStatistics(nn.Module):
                 where="model.perspective.sound",
                 remedy="Use model.perspective.sound=encoder, or model.encoder.kind=logmel",
             )
-        mels = (config.encoder.logmel if config.encoder.kind == "logmel" else config.encoder.cnn14).mels
-        self.project = nn.Linear(2 * mels, config.width)
+        self.project = nn.Linear(2 * feature_width(config.encoder), config.width)
 
     def forward(self, batch: Batch) -> Tensor:
         """One vector (B, D) per clip."""
-        mask_BT1 = frame_mask(batch.lengths_B, batch.features_BTF.shape[1]).unsqueeze(-1)
-        frames_B1 = batch.lengths_B.unsqueeze(-1)
-        mean_BF = batch.features_BTF.masked_fill(~mask_BT1, 0).sum(1) / frames_B1
-        residual_BTF = (batch.features_BTF - mean_BF.unsqueeze(1)).masked_fill(~mask_BT1, 0)
-        deviation_BF = (residual_BTF.square().sum(1) / frames_B1).sqrt()
-        return self.project(torch.cat([mean_BF, deviation_BF], dim=-1))
+        mask_BT = frame_mask(batch.lengths_B, batch.features_BTF.shape[1])
+        return self.project(mean_deviation(batch.features_BTF, mask_BT))

@@ -1,34 +1,22 @@
-"""Moonshine tiny, an offline recogniser of English, greedy.
+"""Moonshine tiny, an offline recogniser of English, greedy. Its files and its encoder are in `emoray.audio.moonshine`.
 
-Jeffries et al. 2024, "Moonshine: Speech Recognition for Live Transcription and Voice Commands", arXiv 2410.15608. The
-package `moonshine-voice` (MIT) carries the weights as ONNX Runtime files. Only those are used: its own code, made for
-microphones, is never imported. Shape legend: S samples, T frames of the encoder, D its width, V vocabulary.
+Shape legend: S samples, T frames of the encoder, D its width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
-import os
-from importlib import util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from emoray.audio import moonshine as files
 from emoray.audio.io import AUDIO_HZ
 from emoray.audio.pieces import cut_into_pieces
-from emoray.errors import ConfigError, MissingExtraError
 
 LANGUAGE = "en"
-PACKAGE = "moonshine-voice"
-FILES = ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin")
-#: What it was trained with is no longer than this.
-WINDOW_S = 30.0
-#: Shorter sound does not fill a frame of the encoder: silence is put behind it.
-SHORTEST_S = 0.1
 #: Longest transcript, as the model's authors bound it: more tokens per second than anybody says are a loop.
 TOKENS_PER_S = 6.5
 BEGIN, END = 1, 2
@@ -39,16 +27,8 @@ class Moonshine:
     """The recogniser, one clip at a time: no result depends on what else is recognised."""
 
     def __init__(self) -> None:
-        import onnxruntime
-
-        folder = model_folder()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
-        options.inter_op_num_threads = 1
-        providers = ["CPUExecutionProvider"]
-        self._encoder = onnxruntime.InferenceSession(folder / FILES[0], options, providers=providers)
-        self._decoder = onnxruntime.InferenceSession(folder / FILES[1], options, providers=providers)
-        self._tokens = read_tokens((folder / FILES[2]).read_bytes())
+        self._encoder, self._decoder = files.encoder(), files.session(files.DECODER)
+        self._tokens = read_tokens((files.model_folder() / files.TOKENIZER).read_bytes())
         self._outputs = [output.name for output in self._decoder.get_outputs()]
         self._past = [given.name for given in self._decoder.get_inputs() if given.name.startswith("past_key_values.")]
 
@@ -60,7 +40,7 @@ class Moonshine:
             none).
         """
         texts, logarithms = [], []
-        for piece in cut_into_pieces(samples, WINDOW_S):
+        for piece in cut_into_pieces(samples, files.WINDOW_S):
             tokens, logs = self._decode(piece)
             texts.append(self._text(tokens))
             logarithms += logs
@@ -69,13 +49,12 @@ class Moonshine:
 
     def _decode(self, samples_S: npt.NDArray[np.float32]) -> tuple[list[int], list[float]]:
         """Tokens, and the logarithm of each one's probability, that of the end included."""
-        lacking = max(0, int(SHORTEST_S * AUDIO_HZ) - len(samples_S))
-        sound_1S = np.pad(samples_S, (0, lacking))[None].astype(np.float32)
-        mask_1S = np.ones(sound_1S.shape, np.int64)
-        states_1TD = self._encoder.run(None, {"input_values": sound_1S, "attention_mask": mask_1S})[0]
+        sound_1S = files.padded(samples_S)
+        states_1TD = files.encode(self._encoder, sound_1S)
         given: dict[str, Any] = {
             "encoder_hidden_states": states_1TD,
-            "encoder_attention_mask": mask_1S,  # of samples here too: the decoder takes one in 384
+            # Of samples here too: the decoder takes one in 384.
+            "encoder_attention_mask": np.ones(sound_1S.shape, np.int64),
             **{name: np.zeros((1, HEADS, 0, HEAD_WIDTH), np.float32) for name in self._past},
         }
         tokens: list[int] = []
@@ -118,39 +97,6 @@ def read_tokens(raw: bytes) -> list[bytes]:
         place += length
         tokens.append(b"" if entry.startswith(b"<") and entry.endswith(b">") and len(entry) > 2 else entry)
     return tokens
-
-
-def model_folder() -> Path:
-    """Where the package keeps the model. The package itself is not imported.
-
-    Raises:
-        MissingExtraError: It is not installed.
-        ConfigError: This version of it has no model.
-    """
-    found = util.find_spec("moonshine_voice")
-    if found is None or found.origin is None:
-        raise MissingExtraError(
-            f"Moonshine needs the package {PACKAGE}", remedy=f"Install it: pip install {PACKAGE}==0.0.73"
-        )
-    folder = Path(found.origin).parent / "assets" / "tiny-en"
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise ConfigError(
-            f"the installed {PACKAGE} does not carry {', '.join(missing)}",
-            where=str(folder),
-            remedy=f"Versions from 0.1.0 download their models: install {PACKAGE}==0.0.73",
-        )
-    return folder
-
-
-@functools.cache
-def revision() -> str:
-    """Hash of the model's files."""
-    digest = hashlib.sha256()
-    for name in FILES:
-        with (model_folder() / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 @functools.cache

@@ -60,7 +60,7 @@ class MoonshineTranscribe(Recognise):
 
     def options(self) -> dict[str, Any]:
         """The kind, a hash of the model, where word times come from, and the checks."""
-        from emoray.stages.transcribe.moonshine import revision
+        from emoray.audio.moonshine import revision
 
         options = {"revision": revision(), "times": self.times, "checks": checks.options(self.checks)}
         return {"kind": "moonshine", **options}

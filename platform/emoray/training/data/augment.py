@@ -12,14 +12,19 @@ SMALLER_SETS: tuple[tuple[str, ...], ...] = ((), ("les", "gs"), ("gs",), ("gs", 
 
 
 def change(
-    features_TF: np.ndarray, present_K: np.ndarray, config: AugmentConfig, frame_hz: float, random: np.random.Generator
+    features_TF: np.ndarray,
+    present_K: np.ndarray,
+    config: AugmentConfig,
+    frame_hz: float,
+    mels: int,
+    random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Crop a clip, take text vectors away and mask its log-mels (SpecAugment, arXiv 1904.08779, without warping).
+    """Crop a clip, take text vectors away and mask its features (SpecAugment, arXiv 1904.08779, without warping).
 
     Text vectors are taken away as they are missing in use, a set of them at a time (`SMALLER_SETS`) [ours].
 
-    `features_TF` are not changed. Masks are for log-mels; a waveform (F = 1) gets none. `random` is the clip's own
-    generator.
+    `features_TF` are not changed. The last `mels` of a frame's features are log-mels: bands are masked among them, time
+    in all features. A waveform (F = 1) gets no mask. `random` is the clip's own generator.
 
     Returns:
         Features of the crop, and which text vectors are left.
@@ -41,8 +46,8 @@ def change(
             size = int(random.uniform(0, min(config.time_mask_s * frame_hz, frames / 5)))
             start = int(random.uniform(0, frames - size))
             features_TF[start : start + size] = 0
-        for _ in range(config.mel_masks):
-            size = int(random.uniform(0, min(config.mel_mask_width, width) + 1))
-            start = int(random.uniform(0, width - size + 1))
+        for _ in range(config.mel_masks if mels else 0):
+            size = int(random.uniform(0, min(config.mel_mask_width, mels) + 1))
+            start = width - mels + int(random.uniform(0, mels - size + 1))
             features_TF[:, start : start + size] = 0
     return features_TF, present_K & kept_K

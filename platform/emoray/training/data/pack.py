@@ -228,6 +228,7 @@ def seal(
         "shards": list(shards),
         "conditions": list(conditions),
         "width": frontend.width,
+        "mels": frontend.mels,
         "frame_hz": frontend.frame_hz,
         "frontend": frontend.options(),
         "text_width": text_width,

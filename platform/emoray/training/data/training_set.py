@@ -54,6 +54,8 @@ class TrainingSet:
         self.text_width = int(index["text_width"])
         self.left_out = int(index["left_out"])
         self._width = int(index["width"])
+        # Training sets from before `mels` hold log-mels alone, or waveforms.
+        self._mels = int(index.get("mels", self._width if self._width > 1 else 0))
         table = pa.concat_tables(tables)
         self.conditions = tuple(index["conditions"])
         kinds = ("usable", *GRANULARITIES)
@@ -185,7 +187,7 @@ class TrainingSet:
             text = self._text[under]
             present_K = np.array([vectors[row] is not None for vectors in text])
             if augment is not None:
-                features_TF, present_K = change(features_TF, present_K, augment, self.frame_hz, random)
+                features_TF, present_K = change(features_TF, present_K, augment, self.frame_hz, self._mels, random)
             clips.append(features_TF)
             present_BK[place] = present_K
             for k in np.flatnonzero(present_K):

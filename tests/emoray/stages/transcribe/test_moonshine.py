@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ import soundfile
 import soxr
 
 from emoray.audio.io import AUDIO_HZ
-from emoray.errors import ConfigError, MissingExtraError
+from emoray.audio.moonshine import model_folder
 from emoray.stages.transcribe import moonshine as module
-from emoray.stages.transcribe.moonshine import FILES, model_folder, read_tokens
+from emoray.stages.transcribe.moonshine import read_tokens
 from emoray.stages.transcribe.stage import build_transcribe
 
 BECKETT = "Ever tried, ever failed, no matter, try again, fail again, fail better."
@@ -127,16 +126,3 @@ def test_the_vocabulary_is_read_as_it_is_written():
     long = "x" * 300
     raw = b"\x03<s>\x05<unk>\x02\xe2\x96\x01<" + bytes([128 + 300 % 128, 300 // 128]) + long.encode()
     assert read_tokens(raw) == [b"", b"", b"\xe2\x96", b"<", long.encode()]
-
-
-def test_a_package_without_the_model_is_named(monkeypatch, tmp_path):
-    package = tmp_path / "moonshine_voice"
-    (package / "assets" / "tiny-en").mkdir(parents=True)
-    (package / "__init__.py").touch()
-    shutil.copy(model_folder() / FILES[2], package / "assets" / "tiny-en")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"encoder_model\.ort"):
-        model_folder()
-    monkeypatch.setattr("sys.path", [])
-    with pytest.raises(MissingExtraError, match="moonshine-voice"):
-        model_folder()
