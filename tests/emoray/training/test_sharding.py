@@ -50,7 +50,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "idle": ("few", {**CLASSES, **NO_DROPOUT}, IDLE),
     "ssl": ("ssl", {"dropout": 0.0}, UNEVEN),
     "ssl-frozen": ("ssl", {"name": "acoustic", "encoder": {"ssl": {"tuning": "frozen", "layers": "last"}}}, SHORT),
-    "cnn14": ("cnn14", {"name": "multistage"}, SHORT),
+    # With seed 0 a step of five clips has a gradient of norm 64, whose last digits are rounding.
+    "cnn14": ("cnn14", {"name": "multistage"}, {**SHORT, "seed": 1}),
     "late_fusion": ("logmel", {"name": "late_fusion"}, {**SHORT, "optimizer": {"kind": "sgd", "clip_norm": 0.05}}),
     "local": ("logmel", {"name": "emosphere"}, {**SHORT, "objective": {"ccc_scope": "local"}}),
     "bf16": ("logmel", {}, {**SHORT, "precision": "bf16"}),
