@@ -43,19 +43,21 @@ def test_emodb_figures_are_those_of_the_results():
     figures = json.loads((RESULTS / "emodb.json").read_text())
     shown = re.findall(r"^\| [^|]+ \| (\.\d\d) \[(\.\d\d), (\.\d\d)\] \|$", PERFORMANCE, re.M)
     there = {tuple(f"{one[key]:.2f}"[1:] for key in ("estimate", "low", "high")) for one in figures.values()}
-    assert len(shown) == 4
+    assert len(shown) == 7
     assert set(shown) <= there
 
 
-def test_ravdess_figures_are_those_of_the_results():
-    figures = json.loads((RESULTS / "ravdess.json").read_text())
+def test_figures_of_offline_encoders_are_those_of_the_results():
+    ravdess, emodb = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("ravdess", "emodb"))
     decision = (DOCS / "decisions" / "0031-speech-encoder-offline.md").read_text(encoding="utf-8")
-    for page in (PERFORMANCE, decision):
-        rows = re.findall(r"^\| `(\w+)` \| (\.\d{3}) \[.*?\| (\.\d{3}) \[.*?\| ([+−]\.\d{3}) \[", page, re.M)
-        assert rows
-        for kind, *shown in rows:
-            names = (f"acoustic, {kind}", f"SVM, {kind}", f"acoustic − SVM, {kind}")
-            found = [f"{figures[name]['estimate']:{sign}.3f}" for name, sign in zip(names, ("", "", "+"), strict=True)]
+    pattern = r"^\| `(\w+)` \| (\.\d{3}) \[.*?\| (\.\d{3}) \[.*?\| ([+−]\.\d{3}) \["
+    for page, sources in ((PERFORMANCE, [ravdess] * 2), (decision, [ravdess] * 2 + [emodb] * 2)):
+        rows = re.findall(pattern, page, re.M)
+        assert len(rows) == len(sources)
+        for (kind, *shown), figures in zip(rows, sources, strict=True):
+            gain = f"acoustic, {kind} − SVM, {kind}" if figures is emodb else f"acoustic − SVM, {kind}"
+            signs = {f"acoustic, {kind}": "", f"SVM, {kind}": "", gain: "+"}
+            found = [f"{figures[name]['estimate']:{sign}.3f}" for name, sign in signs.items()]
             assert shown == [text.replace("0.", ".").replace("-", "−") for text in found]
 
 
