@@ -200,6 +200,8 @@ function words(reply) {
   const reasons = Map.groupBy ? [...Map.groupBy(semantics.absent, (absent) => absent.reason)] : semantics.absent.map((absent) => [absent.reason, [absent]]);
   const notes = reasons.map(([reason, absents]) => `Not used: ${absents.map((absent) => PARTS[absent.part]).join(", ")} (${reason}).`);
   if (transcript) notes.unshift(`Words ${transcript.source}${transcript.times ? `, times ${TIMES[transcript.times] || transcript.times}` : ""}.`);
+  const { state, clips } = reply.speaker;
+  notes.unshift(state === "enrolled" ? `Speaker enrolled with ${clips} clip${clips === 1 ? "" : "s"}.` : "Speaker unknown.");
   $("absent").textContent = notes.join(" ");
 }
 
