@@ -33,6 +33,9 @@ SMALL = (
     "corpus.kind=manifest",
     "cluster.num_cpus=2",
     "cluster.object_store_mib=256",
+    # One condition: what several do is a matter of test_conditions.py and of the demo's test.
+    "annotate.norms.enrol_clips=0",
+    "annotate.conditions.enrol_clips=[]",
     "model.width=16",
     "model.hidden=16",
     "model.attention=8",

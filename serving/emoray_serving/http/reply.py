@@ -28,7 +28,7 @@ from emoray_serving.http.schemas import (
 #: Text vectors that each level uses.
 _VECTORS: dict[RequestedSemantics, tuple[str, ...]] = {"none": (), "transcript": ("les", "gs"), "full": GRANULARITIES}
 #: Products that each text vector is made of; the first that is missing explains its absence.
-_MADE_OF = {"les": ("transcript", "emphasis"), "gs": ("transcript",), "es": ("description",)}
+_MADE_OF = {"les": ("transcript", "emphasis"), "gs": ("transcript",), "es": ("description", "transcript")}
 
 
 def build_reply(
