@@ -50,6 +50,7 @@ SMALL = (
     "launch.workers=0",
     "train.epochs=4",
     "launch.shard_rows=32",
+    "train.augment.modality_dropout=0.1",
     "train.plan.batch_size=18",
     "train.plan.buckets=2",
     "train.optimizer.lr=0.005",
