@@ -22,7 +22,7 @@ from rich.text import Text
 from emoray.errors import StoppedError
 from emoray.evaluation.baselines import BASELINE
 from emoray.lake.tables import Lake
-from emoray.models.build import WITHOUT_GRADIENT
+from emoray.models.build import MODELS, OVER_DIALOGUES, WITHOUT_GRADIENT
 from emoray.registry.tracking import Tracking, connect
 from emoray.schema import DIMENSIONS
 from emoray.training.baselines import predict_baselines
@@ -190,7 +190,10 @@ def _baselines(lake: Lake, tracking: Tracking, prepared: PreparedRun, record: Ru
     with spinner("fitting the baselines"), torch_threads(spec.launch.threads):
         frame = predict_baselines(training_set, spec.model, splits, batch_size=spec.launch.eval_batch_size)
     lake.write_parquet(frame.to_arrow(), *baselines_file(record.run))
-    dev, by_classes = frame.filter(pl.col("split") == "dev"), spec.train.objective.ccc == 0
+    # The clips that the model's own score is of.
+    over_dialogues = issubclass(MODELS[spec.model.name], OVER_DIALOGUES)
+    selecting, _ = training_set.halves(training_set.ids("dev"), dialogues=over_dialogues)
+    dev, by_classes = frame.filter(pl.col("utterance_id").is_in(selecting)), spec.train.objective.ccc == 0
     scores = {
         str(name): summarise(part, training_set.classes, by_classes=by_classes)["score"]
         for (name,), part in dev.partition_by(BASELINE, as_dict=True, maintain_order=True).items()
