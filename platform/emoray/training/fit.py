@@ -95,7 +95,12 @@ class DevEvaluation:
         selecting, _ = self._training_set.halves(self._ids, dialogues=over_dialogues)
         units = inseparable_groups(learner.model, self._training_set, selecting)
         mine = [selecting[place] for unit in units[learner.rank :: learner.world] for place in unit]
-        found = [self._under(learner, mine, condition) for condition in self._training_set.conditions]
+        every = [self._under(learner, mine, condition) for condition in self._training_set.conditions]
+        # Under a condition too few clips may be left to say anything: most of them may enrol their speakers.
+        found = [one for one in every if "score" in one]
+        if not found:
+            what = "too few labelled dev utterances to select a model by"
+            raise TrainingError(what, remedy="Give the dev split more clips", kind="empty_split")
         common = set.intersection(*map(set, found))
         return {name: sum(one[name] for one in found) / len(found) for name in found[0] if name in common}
 

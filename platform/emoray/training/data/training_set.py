@@ -31,6 +31,8 @@ from emoray.training.seeds import derive, generator
 
 #: Speakers of dev from which on its halves have none in common.
 FEWEST_SPEAKERS = 4
+#: Clips of dev from which on it is halved at all.
+FEWEST_CLIPS = 16
 
 
 class TrainingSet:
@@ -121,8 +123,10 @@ class TrainingSet:
         """Clips in two halves without a speaker (or, if asked for, a dialogue) in common: dealt out by a hash.
 
         The first selects an epoch, the second calibrates intervals. With fewer than `FEWEST_SPEAKERS` speakers, or
-        dialogues, single clips are dealt out.
+        dialogues, single clips are dealt out; fewer than `FEWEST_CLIPS` are both halves.
         """
+        if len(ids) < FEWEST_CLIPS:
+            return list(ids), list(ids)
         rows = [self._row[name] for name in ids]
         whole = [f"d{self._dialogue_N[row]}" if dialogues else self.frame["speaker_id"][row] for row in rows]
         known = [None if unit == UNKNOWN_SPEAKER else unit for unit in whole]

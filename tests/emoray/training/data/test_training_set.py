@@ -260,3 +260,20 @@ def test_a_clip_has_the_vectors_of_the_condition_that_is_asked_for_or_drawn(tmp_
     others = signs[:, [place for place in range(40) if place % 5]]
     assert 0.35 < (others == 1).float().mean() < 0.65
     assert training_set.collate(ids, plain, (0, 3)).text_BKE.equal(training_set.collate(ids, plain, (0, 3)).text_BKE)
+
+
+def test_halves_share_no_speaker_and_few_clips_are_not_halved(tmp_path):
+    lake, set_hash = pack_rows(str(tmp_path), planted_rows(70, seed=0), model_config())
+    training_set = TrainingSet.open(lake, set_hash)
+    ids = training_set.frame["utterance_id"].to_list()
+    speakers = dict(zip(ids, training_set.frame["speaker_id"], strict=True))
+    one, other = training_set.halves(ids)
+    assert sorted(one + other) == ids
+    assert not {speakers[name] for name in one} & {speakers[name] for name in other}
+    assert {speakers[name] for name in ids} == {speakers[name] for name in one + other}
+    assert training_set.halves(list(reversed(ids)))[0] == list(reversed(one))
+    assert training_set.halves(ids[:15]) == (ids[:15], ids[:15])
+    few = [name for name in ids if speakers[name] in ("s0", "s1", "s2")]  # too few speakers: clips are dealt out
+    one, other = training_set.halves(few)
+    assert {speakers[name] for name in one} & {speakers[name] for name in other}
+    assert not set(one) & set(other)
