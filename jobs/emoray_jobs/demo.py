@@ -149,7 +149,7 @@ def _promote(config: Config, challenger: TrainResult, console: Console) -> str:
 
 
 def _post(url: str, lake: Lake, corpus: str, champion: str, console: Console, *, timeout_s: float) -> dict[str, Any]:
-    """Send a clip of a voice that no model was trained on, as a caller would: without speaker or transcript."""
+    """Send a clip of a voice that no model was trained on: with its transcript, then as a caller who has none."""
     import httpx
 
     from emoray_jobs.progress import spinner
@@ -157,22 +157,23 @@ def _post(url: str, lake: Lake, corpus: str, champion: str, console: Console, *,
     row = _unheard_clip(lake, corpus)
     with lake.fs.open(row["audio_uri"], "rb") as file:
         wav = file.read()
+    replies = []
     with httpx.Client(base_url=url, timeout=60) as client:
         with spinner("waiting for the champion to be loaded"):
             _until_serving(client, champion, timeout_s)
-        started = time.monotonic()
-        answer = client.post("/v1/score", content=wav, headers={"Content-Type": "audio/wav"})
-        answer.raise_for_status()
-        took_ms = 1000 * (time.monotonic() - started)
-    reply: dict[str, Any] = answer.json()
-    console.print(_reply_table(reply, row, took_ms))
-    return reply
+        for fields in ({"transcript": row["transcript"]}, {}):
+            started = time.monotonic()
+            answer = client.post("/v1/score", content=wav, params=fields, headers={"Content-Type": "audio/wav"})
+            answer.raise_for_status()
+            replies.append(dict(answer.json()))
+            console.print(_reply_table(replies[-1], row, 1000 * (time.monotonic() - started)))
+    return replies[0]
 
 
 def _unheard_clip(lake: Lake, corpus: str) -> dict[str, Any]:
     import pyarrow.compute as pc
 
-    columns = ["utterance_id", "audio_uri", "split", "valence", "arousal", "dominance"]
+    columns = ["utterance_id", "audio_uri", "split", "transcript", "valence", "arousal", "dominance"]
     table = lake.utterances(corpus, columns)
     found: list[dict[str, Any]] = (
         table.filter(pc.field("split") == "test").sort_by("utterance_id").slice(0, 1).to_pylist()
