@@ -19,7 +19,7 @@ INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e8ee"
 LEVEL_COLOURS = ("#8aa4c0", "#3f7cbf", "#123f70")
 #: Valence, arousal, dominance; distinguished by marker as well as colour.
 DIMENSION_COLOURS = ("#2f6f9f", "#c8662b", "#3c8c63")
-MARKERS = ("o", "s", "D")
+MARKERS = ("o", "s", "D", "^", "v")
 #: More points than this are drawn as hexagons that count them.
 _SCATTER_LIMIT = 1500
 
@@ -63,11 +63,15 @@ def predicted_against_true(frame: pl.DataFrame, level: Mapping[str, Any]) -> Fig
 
 
 def ccc_by_level(summary: Mapping[str, Any], ceiling: Mapping[str, float] | None) -> Figure:
-    """CCC per dimension at each semantic level, with intervals; a short line marks the ceiling, if there is one."""
+    """CCC per dimension at each semantic level, with intervals; a short line marks the ceiling, if there is one.
+
+    Under several conditions only sound alone and the full level of each are drawn: the table has all.
+    """
     names = [*(f"ccc_{d}" for d in summary["dimensions"]), "ccc_mean"]
-    figure, (axis,) = _figure(7.2, 3.3)
-    levels = list(summary["levels"])
-    offsets = (np.arange(len(levels)) - (len(levels) - 1) / 2) * 0.2
+    conditions = any("/" in level for level in summary["levels"])
+    levels = [level for level in summary["levels"] if not (conditions and level.startswith("transcript/"))]
+    figure, (axis,) = _figure(7.2, 3.3 + (0.2 * len(levels) if conditions else 0))
+    offsets = (np.arange(len(levels)) - (len(levels) - 1) / 2) * min(0.2, 0.8 / len(levels))
     for number, level in enumerate(levels):
         found = [summary["levels"][level]["metrics"][name] for name in names]
         positions = np.arange(len(names)) + offsets[number]
@@ -88,7 +92,9 @@ def ccc_by_level(summary: Mapping[str, Any], ceiling: Mapping[str, float] | None
     axis.set_ylim(top=1.0)
     axis.axhline(0, color=MUTED, linewidth=0.8)
     axis.grid(axis="x", visible=False)
-    axis.legend(fontsize=8, frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    beside, below = (1.0, 1.0), (0.0, -0.1)
+    place = below if conditions else beside  # names of conditions are long
+    axis.legend(fontsize=8, frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=place)
     return figure
 
 
