@@ -91,9 +91,8 @@ def _stages(fitted: FittedStages, storage_options: dict[str, Any]) -> list[Stage
     """Decode, prosody, and words if the version knows a recogniser: the rate of speech is measured in letters."""
     annotate = fitted.annotate
     stages: list[Stage] = [Decode(annotate.audio, storage_options), MeasureProsody(annotate.prosody)]
-    known = [source for source in fitted.transcripts.values() if source != "reference"]
-    if known:
-        stages.append(build_transcribe(annotate.transcribe.model_copy(update={"kind": known[0]})))
+    if fitted.known_recogniser is not None:
+        stages.append(build_transcribe(annotate.transcribe.model_copy(update={"kind": fitted.known_recogniser})))
     return stages
 
 

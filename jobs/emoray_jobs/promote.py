@@ -108,9 +108,10 @@ def run(config: Config, *, version: str | None = None) -> PromoteResult:
                 launch=config.launch,
                 stack=stack,
             )
+            # A condition that counts twice is there twice.
             return [
-                frame.filter(pl.col("level") == level).with_columns(pl.lit(name).alias("level"))
-                for name, level in levels.items()
+                frame.filter(pl.col("level") == levels[name]).with_columns(pl.lit(name).alias("level"))
+                for name in judged
             ]
 
         found = [predicted(bundle) for bundle in bundles]
@@ -166,7 +167,8 @@ def _conditions(bundles: Sequence[Bundle], options: GateConfig) -> list[str]:
             remedy=f"They know {', '.join(common)}",
             kind="unknown_condition",
         )
-    return [name for name in common for _ in range(options.conditions.get(name, int(not options.conditions)))]
+    weights = options.conditions or dict.fromkeys(common, 1)
+    return [name for name in common for _ in range(weights.get(name, 0))]
 
 
 def level_under(bundle: Bundle, level: str, condition: str) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 import jobs_kit
 import polars as pl
 import pytest
+import scoring_kit
 from error_kit import of_kind
 
-from emoray.errors import InputError, RegistryError
+from emoray.errors import ConfigError, InputError, RegistryError
 from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.scoring.bundle import open_bundle
@@ -218,3 +219,17 @@ def test_robustness_scores_the_same_clips_under_each_condition_once(trained, con
     monkeypatch.setattr(robustness, "load_bundle", None)  # what was scored is not scored again
     again = robustness.run(few)
     assert (again.report.reused, again.report.metrics) == (True, result.report.metrics)
+
+
+def test_each_condition_is_judged_as_often_as_it_counts(tmp_path):
+    bundle = open_bundle(scoring_kit.make_bundle(tmp_path / "b"))
+    sound = open_bundle(scoring_kit.make_bundle(tmp_path / "a", "acoustic"))
+    enrolled, unknown = (one.name for one in bundle.conditions)
+    options = jobs_kit.config(tmp_path).promote
+    assert promote._conditions([bundle, sound], options) == [enrolled, unknown]
+    weighted = options.model_copy(update={"conditions": {unknown: 3, enrolled: 1}})
+    assert promote._conditions([bundle, sound], weighted) == [enrolled, unknown, unknown, unknown]
+    assert promote._conditions([bundle], options.model_copy(update={"conditions": {unknown: 1}})) == [unknown]
+    assert promote._conditions([sound], options) == [promote.FIRST]
+    with pytest.raises(ConfigError, check=of_kind("unknown_condition")):
+        promote._conditions([bundle], options.model_copy(update={"conditions": {"unknown/whisper": 1}}))

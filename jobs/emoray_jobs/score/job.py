@@ -147,8 +147,7 @@ def _stages(
     reads_text = "embed_transcript" in fitted.fingerprints
     fingerprints = pipeline.fingerprints(annotate, fitted.norms.hash if reads_text else None)
     stages: list[Stage] = [Decode(annotate.audio, lake.config.storage_options)]
-    sources = fitted.transcripts.values()
-    recogniser = next((source for source in sources if source != "reference"), None)
+    sources, recogniser = fitted.transcripts.values(), fitted.known_recogniser
     if recogniser is not None and (wordless or ("reference" not in sources and semantics != "none")):
         transcribe = build_transcribe(annotate.transcribe.model_copy(update={"kind": recogniser}))
         stages.append(transcribe)

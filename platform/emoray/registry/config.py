@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from pydantic import PositiveInt
+
 from emoray.config import Section
 from emoray.errors import ConfigError
 from emoray.lake.tables import Lake
@@ -67,7 +69,7 @@ class GateConfig(Section):
     """
 
     level: str
-    conditions: dict[str, int]
+    conditions: dict[str, PositiveInt]
     min_gain: float
     min_lower_bound: float
     interval_level: float

@@ -57,6 +57,11 @@ class FittedStages:
         speakers = StoredSpeakers(lake, self.fingerprints["prosody"])
         return dataclasses.replace(self, norms=self.norms.with_enrolled(speakers))
 
+    @property
+    def known_recogniser(self) -> str | None:
+        """The first recogniser whose words the version knows; None where it knows given words alone."""
+        return next((source for source in self.transcripts.values() if source != "reference"), None)
+
     def recogniser(self, configured: str) -> str:
         """The recogniser for clips without words: the configured one; for `auto` one whose words the version knows.
 
@@ -64,7 +69,7 @@ class FittedStages:
         """
         if configured != "auto":
             return configured
-        return next((source for source in self.transcripts.values() if source != "reference"), "moonshine")
+        return self.known_recogniser or "moonshine"
 
     def condition(self, transcript: str, enrolled_clips: int) -> str:
         """Name of the condition that is nearest to what is known of a clip: no more of its speaker than there is.
