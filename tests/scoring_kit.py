@@ -90,6 +90,9 @@ HALF_WIDTHS = {
     "audio": {"valence": 0.3, "arousal": 0.2, "dominance": 0.25},
     "transcript": {"valence": 0.2, "arousal": 0.2, "dominance": 0.25},
     "full": {"valence": 0.2, "arousal": 0.15, "dominance": 0.1},
+    "gs": {"valence": 0.22, "arousal": 0.2, "dominance": 0.25},
+    "gs+es": {"valence": 0.21, "arousal": 0.15, "dominance": 0.1},
+    "es": {"valence": 0.3, "arousal": 0.17, "dominance": 0.12},
 }
 
 
@@ -121,11 +124,7 @@ def make_bundle(
         ],
         norms=norms(),
         half_widths=HALF_WIDTHS
-        | {
-            f"{level}/{one.name}": HALF_WIDTHS[level]
-            for one in conditions(annotate)
-            for level in ("transcript", "full")
-        },
+        | {f"{level}/{one.name}": HALF_WIDTHS[level] for one in conditions(annotate) for level in HALF_WIDTHS},
         conformal_level=0.9,
         scale=(1.0, 7.0),
         dimensional=dimensional,
@@ -135,9 +134,7 @@ def make_bundle(
 
 def half_widths(annotate: AnnotateConfig) -> dict[str, dict[str, float]]:
     """Those of each level, the same under each condition."""
-    under_each = {
-        f"{level}/{one.name}": HALF_WIDTHS[level] for level in ("transcript", "full") for one in conditions(annotate)
-    }
+    under_each = {f"{level}/{one.name}": HALF_WIDTHS[level] for level in HALF_WIDTHS for one in conditions(annotate)}
     return HALF_WIDTHS | under_each
 
 

@@ -1,9 +1,10 @@
-"""`make quality`: MSF-SER, the same without LES, GS, ES or all text, and the concat baseline, on planted speech.
+"""`make quality`: MSF-SER, its ablations and baselines, and one checkpoint against a model for each set of semantics.
 
     python -m benchmarks.quality [--rows ROW …] [--set section.key=value …] [--lake FOLDER]
 
-The rows are trained as `benchmarks.quality.rows` says. The corpus is synthetic: this tests the software and is no
-evidence about people.
+The rows are trained as `benchmarks.quality.rows` says, each under two conditions, as the preset has them: five clips
+enrol the speaker, or the speaker is unknown. The test clips are those that enrol nobody. The corpus is synthetic: this
+tests the software and is no evidence about people.
 """
 
 from __future__ import annotations
@@ -23,28 +24,60 @@ from emoray.config import merge, validate
 from emoray.corpora import build, ceiling
 from emoray.lake.tables import Lake
 from emoray.models.batch import LEVELS
+from emoray.stages.conditions import Condition, FittedCondition
 from emoray.stages.config import AnnotateConfig
 
-NOTE = "Rows are scored with given transcripts and all that they read, unless they say otherwise."
+NOTE = (
+    "Rows are scored with five enrolment clips, given transcripts and all that they read, unless they say otherwise."
+    " A specialist is trained and scored on one set of text vectors alone, and never loses any of them."
+)
+FULL = "MSF-SER"
+#: Condition without the speaker.
+STRANGER = "unknown/reference"
 #: Semantic level → what it adds to the row's name.
 LEVEL_NAMES = {
     "full": "",
-    RECOGNISED: ", scored with recognised transcripts (word error rate {wer:.2f})",
-    "transcript": ", scored with the transcript, without ES",
-    "audio": ", scored from audio alone",
+    f"full/{STRANGER}": ", speaker unknown",
+    RECOGNISED: ", words recognised by Moonshine (word error rate {wer:.2f})",
+    "transcript": ", without ES",
+    "gs+es": ", without LES",
+    "gs": ", GS alone",
+    "es": ", ES alone",
+    "audio/enrolled-5/reference": ", audio alone",
 }
-FULL = "MSF-SER"
+
+
+def _specialist(level: str, words: str) -> Row:
+    """A model for one set of text vectors."""
+    model = {"name": "msf_ser", "granularities": list(LEVELS[level])} if LEVELS[level] else {"name": "acoustic"}
+    return Row(f"specialist{words or ', all text'}", model, KEEPS, under=f"{FULL}{words}")
+
+
+#: Text vectors are never taken away in training.
+KEEPS = {"augment": {"modality_dropout": 0.0}}
+#: One specialist per set.
+SPECIALISTS = [
+    _specialist(level.partition("/")[0], words)
+    for level, words in LEVEL_NAMES.items()
+    if level.partition("/")[0] in LEVELS and STRANGER not in level
+]
 #: The rows, all trained from scratch.
 ROWS = {
     row.name: row
     for row in (
-        Row(FULL, {"name": "msf_ser"}, levels=tuple(LEVELS), recognised=True),
+        Row(
+            FULL,
+            {"name": "msf_ser"},
+            levels=tuple(level for level in LEVEL_NAMES if level != RECOGNISED),
+            recognised=True,
+        ),
         Row("without LES", {"name": "msf_ser", "granularities": ["gs", "es"]}, under=FULL),
         Row("without GS", {"name": "msf_ser", "granularities": ["les", "es"]}, under=FULL),
         Row("without ES", {"name": "msf_ser", "granularities": ["les", "gs"]}, under=FULL),
         Row("without all text (acoustic)", {"name": "acoustic"}, under=FULL),
         Row("concat baseline", {"name": "concat"}, under=FULL),
         Row("predict the train mean", {"name": "mean"}, under=FULL),
+        *SPECIALISTS,
     )
 }
 
@@ -73,32 +106,43 @@ def main(arguments: list[str] | None = None) -> int:
     lake, corpus, annotation = Lake(sections.lake), sections.corpus, sections.annotate
     build(corpus, lake, lambda done, total: report("corpus", done, total))
 
-    prints, norms = annotate(sections.lake, corpus.name, annotation, options.processes, report)
+    at = (sections.lake, corpus.name)
+    prints, norms = annotate(*at, annotation, options.processes, report)
+    strangers, unknown = annotate(*at, annotation, options.processes, report, norms=norms.without_speakers())
     # As in service: the words are recognised, the norms and the model are those fitted on given transcripts.
-    recognised = validate(AnnotateConfig, merge(annotation.model_dump(), {"transcribe": {"kind": "pocketsphinx"}}))
-    recognised_prints, _ = annotate(
-        sections.lake, corpus.name, recognised, options.processes, report, split="test", norms=norms
-    )
-    set_hash = table.pack_corpus(sections, corpus.name, prints, report)
+    recognised = validate(AnnotateConfig, merge(annotation.model_dump(), {"transcribe": {"kind": "moonshine"}}))
+    recognised_prints, _ = annotate(*at, recognised, options.processes, report, split="test", norms=norms)
+    enrolled = Condition(annotation.norms.enrol_clips, "reference").name
+    under = [FittedCondition(enrolled, prints, norms.hash), FittedCondition(STRANGER, strangers, unknown.hash)]
+    set_hash = table.pack_corpus(sections, corpus.name, {}, report, under=under)
     test = lake.utterances(corpus.name, ["utterance_id", "split"]).filter(pc.field("split") == "test")
-    only = test["utterance_id"].to_pylist()
-    recognised_hash = table.pack_corpus(sections, corpus.name, recognised_prints, report, only=only)
+    only, heard = test["utterance_id"].to_pylist(), FittedCondition(enrolled, recognised_prints, norms.hash)
+    recognised_hash = table.pack_corpus(sections, corpus.name, {}, report, only=only, under=[heard])
 
     rows = [row for name, row in ROWS.items() if not options.rows or name in options.rows]
     jobs = table.jobs_of(rows, options.seeds, sections, lambda _: set_hash, recognised_hash)
     table.train_missing(jobs, options.processes, report)
     wer = word_error_rate(lake, corpus.name, recognised_prints["transcribe"])
-    scored = [
-        Scored.of(row, jobs, level, f"{row.name}{words.format(wer=wer)}")
+    found = {
+        row.name: [
+            Scored.of(row, jobs, level, f"{row.name}{words.format(wer=wer)}")
+            for level, words in LEVEL_NAMES.items()
+            if level in row.levels or (row.recognised and level == RECOGNISED)
+        ]
         for row in rows
-        for level, words in LEVEL_NAMES.items()
-        if level in row.levels or (row.recognised and level == RECOGNISED)
-    ]
+    }
+    special = {row.name for row in SPECIALISTS}
+    systems = {
+        f"{FULL}, its ablations and baselines": [one for name in found if name not in special for one in found[name]],
+        "One checkpoint against a model for each set": [
+            one for name in found if name in special for one in found[name]
+        ],
+    }
     page = write_page(
         Path(options.out) / "quality",
         "Quality on planted speech",
         NOTE,
-        {f"{FULL}, its ablations and baselines": scored},
+        {title: part for title, part in systems.items() if part},
         ceiling=ceiling(lake, corpus.name),
         seconds=time.monotonic() - report.began,
         processes=options.processes,

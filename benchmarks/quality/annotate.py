@@ -81,7 +81,7 @@ def annotate(
     _run_pass(lake, lake_config, rows, config, None, prints, AUDIO_STAGES, processes, progress, reads=())
     if norms is None:
         norms = Norms.fit(_norm_rows(lake, rows, prints), config.norms)
-        lake.write_json(norms.to_json(), "norms", f"{norms.hash}.json")
+    lake.write_json(norms.to_json(), "norms", f"{norms.hash}.json")
     prints = fingerprints(config, norms.hash)
     _run_pass(
         lake,

@@ -43,7 +43,7 @@ from emoray.training.predict import predict
 RESULTS = Path(__file__).parents[1] / "results"
 
 #: Raised when the same configuration would give other predictions.
-VERSION = 2
+VERSION = 3
 #: Level in a predictions frame of clips whose transcripts were recognised, not given.
 RECOGNISED = "recognised"
 
@@ -185,6 +185,7 @@ def pack_corpus(
     report: Callable[[str, int, int], None],
     model: ModelConfig | None = None,
     only: Sequence[str] | None = None,
+    under: Sequence[FittedCondition] | None = None,
 ) -> str:
     """Pack a corpus for a model (by default the preset's) if that is not done.
 
@@ -195,6 +196,7 @@ def pack_corpus(
         report: Called with (what, done, total).
         model: Model whose front-end and text width count.
         only: Utterances to pack; None for all that are labelled.
+        under: Conditions to pack it under, which have fingerprints of their own; the preset's first one if left out.
 
     Returns:
         Hash of the training set.
@@ -203,7 +205,7 @@ def pack_corpus(
     return pack(
         Lake(sections.lake),
         corpus,
-        [FittedCondition(conditions(sections.annotate)[0].name, dict(fingerprints), norms="")],
+        under or [FittedCondition(conditions(sections.annotate)[0].name, dict(fingerprints), norms="")],
         frontend=frontend(model.encoder),
         audio=sections.annotate.audio,
         text_width=model.text_width,

@@ -1,7 +1,7 @@
 """enrol: a speaker's norms from a few recordings, kept on the lake for `score` and for the service.
 
-Only the means of prosodic measures are kept, never sound or words. They count for versions that measure prosody as the
-named one does.
+Only means of measures are kept, of prosody and of acoustic features where the version uses them, never sound or words.
+They count for versions that measure as the named one does.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from rich.text import Text
 from emoray.errors import InputError
 from emoray.lake.speakers import store_speaker
 from emoray.lake.tables import Lake
+from emoray.models.build import frontend
+from emoray.models.frontend import sound_means
 from emoray.registry import versions
 from emoray.registry.tracking import connect
 from emoray.registry.versions import CHAMPION
-from emoray.scoring.bundle_files import FittedStages, open_stages
+from emoray.scoring.bundle import open_bundle
+from emoray.scoring.bundle_files import FittedStages
 from emoray.stages import pipeline
-from emoray.stages.base import Stage
+from emoray.stages.base import WAVEFORM, Stage
 from emoray.stages.decode import Decode
 from emoray.stages.norms import speaker_means
 from emoray.stages.prosody import MeasureProsody
@@ -67,7 +70,7 @@ def run(config: Config, *, speaker: str, sources: Sequence[str], model: str | No
     """
     lake = Lake(config.lake)
     tracking = connect(config.tracking, lake)
-    fitted = open_stages(versions.fetch(tracking, find_version(tracking, model or CHAMPION)))
+    fitted = open_bundle(versions.fetch(tracking, find_version(tracking, model or CHAMPION)))
     rows = read_sources(config.corpus.manifest, sources, None)[1].to_pylist()
     with spinner(f"measuring {len(rows):,} recordings"):
         done = pipeline.annotate_rows(_stages(fitted, config.lake.storage_options), rows, fitted.annotate.guard)
@@ -83,6 +86,11 @@ def run(config: Config, *, speaker: str, sources: Sequence[str], model: str | No
             remedy="Give recordings of this speaker that can be heard, better five",
             kind="nothing_enrolled",
         )
+    if fitted.config.encoder.speaker_norms:
+        front = frontend(fitted.config.encoder)
+        with spinner("measuring the sound"):
+            means = sound_means(front, (row[WAVEFORM] for row in clips))
+        store_speaker(lake, speaker, front.fingerprint, means)
     address = store_speaker(lake, speaker, fitted.fingerprints[MeasureProsody.name], speaker_means(clips))
     return EnrolResult(speaker, len(clips), left_out, address)
 

@@ -150,12 +150,17 @@ def rollback(config: Config) -> RollbackResult:
 def _conditions(bundles: Sequence[Bundle], options: GateConfig) -> list[str]:
     """Names of the conditions to judge under: those that all versions know, each as often as it counts.
 
-    A version of the sound alone knows every condition. Where two know none in common, each is judged under its first.
+    A version of the sound alone knows every condition, unless it measures sound against speakers. Where two know none
+    in common, each is judged under its first.
 
     Raises:
         ConfigError: A condition that counts is not known.
     """
-    known = [[one.name for one in bundle.conditions] for bundle in bundles if bundle.granularities]
+    known = [
+        [one.name for one in bundle.conditions]
+        for bundle in bundles
+        if bundle.granularities or bundle.config.encoder.speaker_norms
+    ]
     common = [name for name in known[0] if all(name in others for others in known)] if known else []
     if not common:
         return [FIRST]
@@ -173,9 +178,8 @@ def _conditions(bundles: Sequence[Bundle], options: GateConfig) -> list[str]:
 
 def level_under(bundle: Bundle, level: str, condition: str) -> str:
     """Name of a semantic level of a version under a condition."""
-    if not bundle.granularities:
-        return "audio"
-    return level if condition == FIRST or len(bundle.conditions) == 1 else f"{level}/{condition}"
+    level = level if bundle.granularities else "audio"
+    return level if condition == FIRST else bundle.level_name(level, condition)
 
 
 def _latency(

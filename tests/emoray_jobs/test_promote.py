@@ -216,7 +216,7 @@ def test_robustness_scores_the_same_clips_under_each_condition_once(trained, con
             assert one["loss"]["estimate"] == pytest.approx(gap)
     assert Path(result.report.page).is_file()
     assert Path(result.report.page).with_name("robustness.png").is_file()
-    monkeypatch.setattr(robustness, "load_bundle", None)  # what was scored is not scored again
+    monkeypatch.setattr(robustness, "corpus_scorer", None)  # what was scored is not scored again
     again = robustness.run(few)
     assert (again.report.reused, again.report.metrics) == (True, result.report.metrics)
 

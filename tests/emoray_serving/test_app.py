@@ -210,6 +210,10 @@ def test_a_transcript_that_cannot_be_aligned_counts_without_its_emphasis(service
     absent = {one["part"]: one["reason"] for one in reply["semantics"]["absent"]}
     assert set(absent) == {"les"}
     assert "word times" in absent["les"]
+    # The set that was used is named, and the interval is that set's.
+    assert (reply["semantics"]["used"], reply["semantics"]["vectors"]) == ("full", ["gs", "es"])
+    interval, width = reply["valence"]["interval"], kit.HALF_WIDTHS["gs+es"]["valence"]
+    assert interval["upper"] - interval["lower"] == pytest.approx(2 * width, abs=1e-6)
     assert reply["transcript"]["times"] == "none"
     words = [(word["word"], word["start_ms"]) for word in reply["transcript"]["words"]]
     assert words == [(word, None) for word in kit.SENTENCE.split()]

@@ -12,12 +12,14 @@ import polars as pl
 from emoray.audio.io import decode
 from emoray.errors import AudioError, InputError
 from emoray.lake.tables import Lake
+from emoray.models.build import frontend
+from emoray.models.frontend import sound_means
 from emoray.registry import versions
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.scoring.bundle import Bundle, text_read
 from emoray.scoring.predictions import predict_rows
-from emoray.scoring.scorer import load_bundle
+from emoray.scoring.scorer import Scorer
 from emoray.stages.base import WAVEFORM, Row
 from emoray.training.data.pack import column
 from emoray_jobs.evaluate.stored import LABELLED
@@ -129,6 +131,20 @@ def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) 
     return good
 
 
+def corpus_scorer(lake: Lake, corpus: str, bundle: Bundle) -> Scorer:
+    """A scorer that knows a corpus's speakers as the version's norms do: from their enrolment clips."""
+    if not bundle.config.encoder.speaker_norms:
+        return Scorer(bundle)
+    frame = pl.DataFrame(lake.utterances(corpus, ["utterance_id", "speaker_id"]))
+    front, sounds = frontend(bundle.config.encoder), {}
+    enrolling = frame.filter(bundle.norms.enrolment_clips(frame))
+    for (speaker,), own in enrolling.group_by("speaker_id", maintain_order=True):
+        clips = [row[WAVEFORM] for row in utterance_rows(lake, corpus, own["utterance_id"].to_list(), bundle)]
+        if clips:
+            sounds[str(speaker)] = sound_means(front, clips)
+    return Scorer(dataclasses.replace(bundle, sounds=sounds))
+
+
 def _from_audio(
     lake: Lake,
     corpus: str,
@@ -139,7 +155,7 @@ def _from_audio(
     *,
     threads: int,
 ) -> pl.DataFrame:
-    scorer = load_bundle(bundle.folder)
+    scorer = corpus_scorer(lake, corpus, bundle)
     ids = keys.filter(pl.col("split").is_in(list(splits)) & LABELLED).sort("utterance_id")["utterance_id"].to_list()
     if not ids:
         raise nothing_labelled(corpus, splits)

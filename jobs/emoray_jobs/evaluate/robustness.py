@@ -26,11 +26,12 @@ from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.tracking import connect
 from emoray.schema import DIMENSIONS
+from emoray.scoring.bundle import open_bundle
 from emoray.scoring.predictions import predict_rows
-from emoray.scoring.scorer import Scorer, load_bundle
+from emoray.scoring.scorer import Scorer
 from emoray.stages.base import Row
 from emoray_jobs.evaluate import stored, tables
-from emoray_jobs.evaluate.predictions import find_version, utterance_rows
+from emoray_jobs.evaluate.predictions import corpus_scorer, find_version, utterance_rows
 from emoray_jobs.evaluate.stored import SplitReport
 from emoray_jobs.progress import track
 from emoray_jobs.train.local import torch_threads
@@ -75,7 +76,7 @@ def run(config: Config, *, model: str | None = None) -> RobustnessResult:
     synthetic = config.corpus.kind == "synthetic"
 
     def write(folder: str) -> Report:
-        scorer = load_bundle(versions.fetch(tracking, version))
+        scorer = corpus_scorer(lake, config.corpus.name, open_bundle(versions.fetch(tracking, version)))
         rows, vocabulary = _clips(lake, config.corpus.name, split, scorer, config.robustness.clips)
         with torch_threads(config.launch.threads):
             scored = _score(scorer, rows, vocabulary, config.robustness)

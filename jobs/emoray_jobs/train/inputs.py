@@ -22,7 +22,7 @@ from emoray.models.build import MODELS, OVER_DIALOGUES
 from emoray.models.config import ModelConfig
 from emoray.scoring.bundle import text_read
 from emoray.stages import pipeline
-from emoray.stages.conditions import FittedCondition
+from emoray.stages.conditions import Condition, FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 from emoray.training.build import decide_objective, plan_run
@@ -125,16 +125,30 @@ def prepare_run(
 
 
 def _annotations(lake: Lake, corpus: str, annotate: AnnotateConfig, model: ModelConfig) -> State:
-    """The annotations; those of the first condition alone, or none, for a model that reads no text."""
+    """The annotations that a model depends on.
+
+    None, or those of the first condition alone, for a model that reads no text; those of each state of the speaker
+    where it measures sound against the speaker.
+    """
     try:
         state = annotation_state(lake, corpus, annotate)
     except LakeError as error:
         if error.kind != "not_annotated" or text_read(model):
             raise
+        if model.encoder.speaker_norms:
+            log.warning(
+                "corpus %r is not annotated, so no clip enrols its speaker, and model.encoder.speaker_norms measures"
+                " each against the corpus: emoray annotate draws enrolment clips",
+                corpus,
+            )
         none, prints = Norms.unfitted(), pipeline.fingerprints(annotate, None)
         condition = FittedCondition(pipeline.conditions(annotate)[0].name, prints, none.hash)
         return State(prints, none, (condition,))
-    return state if text_read(model) else dataclasses.replace(state, conditions=state.conditions[:1])
+    if text_read(model):
+        return state
+    words = Condition.named(state.conditions[0].name).transcript
+    states = tuple(one for one in state.conditions if Condition.named(one.name).transcript == words)
+    return dataclasses.replace(state, conditions=states if model.encoder.speaker_norms else states[:1])
 
 
 def _assert_text(corpus: str, model: ModelConfig, keys: pl.DataFrame, condition: str) -> None:

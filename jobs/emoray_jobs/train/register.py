@@ -15,13 +15,15 @@ import polars as pl
 import emoray
 from emoray.evaluation import conformal
 from emoray.evaluation.summary import LEVELS
+from emoray.models.batch import LEVELS as SETS
+from emoray.models.batch import level_of
 from emoray.models.build import OVER_DIALOGUES, build
 from emoray.models.config import ModelConfig
 from emoray.registry import versions
 from emoray.registry.card import model_card
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
-from emoray.scoring.bundle import open_bundle, save_bundle, text_read
+from emoray.scoring.bundle import level_name, open_bundle, save_bundle, text_read
 from emoray.training.checkpoint import Checkpoint, load_trained_weights
 from emoray.training.data.training_set import TrainingSet
 from emoray.training.predict import summarise
@@ -81,15 +83,24 @@ class PreparedRun:
 def levels_of(config: ModelConfig, conditions: Sequence[str]) -> tuple[str, ...]:
     """Semantic levels at which a model is judged, from the least input to the most: sound alone where it reads no text.
 
-    With several conditions, each level with text is one level per condition, for example `full/unknown/reference`; the
-    first condition comes last.
+    With several conditions, each level that depends on them is one level per condition, for example
+    `full/unknown/reference`; the first condition comes last.
     """
-    if not text_read(config):
-        return ("audio",)
-    if len(conditions) < 2:
-        return tuple(LEVELS)
-    with_text = [level for level in LEVELS if level != "audio"]
-    return ("audio", *(f"{level}/{condition}" for condition in reversed(conditions) for level in with_text))
+    return _under_each(config, conditions, list(LEVELS) if text_read(config) else ["audio"])
+
+
+def interval_levels(config: ModelConfig, conditions: Sequence[str]) -> tuple[str, ...]:
+    """Semantic levels that scores have intervals of: those of `levels_of`, and clips without an emphasised word."""
+    read = text_read(config)
+    others = [name for name in ("gs", "gs+es") if level_of(SETS[name], read) == name]
+    return (*levels_of(config, conditions), *_under_each(config, conditions, others))
+
+
+def _under_each(config: ModelConfig, conditions: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
+    found = dict.fromkeys(
+        level_name(config, conditions, level, one) for one in reversed(conditions) for level in levels
+    )
+    return tuple(sorted(found, key=lambda name: name.partition("/")[0] != "audio"))
 
 
 def parameters(prepared: PreparedRun) -> dict[str, Any]:
@@ -185,7 +196,8 @@ def _bundle(
         if name != "score"
     }
     half_widths: conformal.HalfWidths = {}
-    for frame in frames.values():
+    others = [name for name in interval_levels(spec.model, training_set.conditions) if name not in frames]
+    for frame in (frames | predict_levels(model, training_set, calibrating, others, spec.launch)).values():
         half_widths |= conformal.fit(frame.filter(pl.col("utterance_id").is_in(calibrating)), conformal_level)
     save_bundle(
         folder,

@@ -68,8 +68,10 @@ def check_predictions(frame: pl.DataFrame) -> pl.DataFrame:
 def level_title(level: str) -> str:
     """A level's name for readers, with its condition if it has one (`full/unknown/reference`)."""
     vectors, _, condition = level.partition("/")
-    title = LEVELS.get(vectors, vectors)
-    return f"{title}; {Condition.named(condition).title}" if condition else title
+    title, under = LEVELS.get(vectors, vectors), Condition.named(condition) if condition else None
+    if under is None:
+        return title
+    return f"{title}; {under.speaker_title if vectors == 'audio' else under.title}"
 
 
 def semantic_levels(frame: pl.DataFrame) -> list[str]:

@@ -1,7 +1,8 @@
 """Speakers whom callers enrolled, on the lake: `speakers/<hash of the id>.json`, one file per speaker.
 
-What is kept are the means of the prosodic measures of the enrolment clips, never sound or words. Means belong to the
-fingerprint of the stage that measured them, so that each model version reads those that it can compare with its norms.
+What is kept are means of measures of the enrolment clips, of prosody and of acoustic features, never sound or words.
+Means belong to the fingerprint of what measured them, so that each model version reads those that it can compare with
+its norms.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ KEEP_S = 10.0
 MOST_KEPT = 10_000
 
 
-def store_speaker(lake: Lake, speaker_id: str, prosody: str, means: Mapping[str, float]) -> str:
+def store_speaker(lake: Lake, speaker_id: str, measured_by: str, means: Mapping[str, Any]) -> str:
     """Keep a speaker's norms; earlier ones of the same measures are replaced.
 
     Args:
-        prosody: Fingerprint of the stage that measured them.
-        means: As `emoray.stages.norms.speaker_means` gives them.
+        measured_by: Fingerprint of the stage or front-end that measured them.
+        means: As `emoray.stages.norms.speaker_means` or `emoray.models.frontend.sound_means` gives them.
 
     Returns:
         Address of the speaker's file.
@@ -37,22 +38,22 @@ def store_speaker(lake: Lake, speaker_id: str, prosody: str, means: Mapping[str,
     document: dict[str, Any] = {"speaker_id": speaker_id, "means": {}}
     if lake.exists(*where):
         document = lake.read_json(*where)
-    document["means"][prosody] = dict(means)
+    document["means"][measured_by] = dict(means)
     return lake.write_json(document, *where)
 
 
-class StoredSpeakers(Mapping[str, Mapping[str, float]]):
+class StoredSpeakers(Mapping[str, Mapping[str, Any]]):
     """The enrolled speakers of a lake as a mapping, read when they are asked for: `Norms.enrolled` for a service.
 
     Args:
-        prosody: Fingerprint of the stage whose measures count.
+        measured_by: Fingerprint of the stage or front-end whose measures count.
     """
 
-    def __init__(self, lake: Lake, prosody: str) -> None:
-        self._lake, self._prosody = lake, prosody
-        self._read: dict[str, tuple[float, Mapping[str, float] | None]] = {}
+    def __init__(self, lake: Lake, measured_by: str) -> None:
+        self._lake, self._measured_by = lake, measured_by
+        self._read: dict[str, tuple[float, Mapping[str, Any] | None]] = {}
 
-    def __getitem__(self, speaker_id: str) -> Mapping[str, float]:
+    def __getitem__(self, speaker_id: str) -> Mapping[str, Any]:
         found = self._find(speaker_id)
         if found is None:
             raise KeyError(speaker_id)
@@ -65,7 +66,7 @@ class StoredSpeakers(Mapping[str, Mapping[str, float]]):
     def __len__(self) -> int:
         return len(self._lake.list_files(FOLDER, suffix=".json"))
 
-    def _find(self, speaker_id: str) -> Mapping[str, float] | None:
+    def _find(self, speaker_id: str) -> Mapping[str, Any] | None:
         if not speaker_id:
             return None
         read_at, found = self._read.get(speaker_id, (float("-inf"), None))
@@ -79,11 +80,11 @@ class StoredSpeakers(Mapping[str, Mapping[str, float]]):
             self._read[speaker_id] = (time.monotonic(), found)
         return found
 
-    def _stored(self, speaker_id: str) -> Mapping[str, float] | None:
+    def _stored(self, speaker_id: str) -> Mapping[str, Any] | None:
         if not self._lake.exists(FOLDER, _file(speaker_id)):
             return None
         document: dict[str, Any] = self._lake.read_json(FOLDER, _file(speaker_id))
-        means: Mapping[str, float] | None = document["means"].get(self._prosody)
+        means: Mapping[str, Any] | None = document["means"].get(self._measured_by)
         return means
 
 

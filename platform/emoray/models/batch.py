@@ -6,6 +6,7 @@ E text width or experts, C classes, R regions, M branches or modalities, 3 = (va
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -26,6 +27,9 @@ class Batch:
         target_B3: Labels in [0, 1]; NaN where unlabelled.
         label_B: Class index; -1 where unlabelled.
         utterance_ids: One id per clip.
+        speaker_BM: Means of the measures of each speaker's enrolment clips (`emoray.models.speaker_norms`), any values
+            where there are none. None: no speaker is known.
+        enrolled_B: Number of these clips, 0 for an unknown speaker; None if `speaker_BM` is.
         dialogue_B: Number of each clip's dialogue, the same for all its turns. None: each clip is a dialogue.
         turn_B: Order of the clips of a dialogue, ascending; None if `dialogue_B` is.
     """
@@ -37,6 +41,8 @@ class Batch:
     target_B3: Tensor
     label_B: Tensor
     utterance_ids: tuple[str, ...]
+    speaker_BM: Tensor | None = None
+    enrolled_B: Tensor | None = None
     dialogue_B: Tensor | None = None
     turn_B: Tensor | None = None
 
@@ -58,7 +64,7 @@ class Batch:
         return replace(part, features_BTF=part.features_BTF[:, :longest], utterance_ids=self.utterance_ids[start:stop])
 
     def at_level(self, level: str) -> Batch:
-        """The batch with the text vectors of a level: `audio` (no text), `transcript` (LES and GS) or `full`."""
+        """The batch with the text vectors of a level of `LEVELS`."""
         keep = torch.tensor([name in LEVELS[level] for name in GRANULARITIES], device=self.present_BK.device)
         return replace(self, present_BK=self.present_BK & keep)
 
@@ -76,8 +82,21 @@ class Batch:
         return Batch(**{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()})
 
 
-#: Granularities of each semantic level.
-LEVELS: dict[str, tuple[str, ...]] = {"audio": (), "transcript": ("les", "gs"), "full": GRANULARITIES}
+#: Semantic levels: the sets of text vectors that occur. The last three have no emphasised word, or no
+#: words. Reports have rows of the first three; scores have intervals of all.
+LEVELS: dict[str, tuple[str, ...]] = {
+    "audio": (),
+    "transcript": ("les", "gs"),
+    "full": GRANULARITIES,
+    "gs": ("gs",),
+    "gs+es": ("gs", "es"),
+    "es": ("es",),
+}
+
+
+def level_of(present: Collection[str], read: Collection[str]) -> str:
+    """The level of the text vectors that a clip has, among those that a model reads."""
+    return min(LEVELS, key=lambda name: len(set(LEVELS[name]).intersection(read) ^ set(present).intersection(read)))
 
 
 @dataclass(frozen=True)

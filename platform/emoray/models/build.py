@@ -5,9 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from emoray.config import Section
+from emoray.errors import ConfigError
 from emoray.models.config import EncoderConfig, ModelConfig
 from emoray.models.encoders import architecture
 from emoray.models.frontend import Frontend, LogMelFrontend, MoonshineFrontend, WaveformFrontend
+from emoray.models.heads import feature_width
+from emoray.models.speaker_norms import add_speaker_norms
 from emoray.models.systems.acoustic import Acoustic
 from emoray.models.systems.challenge import ChallengeBaseline
 from emoray.models.systems.cnn14 import Cnn14
@@ -51,8 +54,21 @@ WITHOUT_GRADIENT = frozenset({"statistics_svm", "mean"})
 
 
 def build(config: ModelConfig) -> nn.Module:
-    """The model of a configuration, newly initialised (except for a pre-trained encoder)."""
-    return MODELS[config.name](config)
+    """The model of a configuration, newly initialised (except for a pre-trained encoder).
+
+    Raises:
+        ConfigError: An option does not fit another.
+    """
+    model = MODELS[config.name](config)
+    if config.encoder.speaker_norms:
+        if config.encoder.kind == "ssl":
+            raise ConfigError(
+                "a waveform has no features to measure against a speaker",
+                where="model.encoder.speaker_norms",
+                remedy="Set it to false, or use model.encoder.kind=logmel, moonshine or moonshine_logmel",
+            )
+        add_speaker_norms(model, feature_width(config.encoder))
+    return model
 
 
 def frontend(config: EncoderConfig) -> Frontend:

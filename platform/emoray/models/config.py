@@ -122,6 +122,8 @@ class EncoderConfig(Section):
     Attributes:
         kind: `logmel` and `cnn14` are trained from scratch on log-mels; `ssl` starts from a pre-trained checkpoint;
             `moonshine` is frozen, and `moonshine_logmel` has the log-mels of `logmel` beside its states.
+        speaker_norms: Measure features against what is usual for the speaker, as far as enrolment clips tell (not
+            `ssl`).
         logmel: Options of `logmel`, and of the log-mels of `moonshine_logmel`.
         cnn14: Options of `cnn14`.
         ssl: Options of `ssl`.
@@ -129,6 +131,7 @@ class EncoderConfig(Section):
     """
 
     kind: Literal["logmel", "cnn14", "ssl", "moonshine", "moonshine_logmel"]
+    speaker_norms: bool
     logmel: LogMelConfig
     cnn14: Cnn14Config
     ssl: SslConfig

@@ -1,13 +1,13 @@
 """The part of an acoustic encoder that is not learned: from samples to the features of a training set.
 
-Shapes: S samples, T frames, F features.
+Shapes: S samples, T frames, F features, M measures = 2F.
 """
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from emoray.audio import moonshine
 from emoray.audio.io import AUDIO_HZ
 from emoray.audio.pieces import cut_into_pieces
+from emoray.digest import digest
 from emoray.errors import ConfigError
 from emoray.models.config import MelConfig
 
@@ -39,6 +40,31 @@ class Frontend(ABC):
     @abstractmethod
     def features(self, samples: np.ndarray) -> np.ndarray:
         """Features (T, F), float32, of mono samples (S,) at 16 kHz."""
+
+    def packed(self, samples: np.ndarray) -> np.ndarray:
+        """Features (T, F) as training sets hold them, float16: offline and online scores rest on the same numbers."""
+        return np.ascontiguousarray(self.features(samples), dtype=np.float16)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that the features depend on."""
+        return digest(self.options())
+
+
+#: Added to a deviation, so that a constant feature has a logarithm.
+SMALLEST_DEVIATION = 1e-2
+
+
+def clip_measures(features_TF: np.ndarray) -> np.ndarray:
+    """Measures (M,) of a clip, float32: the mean of each feature, and the logarithm of its deviation over time."""
+    features_TF = features_TF.astype(np.float32)
+    return np.concatenate([features_TF.mean(0), np.log(features_TF.std(0) + SMALLEST_DEVIATION)])
+
+
+def sound_means(frontend: Frontend, clips: Iterable[np.ndarray]) -> dict[str, Any]:
+    """What `SpeakerNorms` asks of a speaker, {clips, measures: means (M,)}, from the samples of enrolment clips."""
+    measures = [clip_measures(frontend.packed(samples)) for samples in clips]
+    return {"clips": len(measures), "measures": np.mean(measures, axis=0).tolist()}
 
 
 class LogMelFrontend(Frontend):

@@ -20,7 +20,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ from emoray.config import BASE_PRESET, merge, read_preset
 from emoray.errors import RegistryError
 from emoray.evaluation.conformal import HalfWidths
 from emoray.lake.atomic import atomic_folder
-from emoray.models.build import SOUND_ALONE, build, portable
+from emoray.lake.speakers import StoredSpeakers
+from emoray.lake.tables import Lake
+from emoray.models.build import SOUND_ALONE, build, frontend, portable
 from emoray.models.config import ModelConfig
 from emoray.schema import GRANULARITIES
 from emoray.scoring.bundle_files import (
@@ -46,7 +48,7 @@ from emoray.scoring.bundle_files import (
     prompt_file,
     read_json,
 )
-from emoray.stages.conditions import FittedCondition
+from emoray.stages.conditions import Condition, FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.model_files.weights import model_folder, revision
 from emoray.stages.norms import Norms
@@ -69,6 +71,7 @@ class Bundle(FittedStages):
         half_widths: Conformal half widths on the [0, 1] scale.
         conformal_level: Their nominal coverage.
         metrics: The version's metrics when it was made.
+        sounds: Enrolled speakers as `emoray.models.frontend.sound_means` gives them; not part of the folder.
     """
 
     folder: Path
@@ -79,11 +82,45 @@ class Bundle(FittedStages):
     half_widths: HalfWidths
     conformal_level: float
     metrics: dict[str, Any]
+    sounds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def granularities(self) -> tuple[str, ...]:
         """Text vectors that the model reads."""
         return text_read(self.config)
+
+    def with_speakers_of(self, lake: Lake) -> Bundle:
+        """See `FittedStages.with_speakers_of`."""
+        known = super().with_speakers_of(lake)
+        if not self.config.encoder.speaker_norms:
+            return known
+        return dataclasses.replace(known, sounds=StoredSpeakers(lake, frontend(self.config.encoder).fingerprint))
+
+    def enrolled_clips(self, speaker_id: str | None) -> int:
+        """Clips that all norms of a speaker which the model uses rest on; 0 for an unknown one."""
+        found = [self.norms.for_speaker(speaker_id).clips] if self.granularities else []
+        if self.config.encoder.speaker_norms:
+            found.append(int(self.sounds.get(speaker_id or "", {}).get("clips", 0)))
+        return min(found, default=0)
+
+    def level_name(self, level: str, condition: str) -> str:
+        """See the function `level_name`."""
+        return level_name(self.config, [one.name for one in self.conditions], level, condition)
+
+
+def level_name(config: ModelConfig, conditions: Sequence[str], level: str, condition: str) -> str:
+    """Name of a semantic level under one of a version's conditions, as in reports and intervals.
+
+    With one condition it is the level's. Sound alone depends on what is known of the speaker at most, never on words.
+    """
+    if len(conditions) < 2:
+        return level
+    if level == "audio":
+        if not config.encoder.speaker_norms:
+            return level
+        clips = Condition.named(condition).enrol_clips
+        condition = next((name for name in conditions if Condition.named(name).enrol_clips == clips), condition)
+    return f"{level}/{condition}"
 
 
 def text_read(config: ModelConfig) -> tuple[str, ...]:
@@ -156,6 +193,7 @@ def open_bundle(folder: str | Path) -> Bundle:
     root = Path(folder)
     document = model_document(root)
     fitted, conformal = open_stages(root), read_json(root / "conformal.json")
+    document["config"]["encoder"].setdefault("speaker_norms", False)  # bundles from before there were any
     try:
         # Keys that came after the version was made have the values of the preset.
         config = ModelConfig.model_validate(merge(read_preset(BASE_PRESET)["model"], document["config"]))
@@ -174,10 +212,18 @@ def open_bundle(folder: str | Path) -> Bundle:
         model=model,
         scale=None if document["scale"] is None else (document["scale"][0], document["scale"][1]),
         dimensional=document.get("dimensional", True),  # bundles from before there was such a mark
-        half_widths=conformal["half_widths"],
+        half_widths=_of_all_sets(conformal["half_widths"]),
         conformal_level=conformal["level"],
         metrics=read_json(root / "metrics.json"),
     )
+
+
+def _of_all_sets(half_widths: HalfWidths) -> HalfWidths:
+    """Half widths; in bundles from before each set of text vectors had its own, those of the level without LES."""
+    older = {"transcript": "gs", "full": "gs+es"}
+    parts = {name: name.partition("/") for name in half_widths}
+    added = {f"{older[one[0]]}{one[1]}{one[2]}": half_widths[name] for name, one in parts.items() if one[0] in older}
+    return added | half_widths
 
 
 def _portable_stages(annotate: AnnotateConfig) -> dict[str, Any]:

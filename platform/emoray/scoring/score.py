@@ -84,8 +84,7 @@ class Score:
         dimensional: False for a version that was trained on classes alone: its dimensions mean nothing.
         interval_level: Nominal coverage of the intervals.
         time_course: Windows of 4 s every 1 s; one point if the clip is shorter or no windows were requested.
-        level: Semantic level of the score (audio, transcript, full): the highest that the clip's values allow. A clip
-            without an emphasised word has no LES and is at its level all the same.
+        level: Semantic level of the score: the set of text vectors that the model had (`emoray.models.batch.LEVELS`).
         condition: Name of the condition whose intervals these are: the nearest that the version was fitted under.
         transcript_source: Where its words are from: `reference` for given ones, or the recogniser; None without words.
         speaker_clips: Enrolment clips that the speaker's norms rest on; 0 for an unknown speaker.

@@ -15,7 +15,7 @@ import torch
 
 from emoray.audio.io import AUDIO_HZ, AudioConfig
 from emoray.errors import AudioError
-from emoray.models.batch import Batch, Output
+from emoray.models.batch import Batch, Output, level_of
 from emoray.models.build import frontend
 from emoray.schema import DIMENSIONS, GRANULARITIES
 from emoray.scoring.bundle import Bundle, open_bundle
@@ -90,7 +90,8 @@ class Scorer:
         pieces = [piece for number, request in enumerate(requests) for piece in _pieces(number, request)]
         raw: dict[int, _Raw] = {}
         for places in _batches([len(piece.samples) for piece in pieces]):
-            raw.update(zip(places, self._forward([pieces[place] for place in places], semantics), strict=True))
+            part = [pieces[place] for place in places]
+            raw.update(zip(places, self._forward(part, requests, semantics), strict=True))
         whole: dict[int, _Raw] = {}
         windows: dict[int, list[TimePoint]] = {number: [] for number in range(len(requests))}
         for place, piece in enumerate(pieces):
@@ -103,9 +104,10 @@ class Scorer:
             for number, request in enumerate(requests)
         ]
 
-    def _forward(self, pieces: Sequence[_Piece], semantics: Sequence[TextVectors]) -> list[_Raw]:
-        # Training reads features as float16; the same rounding here makes offline and online scores equal.
-        features = [self._frontend.features(piece.samples).astype(np.float16).astype(np.float32) for piece in pieces]
+    def _forward(
+        self, pieces: Sequence[_Piece], requests: Sequence[ScoreRequest], semantics: Sequence[TextVectors]
+    ) -> list[_Raw]:
+        features = [self._frontend.packed(piece.samples).astype(np.float32) for piece in pieces]
         features_BTF = np.zeros((len(pieces), max(map(len, features)), self._frontend.width), dtype=np.float32)
         text_BKE = np.zeros((len(pieces), len(GRANULARITIES), self.bundle.config.text_width), dtype=np.float32)
         present_BK = np.zeros((len(pieces), len(GRANULARITIES)), dtype=bool)
@@ -123,6 +125,7 @@ class Scorer:
             target_B3=torch.full((len(pieces), len(DIMENSIONS)), torch.nan),
             label_B=torch.full((len(pieces),), -1),
             utterance_ids=tuple(str(piece.request) for piece in pieces),
+            **self._speakers([requests[piece.request].speaker_id for piece in pieces]),
         )
         with torch.inference_mode():
             output: Output = self._model(batch.to(self._device))
@@ -134,25 +137,35 @@ class Scorer:
         ]
         return [_Raw(*outputs) for outputs in zip(prediction_B3, *optional, strict=True)]
 
-    def _level(self, semantic: TextVectors) -> str:
-        """The highest level that a clip's values allow; a description without the words that it goes with is dropped.
+    def _speakers(self, speaker_ids: Sequence[str | None]) -> dict[str, torch.Tensor]:
+        """What the batch says of the speakers, where the model measures sound against them."""
+        if not self.bundle.config.encoder.speaker_norms:
+            return {}
+        speaker_BM = np.zeros((len(speaker_ids), 2 * self._frontend.width), dtype=np.float32)
+        enrolled_B = np.zeros(len(speaker_ids), dtype=np.float32)
+        for place, speaker in enumerate(speaker_ids):
+            own = self.bundle.sounds.get(speaker or "")
+            if own is not None:
+                speaker_BM[place], enrolled_B[place] = own["measures"], own["clips"]
+        return {"speaker_BM": torch.from_numpy(speaker_BM), "enrolled_B": torch.from_numpy(enrolled_B)}
 
-        A model of the sound alone has one level only, whatever text is given.
+    def _level(self, semantic: TextVectors) -> str:
+        """The level of the text vectors that a clip has.
+
+        A description made without words is dropped where the model reads words too: it met no such description.
         """
-        reads_words = any(name in self.bundle.granularities for name in ("les", "gs"))
-        words = semantic.row.get("embed_transcript") is not None
-        if "es" in semantic.vectors and (words or not reads_words):
-            return "full"
-        if semantic.vectors.pop("es", None) is not None:
+        read = self.bundle.granularities
+        wordless = semantic.row.get("embed_transcript") is None
+        if wordless and set(read) > {"es"} and semantic.vectors.pop("es", None) is not None:
             semantic.absent["es"] = "there are no words: the version has no figures for a description alone"
-        return "transcript" if reads_words and words else "audio"
+        return level_of(semantic.vectors, read)
 
     def _score(
         self, request: ScoreRequest, semantic: TextVectors, level: str, raw: _Raw, points: list[TimePoint]
     ) -> Score:
-        known = self.bundle.norms.for_speaker(request.speaker_id).clips if self.bundle.granularities else 0
+        known = self.bundle.enrolled_clips(request.speaker_id)
         condition = self.bundle.condition(semantic.source, known)
-        under = level if level == "audio" or len(self.bundle.conditions) == 1 else f"{level}/{condition}"
+        under = self.bundle.level_name(level, condition)
         duration_s = len(request.samples) / AUDIO_HZ
         estimates = {name: self._estimate(float(raw.prediction[d]), name, under) for d, name in enumerate(DIMENSIONS)}
         # A clip that is not longer than a window is the only window.

@@ -56,11 +56,15 @@ class Condition:
         return cls(0 if speaker == UNKNOWN else int(speaker.rpartition("-")[2]), transcript)
 
     @property
+    def speaker_title(self) -> str:
+        """What is known of the speaker, for readers."""
+        return f"speaker enrolled with {self.enrol_clips} clips" if self.enrol_clips else "speaker unknown"
+
+    @property
     def title(self) -> str:
         """Its name for readers."""
-        speaker = f"speaker enrolled with {self.enrol_clips} clips" if self.enrol_clips else "speaker unknown"
         words = "given words" if self.transcript == "reference" else f"words from {self.transcript}"
-        return f"{speaker}, {words}"
+        return f"{self.speaker_title}, {words}"
 
 
 @dataclass(frozen=True)

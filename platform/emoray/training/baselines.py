@@ -11,7 +11,7 @@ from emoray.models.build import build
 from emoray.models.config import ModelConfig
 from emoray.models.systems.mean import TrainMean
 from emoray.models.systems.statistics_svm import StatisticsSvm
-from emoray.training.build import fit_to_labels
+from emoray.training.build import fit_to_clips
 from emoray.training.data.training_set import TrainingSet
 from emoray.training.predict import predict
 
@@ -24,8 +24,8 @@ def predict_baselines(
 ) -> pl.DataFrame:
     """Fit the baselines to the train split, from its packed features, and predict the labelled clips of splits.
 
-    Both read the sound alone. A waveform has no statistics that mean anything: with `encoder.kind: ssl` the train mean
-    is alone.
+    Both read the sound alone, of unknown speakers. A waveform has no statistics that mean anything: with
+    `encoder.kind: ssl` the train mean is alone.
 
     Returns:
         Predictions as of `emoray.training.predict.predict`, with the columns `baseline` and `fitted_to`.
@@ -34,8 +34,9 @@ def predict_baselines(
     train_ids, ids = training_set.ids("train"), [name for split in splits for name in training_set.ids(split)]
     parts = []
     for name in names:
-        baseline = build(model.model_copy(update={"name": name}))
-        clips = fit_to_labels(baseline, training_set, train_ids)
+        encoder = model.encoder.model_copy(update={"speaker_norms": False})
+        baseline = build(model.model_copy(update={"name": name, "encoder": encoder}))
+        clips = fit_to_clips(baseline, training_set, train_ids)
         frame = predict(baseline, training_set, ids, "audio", batch_size=batch_size)
         label = pl.lit(BASELINES[type(baseline)])
         parts.append(frame.with_columns(label.alias(BASELINE), pl.lit(clips).alias(FITTED_TO)))

@@ -12,6 +12,7 @@ from torch import nn
 from emoray.errors import TrainingError
 from emoray.models.build import MODELS, OVER_DIALOGUES, WITHOUT_GRADIENT, build
 from emoray.models.config import ModelConfig
+from emoray.models.speaker_norms import SpeakerNorms
 from emoray.models.systems.mean import TrainMean
 from emoray.models.systems.statistics_svm import StatisticsSvm
 from emoray.training.config import LaunchConfig, TrainConfig
@@ -86,11 +87,11 @@ def build_learner(
 ) -> Learner:
     """A learner at step 0, of a training set that was opened with the model's classes.
 
-    Class weights, region weights and the train mean come from the labels of `ids`; weights depend on the seed only.
+    Speaker norms, class weights, region weights and the train mean come from `ids`; weights depend on the seed only.
     """
     seed_torch(config.seed, "weights")
     built, target_N3, label_N = build(model), training_set.targets(ids), training_set.labels(ids)
-    fit_to_labels(built, training_set, ids)
+    fit_to_clips(built, training_set, ids)
     weighted = model.classes and config.objective.class_weights
     return Learner(
         built,
@@ -103,14 +104,22 @@ def build_learner(
     )
 
 
-def fit_to_labels(model: nn.Module, training_set: TrainingSet, ids: Sequence[str]) -> int:
-    """Fit a model without gradient to labelled clips; any other stays as it is.
+def fit_to_clips(
+    model: nn.Module, training_set: TrainingSet, ids: Sequence[str], *, condition: str | None = None
+) -> int:
+    """Fit the speaker norms of a model to clips, and to their labels a model without gradient.
 
     Support vector machines are fitted to at most `model.statistics_svm.max_clips` clips, evenly spread over `ids`.
 
+    Args:
+        condition: Under which support vector machines see the clips; the first one if left out.
+
     Returns:
-        How many clips it was fitted to.
+        How many clips a model without gradient was fitted to; 0 for any other.
     """
+    norms = getattr(model, "speaker_norms", None)
+    if isinstance(norms, SpeakerNorms):
+        norms.fit(training_set.measures(ids), training_set.speakers(ids))
     if isinstance(model, TrainMean):
         model.fit(training_set.targets(ids), training_set.labels(ids))
         return len(ids)
@@ -121,6 +130,7 @@ def fit_to_labels(model: nn.Module, training_set: TrainingSet, ids: Sequence[str
         log.info("the support vector machines are fitted to %d of %d clips", number, len(ids))
     chosen = [ids[place * len(ids) // number] for place in range(number)]
     batches = [chosen[start : start + CLIPS_AT_ONCE] for start in range(0, number, CLIPS_AT_ONCE)]
-    statistics_NS = torch.cat([model.statistics(training_set.collate(names)) for names in batches])
+    collated = (training_set.collate(names, condition=condition) for names in batches)
+    statistics_NS = torch.cat([model.statistics(batch if norms is None else norms(batch)) for batch in collated])
     model.fit(statistics_NS, training_set.targets(chosen), training_set.labels(chosen))
     return number

@@ -39,8 +39,8 @@ def predict(
     Args:
         model: The model; its training mode is restored. If it is sharded, every worker calls this, with any clips or
             none.
-        level: `audio`, `transcript` or `full`: the text vectors that the model may use; and after a slash the condition
-            that they are of, the first one if left out.
+        level: One of `emoray.models.batch.LEVELS`: the text vectors that the model may use; and after a slash the
+            condition that they and the speaker are of, the first one if left out.
         batch_size: Clips of one forward pass; a longer dialogue is alone.
 
     Returns:
@@ -53,7 +53,7 @@ def predict(
     model.eval()
     vectors, _, named = level.partition("/")
     condition = named or training_set.conditions[0]
-    if vectors != "audio":
+    if named or vectors != "audio" or hasattr(model, "speaker_norms"):
         ids = training_set.usable(ids, condition)
     lengths_s = np.asarray(training_set.durations_s(ids))
     columns: dict[str, list[object]] = {name: [None] * len(ids) for name in _MODEL_COLUMNS}

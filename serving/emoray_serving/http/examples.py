@@ -37,6 +37,7 @@ REPLY_EXAMPLE: dict[str, Any] = {
     "semantics": {
         "requested": "full",
         "used": "full",
+        "vectors": ["les", "gs", "es"],
         "condition": "unknown/reference",
         "absent": [],
         "description": {"emotion": "joy", "intensity": 0.6},

@@ -7,7 +7,7 @@ from typing import Any
 
 from emoray.audio.io import Waveform
 from emoray.schema import DIMENSIONS, GRANULARITIES
-from emoray.scoring.score import REQUESTED_OF, Estimate, RequestedSemantics, Score
+from emoray.scoring.score import Estimate, RequestedSemantics, Score
 from emoray_serving.clip_semantics import ClipSemantics
 from emoray_serving.http.schemas import (
     Absent,
@@ -122,7 +122,8 @@ def _semantics(parameters: ScoreParameters, semantics: ClipSemantics, score: Sco
     description = semantics.shown.get("semantics")
     return SemanticsUsed(
         requested=parameters.semantics,
-        used=REQUESTED_OF[score.level],
+        used="full" if "es" in score.used else "transcript" if score.used else "none",
+        vectors=list(score.used),
         condition=score.condition,
         absent=absent,
         description=None if description is None else shown_description(description),

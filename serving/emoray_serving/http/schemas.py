@@ -96,10 +96,14 @@ class Speaker(Model):
 
 
 class SemanticsUsed(Model):
-    """The semantics of the score: the requested level and the level that was used."""
+    """The semantics of the score: what was requested, and what was used."""
 
     requested: RequestedSemantics
     used: RequestedSemantics
+    vectors: list[str] = Field(
+        description="Text vectors that the model had, of les (emphasised words), gs (whole transcript) and es"
+        " (description): the set whose intervals these are."
+    )
     condition: str = Field(
         description="The condition whose intervals these are, for example unknown/moonshine: what is known of the"
         " speaker, and where the words are from. The nearest that the version was fitted under."

@@ -7,7 +7,11 @@ import scoring_kit as kit
 import torch
 
 from emoray.errors import AudioError
-from emoray.models.build import SOUND_ALONE
+from emoray.lake.speakers import store_speaker
+from emoray.lake.tables import Lake, LakeConfig
+from emoray.models.batch import LEVELS
+from emoray.models.build import SOUND_ALONE, frontend
+from emoray.models.frontend import sound_means
 from emoray.schema import DIMENSIONS
 from emoray.scoring.predictions import predict_rows
 from emoray.scoring.scorer import Scorer, _batches, load_bundle
@@ -66,6 +70,44 @@ def test_a_transcript_that_cannot_be_aligned_keeps_its_meaning(scorer):
     (score,) = scorer.score([kit.request(words=None, language="de", transcript="Das will sie nicht")])
     assert score.used == ("gs", "es")
     assert "word times" in score.absent["les"]
+
+
+@pytest.mark.parametrize(("level", "left_out"), [("gs", ("les", "es")), ("gs+es", ("les",))])
+def test_each_set_of_text_vectors_has_its_own_interval(tmp_path, monkeypatch, level, left_out):
+    widths = {name: dict.fromkeys(DIMENSIONS, 0.01 * number) for number, name in enumerate(LEVELS, start=1)}
+    monkeypatch.setattr(kit, "HALF_WIDTHS", widths)
+    scorer = load_bundle(kit.make_bundle(tmp_path / "b"))
+    run = scorer._semantics.run
+
+    def without(requests):
+        found = run(requests)
+        for name in left_out:
+            del found[0].vectors[name]
+        return found
+
+    monkeypatch.setattr(scorer._semantics, "run", without)
+    (score,) = scorer.score([kit.request(speaker_id="nobody")])
+    assert (score.level, score.used) == (level, LEVELS[level])
+    assert score.arousal.high - score.arousal.value == pytest.approx(widths[level]["arousal"])
+
+
+def test_sound_is_measured_against_the_speaker_where_the_version_does_so(tmp_path):
+    scorer = load_bundle(kit.make_bundle(tmp_path / "b", "acoustic", encoder={"speaker_norms": True}))
+    plain = load_bundle(kit.make_bundle(tmp_path / "plain", "acoustic"))
+    with torch.no_grad():  # untrained, it measures against nothing
+        scorer.bundle.model.speaker_norms.between_M.fill_(1.0)
+    clips = [kit.speech(hz=hz) for hz in (90.0, 100.0, 110.0, 95.0, 105.0)]
+    lake = Lake(LakeConfig(root=str(tmp_path / "lake"), storage_options={}))
+    front = frontend(scorer.bundle.config.encoder)
+    store_speaker(lake, "Ann", front.fingerprint, sound_means(front, clips))
+    known = Scorer(scorer.bundle.with_speakers_of(lake))
+    ann, bob = known.score([kit.request(speaker_id=name) for name in ("Ann", "Bob")])
+    assert (ann.speaker_clips, ann.condition) == (5, "enrolled-5/reference")
+    assert (bob.speaker_clips, bob.condition) == (0, "unknown/reference")
+    assert np.abs(_values(ann) - _values(bob)).max() > 1e-4
+    assert _values(bob) == pytest.approx(_values(plain.score([kit.request()])[0]), abs=1e-6)
+    assert known.bundle.level_name("audio", ann.condition) == "audio/enrolled-5/reference"
+    assert plain.bundle.level_name("audio", ann.condition) == "audio"
 
 
 def test_the_condition_is_the_nearest_to_what_is_known(scorer):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from emoray.models.batch import LEVELS
 from emoray.schema import GRANULARITIES
 from emoray.training.config import AugmentConfig
 
-#: What is left of the text vectors where some are missing: nothing, no description, no emphasised word, no words.
-SMALLER_SETS: tuple[tuple[str, ...], ...] = ((), ("les", "gs"), ("gs",), ("gs", "es"), ("es",))
+#: What is left of the text vectors where some are missing.
+SMALLER_SETS = tuple(names for level, names in LEVELS.items() if level != "full")
 
 
 def change(

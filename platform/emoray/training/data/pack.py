@@ -19,7 +19,7 @@ import pyarrow as pa
 from emoray.audio.io import AUDIO_HZ, AudioConfig, decode
 from emoray.errors import AudioError, TrainingError
 from emoray.lake.tables import Lake
-from emoray.models.frontend import Frontend
+from emoray.models.frontend import Frontend, clip_measures
 from emoray.schema import DIMENSIONS, GRANULARITIES, UTTERANCES
 from emoray.stages.conditions import FittedCondition
 from emoray.stages.deviations import DEVIATION_WIDTH
@@ -28,7 +28,7 @@ from emoray.stages.norms import Norms
 log = logging.getLogger(__name__)
 
 #: To be raised when packed shards of the same inputs would differ.
-PACK_VERSION = 2
+PACK_VERSION = 3
 
 #: An utterance's position in its dialogue.
 DIALOGUE = ("dialogue_id", "turn")
@@ -50,6 +50,7 @@ def shard_schema(conditions: Sequence[str]) -> pa.Schema:
             *(UTTERANCES.field(name) for name in KEPT),
             pa.field("duration_s", pa.float64(), nullable=False),
             pa.field("features", pa.large_binary(), nullable=False),
+            pa.field("measures", pa.binary()),
             *((column("usable", one), pa.bool_()) for one in conditions),
             *((column(name, one), pa.binary()) for one in conditions for name in GRANULARITIES),
         ]
@@ -165,9 +166,12 @@ def pack_shard(
                 log.warning("left out of the training set: %s: %s", row["utterance_id"], error)
                 continue
         values = {name: row.get(name) for name in KEPT}
-        features_TF = np.ascontiguousarray(frontend.features(samples), dtype=np.float16)
+        features_TF = frontend.packed(samples)
         values.update(
-            utterance_id=row["utterance_id"], duration_s=len(samples) / AUDIO_HZ, features=features_TF.tobytes()
+            utterance_id=row["utterance_id"],
+            duration_s=len(samples) / AUDIO_HZ,
+            features=features_TF.tobytes(),
+            measures=clip_measures(features_TF).tobytes() if frontend.width > 1 else None,
         )
         for condition in conditions:
             values[column("usable", condition)] = row[column("usable", condition)]

@@ -1,12 +1,13 @@
 """Packed training sets: features, text vectors and labels in memory-mapped Arrow shards, `training_sets/<hash>/`.
 
-Written by `training/data/pack.py`. Shapes: B batch, T frames, F features, K granularities, E text width, 3 = (valence,
-arousal, dominance).
+Written by `training/data/pack.py`. Shapes: N clips, B batch, T frames, F features, M measures of features, K
+granularities, E text width, 3 = (valence, arousal, dominance).
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import getpass
 import os
 import tempfile
@@ -62,11 +63,14 @@ class TrainingSet:
         self.conditions = tuple(index["conditions"])
         kinds = ("usable", *GRANULARITIES)
         frame = pl.DataFrame(
-            table.drop_columns(["features", *(column(kind, one) for one in self.conditions for kind in kinds)])
+            table.drop_columns(
+                ["features", "measures", *(column(kind, one) for one in self.conditions for kind in kinds)]
+            )
         )
         self.frame = frame
         self._row = {name: row for row, name in enumerate(frame["utterance_id"])}
         self._features = [scalar.as_buffer() for scalar in table["features"]]
+        self._measures = table["measures"]
         self._text = {
             one: [[scalar.as_buffer() for scalar in table[column(name, one)]] for name in GRANULARITIES]
             for one in self.conditions
@@ -162,6 +166,58 @@ class TrainingSet:
         number = self.conditions.index(condition)
         return [name for name in ids if self._usable_NC[self._row[name], number]]
 
+    @property
+    def has_measures(self) -> bool:
+        """Whether its features can be measured against speakers: a waveform cannot."""
+        return self._width > 1
+
+    def measures(self, ids: Sequence[str]) -> np.ndarray:
+        """Measures (N, M) of clips."""
+        return self._measures_of([self._row[name] for name in ids])
+
+    def speakers(self, ids: Sequence[str]) -> list[str | None]:
+        """Speakers of clips, None where unknown."""
+        column = self.frame["speaker_id"]
+        return [self._known(column[self._row[name]]) for name in ids]
+
+    @staticmethod
+    def _known(speaker: str | None) -> str | None:
+        return speaker if speaker and speaker != UNKNOWN_SPEAKER else None
+
+    def _measures_of(self, rows: Sequence[int]) -> np.ndarray:
+        return np.stack([np.frombuffer(self._measures[row].as_buffer(), dtype=np.float32) for row in rows])
+
+    @functools.cached_property
+    def _enrolled(self) -> tuple[dict[str, tuple[np.ndarray, int]], ...]:
+        """Per condition, speaker → mean measures (M,) of the clips that enrol them, and their number."""
+        found = []
+        for number in range(len(self.conditions)):
+            clips: dict[str, list[int]] = {}
+            for row in np.flatnonzero(~self._usable_NC[:, number]).tolist():
+                clips.setdefault(self.frame["speaker_id"][row], []).append(row)
+            found.append({name: (self._measures_of(rows).mean(0), len(rows)) for name, rows in clips.items()})
+        return tuple(found)
+
+    @functools.cached_property
+    def _clips_of(self) -> dict[str, np.ndarray]:
+        """Speaker → rows of their clips."""
+        rows = self.frame.select("speaker_id").with_row_index("row").group_by("speaker_id").agg("row").rows()
+        return {name: np.array(own) for name, own in rows if self._known(name)}
+
+    def _speaker(self, row: int, condition: int, random: np.random.Generator | None) -> tuple[np.ndarray | float, int]:
+        """Measures (M,) of the speaker of a clip under a condition, and the number of clips that they rest on.
+
+        `random` draws as many other clips of the speaker instead of those that enrol them: training sees many
+        enrolments of each of its speakers.
+        """
+        speaker = self.frame["speaker_id"][row]
+        own = self._enrolled[condition].get(speaker)
+        if own is None or random is None:
+            return own or (0.0, 0)
+        others = self._clips_of[speaker]
+        rows = random.choice(others[others != row], own[1], replace=False)
+        return self._measures_of(rows.tolist()).mean(0), own[1]
+
     def collate(
         self,
         ids: Sequence[str],
@@ -180,6 +236,9 @@ class TrainingSet:
         present_BK = np.zeros((len(ids), len(GRANULARITIES)), dtype=bool)
         text_BKE = np.zeros((len(ids), len(GRANULARITIES), self.text_width), dtype=np.float32)
         rows = [self._row[name] for name in ids]
+        norms = self.has_measures and any(self._enrolled)
+        speaker_BM = np.zeros((len(ids), 2 * self._width if norms else 0), dtype=np.float32)
+        enrolled_B = np.zeros(len(ids), dtype=np.float32)
         for place, (name, row) in enumerate(zip(ids, rows, strict=True)):
             features_TF = np.frombuffer(self._features[row], dtype=np.float16).reshape(-1, self._width)
             under = condition or self.conditions[0]
@@ -188,6 +247,10 @@ class TrainingSet:
                 usable = np.flatnonzero(self._usable_NC[row])
                 if len(self.conditions) > 1 and len(usable):
                     under = self.conditions[generator(*seed, name, "condition").choice(usable)]
+            if norms:
+                number = self.conditions.index(under)
+                drawn = None if augment is None else generator(*seed, name, "enrolment")
+                speaker_BM[place], enrolled_B[place] = self._speaker(row, number, drawn)
             text = self._text[under]
             present_K = np.array([vectors[row] is not None for vectors in text])
             if augment is not None:
@@ -207,6 +270,8 @@ class TrainingSet:
             target_B3=torch.from_numpy(self._target_N3[rows]),
             label_B=torch.from_numpy(self._label_N[rows]),
             utterance_ids=tuple(ids),
+            speaker_BM=torch.from_numpy(speaker_BM) if norms else None,
+            enrolled_B=torch.from_numpy(enrolled_B) if norms else None,
             dialogue_B=torch.from_numpy(self._dialogue_N[rows]),
             turn_B=torch.from_numpy(self._turn_N[rows]),
         )

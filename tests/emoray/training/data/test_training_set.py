@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections import Counter
 
@@ -17,6 +18,7 @@ from emoray.corpora.folds import Fold
 from emoray.errors import LakeError, SchemaError, TrainingError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.models.build import frontend
+from emoray.models.frontend import clip_measures
 from emoray.schema import GRANULARITIES, stage_schema, utterances_table
 from emoray.stages.conditions import FittedCondition
 from emoray.stages.deviations import DEVIATION_WIDTH
@@ -260,6 +262,35 @@ def test_a_clip_has_the_vectors_of_the_condition_that_is_asked_for_or_drawn(tmp_
     others = signs[:, [place for place in range(40) if place % 5]]
     assert 0.35 < (others == 1).float().mean() < 0.65
     assert training_set.collate(ids, plain, (0, 3)).text_BKE.equal(training_set.collate(ids, plain, (0, 3)).text_BKE)
+
+
+def test_a_batch_knows_the_speakers_as_far_as_their_enrolment_clips_tell(tmp_path):
+    rows = planted_rows(70, seed=0)
+    both = [
+        {**row, **under("unknown/reference", row), **under(CONDITION, row, usable=place >= 14)}
+        for place, row in enumerate(rows)
+    ]
+    lake, set_hash = pack_rows(str(tmp_path), both, model_config())
+    training_set = TrainingSet.open(lake, set_hash)
+    ids = training_set.frame["utterance_id"].to_list()
+    batch = training_set.collate(ids[14:28], condition=CONDITION)
+    assert batch.enrolled_B.tolist() == [2.0] * 14
+    measured = [training_set.measures([ids[place], ids[place + 7]]).mean(0) for place in range(7)]
+    torch.testing.assert_close(batch.speaker_BM, torch.from_numpy(np.stack([*measured, *measured])))
+    expected = clip_measures(batch.features_BTF[0, : batch.lengths_B[0]].numpy())
+    np.testing.assert_allclose(training_set.measures(ids[14:15])[0], expected, atol=1e-6)
+    assert training_set.collate(ids[14:28], condition="unknown/reference").enrolled_B.tolist() == [0.0] * 14
+    # In training other clips of the same speaker enrol them, at each step others, never the clip itself.
+    plain = train_config().augment.model_copy(update={"crop_s": None})
+    seen = {}
+    for step in range(40):
+        drawn = training_set.collate(ids[14:15], plain, (0, step))
+        if drawn.enrolled_B[0]:
+            seen[drawn.speaker_BM[0].numpy().tobytes()] = drawn.speaker_BM[0].numpy()
+    own = [name for name in ids[::7] if name != ids[14]]
+    pairs = {training_set.measures(list(pair)).mean(0).tobytes() for pair in itertools.permutations(own, 2)}
+    assert len(seen) > 8
+    assert set(seen) <= pairs
 
 
 def test_halves_share_no_speaker_and_few_clips_are_not_halved(tmp_path):
