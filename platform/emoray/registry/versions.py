@@ -26,6 +26,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 import emoray
+from emoray.audio import moonshine
 from emoray.audio.io import AUDIO_HZ
 from emoray.errors import RegistryError
 from emoray.lake.atomic import atomic_folder
@@ -33,6 +34,7 @@ from emoray.lake.tables import Lake
 from emoray.registry.tracking import Tracking
 
 if TYPE_CHECKING:
+    from emoray.models.config import ModelConfig
     from emoray.scoring.scorer import Scorer
 
 # Torch and the models are imported only to make or load a version: replicas that look one up do not need them.
@@ -42,7 +44,7 @@ CHALLENGER = "challenger"
 CARD = "model_card.md"
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
-#: Packages that loading and scoring a version needs; each is pinned to the version installed here.
+#: Packages that loading and scoring any version needs; each is pinned to the version installed here.
 REQUIREMENTS = (
     "mlflow",
     "torch",
@@ -115,8 +117,9 @@ def log_bundle(
                 python_model=str(Path(__file__).with_name("model_script.py")),
                 artifacts={"bundle": str(staged), "card": str(card_path)},
                 code_paths=[str(code)],
-                pip_requirements=pip_requirements(),
+                pip_requirements=pip_requirements(config),
                 signature=SIGNATURE,
+                model_config={"addresses": []},  # MLflow lets whoever loads the model change only keys that are there
                 input_example=pd.DataFrame({"audio": [data_uri(example_wav())]}),
             )
     with contextlib.suppress(MlflowException):  # it exists already
@@ -131,9 +134,14 @@ def log_bundle(
     return _version(made)
 
 
-def pip_requirements() -> list[str]:
-    """Pinned requirements of a version, without local build tags such as `+cpu`."""
-    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+def pip_requirements(config: ModelConfig) -> list[str]:
+    """Pinned requirements of a version of a model, without local build tags such as `+cpu`."""
+    encoder, needed = config.encoder, list(REQUIREMENTS)
+    if encoder.kind in ("moonshine", "moonshine_logmel"):
+        needed.append(moonshine.PACKAGE)
+    if encoder.kind == "ssl" and encoder.ssl.tuning == "lora":
+        needed.append("peft")
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed]
 
 
 def example_wav() -> bytes:

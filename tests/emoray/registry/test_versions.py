@@ -15,7 +15,7 @@ from error_kit import of_kind
 from emoray.config import read_preset
 from emoray.errors import ConfigError, RegistryError
 from emoray.lake.tables import Lake, LakeConfig
-from emoray.registry import clean_process, promotion, versions
+from emoray.registry import clean_process, promotion, pyfunc, versions
 from emoray.registry.card import model_card
 from emoray.registry.config import TrackingConfig
 from emoray.registry.gate import Check, Decision, Latency, measure_latency
@@ -140,7 +140,7 @@ def test_a_version_has_signature_pins_card_and_tags(tracking, logged):
     assert "torch==2.13.0" in requirements
     assert all("==" in line and "+" not in line for line in requirements)
     info = mlflow.models.get_model_info(logged.uri)
-    assert info.signature.inputs.input_names() == ["audio", "transcript", "speaker_id"]
+    assert info.signature.inputs.input_names() == ["audio", "transcript", "speaker_id", "sampling_rate"]
     assert "valence_low" in info.signature.outputs.input_names()
     assert tracking.client.get_run(logged.run_id).info.status == "FINISHED"
 
@@ -167,7 +167,8 @@ def test_the_pyfunc_scores_bytes_and_files_and_keeps_bad_rows_to_themselves(logg
     path = tmp_path / "a.wav"
     path.write_bytes(wav)
     table = pd.DataFrame({"audio": [wav, str(path), str(tmp_path / "none.wav"), b"RIFF"], "speaker_id": ["deep"] * 4})
-    found = mlflow.pyfunc.load_model(logged.uri).predict(table, params={"semantics": "none"})
+    allowed = {"addresses": [str(tmp_path)]}
+    found = mlflow.pyfunc.load_model(logged.uri, model_config=allowed).predict(table, params={"semantics": "none"})
     samples = np.round(kit.speech() * 32768).clip(-32768, 32767) / 32768
     (direct,) = load_bundle(bundle).score([kit.request(samples=samples.astype(np.float32), semantics="none")])
     for row in (0, 1):
@@ -179,6 +180,90 @@ def test_the_pyfunc_scores_bytes_and_files_and_keeps_bad_rows_to_themselves(logg
     assert isinstance(found["error"][3], str)
     assert found["valence"][2:].isna().all()
     assert found["error"][:2].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("/clips/a.wav", ()),
+        ("/clips/a.wav", ("/other", "/clip")),
+        ("/clips/../etc/a.wav", ("/clips",)),
+        ("file:///clips/../etc/a.wav", ("file:///clips",)),
+        ("s3://bucket-of-others/a.wav", ("s3://bucket",)),
+        ("s3://bucket/a.wav::file:///etc/a.wav", ("s3://bucket",)),
+    ],
+)
+def test_a_caller_cannot_have_other_addresses_opened_than_are_allowed(logged, address, allowed):
+    config = {"addresses": list(allowed)}
+    found = mlflow.pyfunc.load_model(logged.uri, model_config=config).predict(pd.DataFrame({"audio": [address]}))
+    assert found["error"][0].startswith("address_not_allowed")
+
+
+def test_a_link_does_not_lead_out_of_an_allowed_folder(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "secret.wav").write_bytes(b"")
+    (tmp_path / "clips" / "link.wav").symlink_to(tmp_path / "secret.wav")
+    assert not pyfunc._below(str(tmp_path / "clips" / "link.wav"), str(tmp_path / "clips"))
+    assert pyfunc._below(str(tmp_path / "clips" / "own.wav"), str(tmp_path / "clips"))
+
+
+def test_samples_and_bytes_and_data_uris_score_alike(logged):
+    samples = np.round(kit.speech() * 32768).clip(-32768, 32767).astype(np.int16)
+    wav = kit.wav_bytes(samples / 32768)
+    model = mlflow.pyfunc.load_model(logged.uri)
+    floats = (samples / 32768).astype(np.float32)
+    audio = [wav, pyfunc.data_uri(wav), samples, floats, floats.tolist()]
+    found = model.predict(pd.DataFrame({"audio": audio}), params={"semantics": "none"})
+    assert found["error"].isna().all()
+    assert found["arousal"].tolist() == pytest.approx([found["arousal"][0]] * 5, abs=1e-5)
+    slow = model.predict(
+        pd.DataFrame({"audio": [floats.repeat(2)], "sampling_rate": [32_000]}), params={"semantics": "none"}
+    )
+    assert slow["arousal"][0] == pytest.approx(found["arousal"][0], abs=0.02)
+    wrong = model.predict(pd.DataFrame({"audio": [np.zeros((2, 9), np.float32), samples.astype(np.int64), [1.0, "a"]]}))
+    assert wrong["error"].str.contains("samples").all()
+
+
+def test_what_a_server_would_answer_is_strict_json(logged):
+    frame = mlflow.pyfunc.load_model(logged.uri).predict(
+        pd.DataFrame({"audio": [b"RIFF", kit.wav_bytes(kit.speech())]})
+    )
+    document = json.dumps(frame.to_dict("records"), allow_nan=False)
+    bad, good = json.loads(document)
+    assert (bad["arousal"], good["error"]) == (None, None)
+    assert 0 <= good["arousal"] <= 1
+
+
+def test_classes_come_with_their_probabilities(lake, tracking, tmp_path):
+    folder = kit.make_bundle(tmp_path / "b", "acoustic", classes=["anger", "joy"])
+    version = versions.log_bundle(tracking, tracking.start_run("classes"), folder, card="# A model", tags={})
+    found = mlflow.pyfunc.load_model(version.uri).predict(pd.DataFrame({"audio": [kit.wav_bytes(kit.speech())]}))
+    probabilities = json.loads(found["probabilities"][0])
+    assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert found["emotion"][0] == max(probabilities, key=probabilities.get)
+
+
+def test_mlflows_evaluate_takes_a_dimension_as_the_prediction(logged):
+    table = pd.DataFrame({"audio": [kit.wav_bytes(kit.speech(hz=hz)) for hz in (90.0, 200.0)], "label": [0.4, 0.6]})
+    found = mlflow.models.evaluate(
+        logged.uri,
+        table,
+        targets="label",
+        predictions="arousal",
+        model_type="regressor",
+        evaluators="default",
+        evaluator_config={"log_explainer": False},
+    )
+    assert 0 <= found.metrics["mean_absolute_error"] <= 1
+
+
+def test_a_version_pins_what_its_own_encoder_needs(tmp_path):
+    def names(**encoder):
+        config = open_bundle(kit.make_bundle(tmp_path / "b", "acoustic", encoder=encoder)).config
+        return [one.partition("==")[0] for one in versions.pip_requirements(config)]
+
+    assert "moonshine-voice" in names(kind="moonshine")
+    assert not {"moonshine-voice", "peft"} & set(names(kind="logmel"))
 
 
 def test_a_clean_process_loads_and_scores_with_the_models_own_code(tracking, logged, bundle):
