@@ -34,6 +34,8 @@ from emoray_jobs.train.register import levels_of
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
 
+#: What reports say where there is no dev split.
+NO_DEV = "there was no dev split, so the last epoch counts and scores have no intervals"
 #: Predicts a split at semantic levels.
 Predict = Callable[[str, Sequence[str]], pl.DataFrame]
 
@@ -89,6 +91,7 @@ def _evaluate_split(
         ("reports", version.name, version.version, split),
         levels_of(bundle.config, [one.name for one in bundle.conditions]),
     )
+    has_dev = "dev" in stored.labelled_splits(lake, corpus.name)
     scored = digest({"source": version.source, "corpus": stored.corpus_hash(lake, corpus.name, split)})
     baselines = stored.baselines_of(lake, version.tags.get("emoray.run"), split)
     reported = digest(
@@ -100,7 +103,7 @@ def _evaluate_split(
         f"{version.name} version {version.version} ({bundle.config.name}) on {corpus.name}, {split}",
         facts={"model version": version.version, "MLflow run": version.run_id, **version.tags},
         protocol=[
-            "Speakers of train occur in no other split; the epoch was selected on dev.",
+            f"Speakers of train occur in no other split; {'the epoch was selected on dev' if has_dev else NO_DEV}.",
             f"{split} was scored once, by the registered version, and decided nothing.",
         ],
     )
@@ -109,7 +112,7 @@ def _evaluate_split(
         with spinner(f"evaluating version {version.version} on {split}"):
             known = stored.stored_key(lake, where).get("scored") == scored
             scores = stored.stored_predictions(lake, where) if known else predict(split, levels)
-            dev, classes = predict("dev", levels[-1:]), bundle.config.classes
+            dev, classes = predict("dev", levels[-1:]) if has_dev else None, bundle.config.classes
             report = write_report(
                 folder,
                 scores,

@@ -151,15 +151,19 @@ def on_common_clips(first: pl.DataFrame, second: pl.DataFrame) -> tuple[pl.DataF
     return one, other
 
 
+def labelled_splits(lake: Lake, corpus: str) -> list[str]:
+    """Names of a corpus's splits that have labels."""
+    frame = pl.DataFrame(lake.utterances(corpus, ["split", *DIMENSIONS, "emotion"]))
+    return frame.filter(LABELLED)["split"].drop_nulls().unique().sort().to_list()
+
+
 def test_splits(lake: Lake, corpus: str) -> list[str]:
     """Names of a corpus's test splits that have labels (those of MSP-Podcast's test3 are hidden).
 
     Raises:
         InputError: No test split has labels (`no_test_split`).
     """
-    frame = pl.DataFrame(lake.utterances(corpus, ["split", *DIMENSIONS, "emotion"]))
-    found = frame.filter(LABELLED)["split"].drop_nulls().unique()
-    splits = sorted(name for name in found if TEST.fullmatch(name))
+    splits = sorted(name for name in labelled_splits(lake, corpus) if TEST.fullmatch(name))
     if not splits:
         raise InputError(
             f"corpus {corpus!r} has no test split with labels",

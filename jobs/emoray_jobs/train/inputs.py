@@ -96,15 +96,24 @@ def prepare_run(
         TrainingError: Nothing to train on, to learn or to select by.
     """
     training_set = data.training_set
-    for split in ("train", "dev"):
+    needed = ("train", "dev") if fold is not None or train.optimizer.schedule == "plateau" else ("train",)
+    for split in needed:
         if not training_set.ids(split):
             raise TrainingError(
                 f"corpus {data.corpus.name!r} has no labelled utterances in split {split!r}"
                 + ("" if fold is None else f" of fold {fold.fold}"),
                 where=lake.root,
-                remedy="Training needs a train and a dev split with labels (or model.classes that name its emotions)",
+                remedy="Training needs a train split with labels (or model.classes that name its emotions); trials of"
+                " a protocol and the plateau schedule need a dev split too",
                 kind="empty_split",
             )
+    if not training_set.ids("dev"):
+        log.warning(
+            "corpus %r has no labelled dev split: all %d epochs are trained, the last one counts, and scores have no"
+            " intervals",
+            data.corpus.name,
+            train.epochs,
+        )
     train = decide_objective(training_set, training_set.ids("train"), model, train)
     plan = plan_run(training_set, training_set.ids("train"), model, train)
     plan_hash = plan_fingerprint(plan)

@@ -186,7 +186,9 @@ def _baselines(lake: Lake, tracking: Tracking, prepared: PreparedRun, record: Ru
     if spec.model.name in WITHOUT_GRADIENT:
         return {}
     present = training_set.frame["split"].drop_nulls().unique().sort()
-    splits = ["dev", *(name for name in present if name.startswith("test"))]
+    splits = [name for name in present if name == "dev" or name.startswith("test")]
+    if not any(training_set.ids(name) for name in splits):
+        return {}
     with spinner("fitting the baselines"), torch_threads(spec.launch.threads):
         frame = predict_baselines(training_set, spec.model, splits, batch_size=spec.launch.eval_batch_size)
     lake.write_parquet(frame.to_arrow(), *baselines_file(record.run))
@@ -226,12 +228,14 @@ class _EpochLines:
         for row in entry["metrics"]:
             if "loss" in row:
                 self._losses.append(row["loss"])
-            if "dev_score" in row:
+            if "dev_score" in row or "epoch" in row:
                 self._say(int(row["step"]), row)
                 self._losses = []
 
     def _say(self, step: int, row: Mapping[str, float]) -> None:
-        best, self._best = row["dev_score"] > self._best, max(row["dev_score"], self._best)
+        score = row.get("dev_score")
+        best = score is not None and score > self._best
+        self._best = max(score or self._best, self._best)
         if step < self._first or not self.steps:
             return
         loss = sum(self._losses) / max(1, len(self._losses))
@@ -243,7 +247,8 @@ class _EpochLines:
             scores = f"{scores} UAR {row['dev_uar']:.3f}".strip()
         mark = " *" if best else ""
         epoch = f"epoch {self._epochs[step] + 1}/{self._epochs[-1] + 1}"
-        message(f"{epoch}  loss {loss:.3f}  dev CCC {scores}{mark}  {eta:.0f} s to go")
+        told = "no dev split" if score is None else f"dev CCC {scores}{mark}"
+        message(f"{epoch}  loss {loss:.3f}  {told}  {eta:.0f} s to go")
 
 
 def render(result: TrainResult) -> RenderableType:
@@ -257,11 +262,16 @@ def render(result: TrainResult) -> RenderableType:
     alias = f", alias {result.alias}" if result.alias else ""
     baselines = "".join(f", {name} {score:.3f}" for name, score in result.baselines.items())
     ahead = [name for name, score in result.baselines.items() if score >= result.dev["score"]]
+    best = (
+        f"Best on dev after epoch {result.best_epoch + 1}: {scores}."
+        if scores
+        else "The last epoch counts: no dev split."
+    )
     beaten = f" It does not beat the {' or the '.join(ahead)}." if ahead else ""
     compared = f"Score on dev: {result.dev['score']:.3f}{baselines}.{beaten}\n" if result.baselines else ""
     return Text(
         f"Run {result.run} {how}.\n"
-        f"Best on dev after epoch {result.best_epoch + 1}: {scores}.\n"
+        f"{best}\n"
         f"{compared}"
         f"Version {result.version} of {result.model_name}{alias} (MLflow run {result.run_id})."
     )

@@ -187,7 +187,7 @@ def _bundle(
     assert checkpoint.best is not None, "a finished run has a best epoch"
     load_trained_weights(model, checkpoint.best)
     levels, dev = levels_of(spec.model, training_set.conditions), training_set.ids("dev")
-    frames = predict_levels(model, training_set, dev, levels, spec.launch)
+    frames = predict_levels(model, training_set, dev, levels if dev else (), spec.launch)
     _, calibrating = training_set.halves(dev, dialogues=isinstance(model, OVER_DIALOGUES))
     metrics = {
         f"dev/{level}/{name}": value
@@ -196,7 +196,8 @@ def _bundle(
         if name != "score"
     }
     half_widths: conformal.HalfWidths = {}
-    others = [name for name in interval_levels(spec.model, training_set.conditions) if name not in frames]
+    every = interval_levels(spec.model, training_set.conditions) if dev else ()
+    others = [name for name in every if name not in frames]
     for frame in (frames | predict_levels(model, training_set, calibrating, others, spec.launch)).values():
         half_widths |= conformal.fit(frame.filter(pl.col("utterance_id").is_in(calibrating)), conformal_level)
     save_bundle(

@@ -15,7 +15,7 @@ from emoray.training.build import build_learner
 from emoray.training.checkpoint import Checkpoint, prune
 from emoray.training.data.loader import Loader, LocalLoader
 from emoray.training.data.training_set import TrainingSet
-from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit
+from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit, last_epoch
 from emoray_jobs.train import metric_journal
 from emoray_jobs.train.local import device_here, torch_threads
 from emoray_jobs.train.run_spec import RunSpec
@@ -132,7 +132,8 @@ def _train(
             prune(lake, assignment.run, assignment.launch.keep_checkpoints)
         on_checkpoint(checkpoint)
 
-    evaluate = DevEvaluation(training_set, training_set.ids("dev"))
+    dev = training_set.ids("dev")
+    evaluate = DevEvaluation(training_set, dev) if dev else last_epoch
     resume = Checkpoint.latest(lake, assignment.run)
     callbacks = Callbacks(on_checkpoint=keep, should_stop=should_stop)
     return fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)

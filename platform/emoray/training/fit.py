@@ -72,6 +72,11 @@ class _Progress:
     pending: list[Metrics] = field(default_factory=list)
 
 
+def last_epoch(_learner: Learner) -> Metrics:
+    """In place of `DevEvaluation` without a dev split: nothing is measured, all epochs are run, the last one counts."""
+    return {}
+
+
 class DevEvaluation:
     """Scores the dev split: the clips (or dialogues) are divided among the workers, and each gets the metrics of all.
 
@@ -128,13 +133,13 @@ def fit(
     callbacks: Callbacks | None = None,
     resume: Checkpoint | None = None,
 ) -> FitResult:
-    """Train by a batch plan; keep the weights of the epoch with the best dev score.
+    """Train by a batch plan; keep the weights of the epoch with the best dev score, or without one of the last.
 
     A plan without steps is for a model without gradient: the run is one evaluation.
 
     Args:
         loader: Returns this worker's batches.
-        evaluate: Dev metrics after each epoch, with `score` (`DevEvaluation`).
+        evaluate: Dev metrics after each epoch, with `score` (`DevEvaluation`), or none (`last_epoch`).
         resume: Continue from here: same batches and numbers as without the stop, with any number of workers.
 
     Raises:
@@ -152,7 +157,7 @@ def fit(
     fingerprint = plan_fingerprint(plan)
     epochs = plan["epoch"].to_pylist()
     state = _Progress() if resume is None else _restore(learner, resume, fingerprint)
-    learner.note_scores([metrics["score"] for metrics in state.history])
+    learner.note_scores(_scores(state))
     stopped = _patience_over(state, learner.config.patience) and _at_epoch_end(epochs, state.step)
     if not epochs and state.best is None:
         _end_epoch(learner, 0, evaluate(learner), state, callbacks)
@@ -191,15 +196,22 @@ def _any_should_stop(learner: Learner, here: bool) -> bool:
 def _end_epoch(learner: Learner, epoch: int, metrics: Metrics, state: _Progress, callbacks: Callbacks) -> bool:
     """Record the epoch; whether to stop early."""
     state.history.append(metrics)
-    learner.note_scores([past["score"] for past in state.history])
-    state.pending.append({"step": max(0, state.step - 1), **{f"dev_{name}": value for name, value in metrics.items()}})
-    if metrics["score"] > state.best_score:
-        state.best, state.best_epoch, state.best_score = trained_weights(learner.model), epoch, metrics["score"]
+    score = _scores(state)[-1]
+    learner.note_scores(_scores(state))
+    told = {f"dev_{name}": value for name, value in metrics.items()} or {"epoch": float(epoch)}
+    state.pending.append({"step": max(0, state.step - 1), **told})
+    if score > state.best_score:
+        state.best, state.best_epoch, state.best_score = trained_weights(learner.model), epoch, score
         state.stale_epochs = 0
     else:
         state.stale_epochs += 1
     callbacks.on_epoch(epoch, metrics)
     return _patience_over(state, learner.config.patience)
+
+
+def _scores(state: _Progress) -> list[float]:
+    """Dev score of each epoch; its number where nothing was measured."""
+    return [metrics.get("score", float(epoch)) for epoch, metrics in enumerate(state.history)]
 
 
 def _patience_over(state: _Progress, patience: int | None) -> bool:

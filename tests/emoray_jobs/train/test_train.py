@@ -14,6 +14,7 @@ from rich.console import Console
 from emoray.errors import LakeError, TrainingError
 from emoray.lake.tables import Lake
 from emoray.registry import versions
+from emoray.schema import utterances_table
 from emoray.scoring.bundle import open_bundle
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.train import job as train
@@ -214,6 +215,38 @@ def test_the_train_mean_is_a_version_like_any_other_and_reports_ccc_0(bare):
     again = train.run(config)
     assert (again.version, again.reused, again.steps) == (result.version, False, 0)
     assert train.run(config).reused
+
+
+@pytest.fixture
+def without_dev(bare):
+    """The corpus with its dev speakers in train."""
+    lake = Lake(bare.lake)
+    rows = lake.utterances(jobs_kit.CORPUS).to_pylist()
+    moved = [{**row, "split": "train" if row["split"] == "dev" else row["split"]} for row in rows]
+    lake.write_utterances(jobs_kit.CORPUS, utterances_table(moved))
+    return bare
+
+
+def test_without_a_dev_split_all_epochs_are_trained_and_the_last_one_counts(without_dev, caplog, capsys):
+    result = train.run(without_dev)
+    assert "no labelled dev split: all 4 epochs are trained" in caplog.text
+    assert (result.best_epoch, result.dev, result.baselines) == (3, {}, {})
+    assert "epoch 4/4" in capsys.readouterr().err
+    assert "The last epoch counts" in text_of(train.render(result))
+    tracking = jobs_kit.store(without_dev)
+    bundle = open_bundle(versions.fetch(tracking, versions.by_version(tracking, result.version)))
+    assert bundle.half_widths == {}
+    assert not [key for key, _ in jobs_kit.logged(tracking.client, result.run_id) if key.startswith("dev")]
+    report = evaluate.run(without_dev).report("test")
+    assert report.metrics["conformal_level"] is None
+    assert set(report.metrics["baselines"]) >= {"train mean"}
+    assert "no dev split" in report.metrics["about"]["protocol"][0]
+
+
+def test_a_schedule_by_dev_scores_needs_a_dev_split(without_dev):
+    plateau = jobs_kit.config(without_dev.lake.root, "model.name=acoustic", "train.optimizer.schedule=plateau")
+    with pytest.raises(TrainingError, match="split 'dev'"):
+        train.run(plateau)
 
 
 def test_metrics_of_steps_without_a_stored_checkpoint_are_not_logged(bare):
