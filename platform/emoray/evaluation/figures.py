@@ -10,7 +10,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emoray.evaluation import conformal
+from emoray.evaluation import conformal, metrics
 from emoray.evaluation.groups import DURATION
 from emoray.evaluation.metrics import labelled_dimensions
 from emoray.evaluation.summary import level_title
@@ -178,6 +178,21 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
     axis.set_xlabel("predicted", fontsize=9, color=INK)
     axis.set_ylabel("true", fontsize=9, color=INK)
     axis.grid(visible=False)
+    return figure
+
+
+def reliability(frame: pl.DataFrame, classes: Sequence[str]) -> Figure:
+    """Share of clips whose likeliest class is right, over its probability, by bins; areas are the numbers of clips."""
+    clips, probability, right = metrics.reliability(frame, classes)
+    there = clips > 0
+    figure, (axis,) = _figure(3.9, 3.5)
+    axis.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1)
+    at, shares = probability[there] / clips[there], right[there] / clips[there]
+    axis.plot(at, shares, color=DIMENSION_COLOURS[0], linewidth=1.2)
+    axis.scatter(at, shares, s=12 + 160 * clips[there] / clips.max(), color=DIMENSION_COLOURS[0], zorder=3)
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axis.set_xlabel("probability of the likeliest class", fontsize=9, color=INK)
+    axis.set_ylabel("share that is right", fontsize=9, color=INK)
     return figure
 
 

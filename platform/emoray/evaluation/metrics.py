@@ -32,7 +32,13 @@ DEFINITIONS = {
     "UA": "unweighted accuracy (= UAR, balanced accuracy): mean of the classes' recalls, every class counts the same",
     "WA": "weighted accuracy: plain share of clips that are right, so frequent classes count more",
     "macro-F1": "mean of the classes' F1 scores",
+    "ECE": "expected calibration error of the likeliest class: mean |share that is right − mean probability| over ten"
+    " bins of the probability, weighted by their clips",
+    "Brier": "mean over clips of Σ_c (p_c − 1[c is true])²: 0 is best, 2 is worst",
 }
+
+#: Bins of the probability of the likeliest class.
+BINS = 10
 
 
 def moments(prediction: np.ndarray, target: np.ndarray, unit: np.ndarray | float = 1.0) -> np.ndarray:
@@ -208,6 +214,67 @@ def categorical(kind: str, classes: Sequence[str]) -> Metric:
         return pairs.reshape(frame.height, size * size)
 
     return Metric(kind, per_clip, lambda sums: of(sums.reshape(*sums.shape[:-1], size, size)))
+
+
+def recall(name: str, classes: Sequence[str]) -> Metric:
+    """Recall of one class; NaN where no clip has it."""
+    pairs, row = categorical("wa", classes).per_clip, list(classes).index(name)
+
+    def value(sums: np.ndarray) -> np.ndarray:
+        counts = sums.reshape(*sums.shape[:-1], len(classes), len(classes))[..., row, :]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return counts[..., row] / counts.sum(axis=-1)
+
+    return Metric("recall", pairs, value)
+
+
+def calibration(kind: str, classes: Sequence[str]) -> Metric:
+    """`ece` (Guo et al. 2017, arXiv 1706.04599) or `brier` (Brier 1950) of the classes' probabilities.
+
+    Column emotion_probabilities: a list per clip, in the order of the classes; clips without a label do not count.
+    """
+    per_clip, value = {"ece": (_bin_sums, _ece_of), "brier": (_squares, _brier_of)}[kind]
+    return Metric(kind, lambda frame: per_clip(frame, classes), value)
+
+
+def reliability(frame: pl.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    """Sums over the clips in each bin of the likeliest class's probability (3, BINS): clips, probability, right."""
+    return _bin_sums(frame, classes).sum(0).reshape(3, BINS)
+
+
+def _truth(frame: pl.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, C), and the true class one-hot (N, C), zero where there is none."""
+    probability_NC = np.array(frame["emotion_probabilities"].to_list(), dtype=np.float64)
+    true = frame["emotion_true"].to_list()
+    return probability_NC, np.array([[name == one for name in classes] for one in true], dtype=np.float64)
+
+
+def _bin_sums(frame: pl.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    """Per clip and bin: 1, probability of the likeliest class, whether it is right, (N, 3 · BINS)."""
+    probability_NC, true_NC = _truth(frame, classes)
+    likeliest_N = probability_NC.argmax(1)
+    top_N, rows = probability_NC.max(1), np.arange(frame.height)
+    bin_N = np.minimum((top_N * BINS).astype(int), BINS - 1)
+    sums = np.zeros((frame.height, 3, BINS))
+    sums[rows, :, bin_N] = np.stack([np.ones(frame.height), top_N, true_NC[rows, likeliest_N]], axis=1)
+    return (sums * true_NC.any(1)[:, None, None]).reshape(frame.height, 3 * BINS)
+
+
+def _ece_of(sums: np.ndarray) -> np.ndarray:
+    binned = sums.reshape(*sums.shape[:-1], 3, BINS)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.abs(binned[..., 2, :] - binned[..., 1, :]).sum(-1) / binned[..., 0, :].sum(-1)
+
+
+def _squares(frame: pl.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    probability_NC, true_NC = _truth(frame, classes)
+    labelled_N = true_NC.any(1).astype(np.float64)
+    return np.stack([labelled_N, labelled_N * ((probability_NC - true_NC) ** 2).sum(1)], axis=1)
+
+
+def _brier_of(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[..., 1] / sums[..., 0]
 
 
 def labelled_dimensions(frame: pl.DataFrame) -> list[str]:

@@ -90,6 +90,7 @@ def write_report(
     metrics["about"] = {**asdict(about), "facts": dict(about.facts), "protocol": list(about.protocol)}
     used = [*(("CCC", "Pearson", "MAE", "bias") if metrics["dimensions"] else ())]
     used += ("UA", "WA", "macro-F1") if metrics["classes"] else ()
+    used += ("ECE", "Brier") if any("ece" in one["metrics"] for one in metrics["levels"].values()) else ()
     frame = check_predictions(predictions)
     return write_folder(
         folder,
@@ -152,6 +153,9 @@ def _figures(
         drawn["groups"] = figures.ccc_by_group(level, "ccc_mean", "mean CCC")
     if metrics["classes"]:
         drawn["confusion"] = figures.confusion_matrix(level["confusion"], metrics["classes"])
+        if "ece" in level["metrics"]:
+            known = shown.filter(pl.col("emotion_true").is_in(metrics["classes"]))
+            drawn["reliability"] = figures.reliability(known, metrics["classes"])
         if not metrics["dimensions"]:
             drawn["groups"] = figures.ccc_by_group(level, "ua", "UA")
     return {name: figure for name, figure in drawn.items() if figure is not None}

@@ -14,7 +14,16 @@ from emoray.evaluation.baselines import against_baselines
 from emoray.evaluation.config import EvaluateConfig
 from emoray.evaluation.groups import DURATION, by_group, n_speakers, with_duration_bucket
 from emoray.evaluation.intervals import clusters, interval
-from emoray.evaluation.metrics import Metric, categorical, confusion, dimensional, labelled_dimensions, mean_ccc
+from emoray.evaluation.metrics import (
+    Metric,
+    calibration,
+    categorical,
+    confusion,
+    dimensional,
+    labelled_dimensions,
+    mean_ccc,
+    recall,
+)
 from emoray.schema import DIMENSIONS, GRANULARITIES, UNKNOWN_SPEAKER
 from emoray.stages.conditions import Condition
 
@@ -179,21 +188,26 @@ def headline_metrics(dimensions: Sequence[str], classes: Sequence[str]) -> list[
     return found + [categorical(kind, classes) for kind in ("ua", "wa") if classes]
 
 
-def metric_list(dimensions: Sequence[str], classes: Sequence[str]) -> list[Metric]:
-    """The metrics of a report, in its order."""
+def _has_probabilities(frame: pl.DataFrame) -> bool:
+    return "emotion_probabilities" in frame.columns and not frame["emotion_probabilities"].is_null().any()
+
+
+def metric_list(dimensions: Sequence[str], classes: Sequence[str], *, probabilities: bool = False) -> list[Metric]:
+    """The metrics of a report, in its order; with the classes' probabilities also how well these are calibrated."""
     other = [dimensional(kind, d) for kind in ("pearson", "mae", "bias") for d in dimensions]
     return [
         *headline_metrics(dimensions, ()),
         *other,
         *headline_metrics((), classes),
         *([categorical("macro_f1", classes)] if classes else []),
+        *(calibration(kind, classes) for kind in ("ece", "brier") if classes and probabilities),
     ]
 
 
 def _one_level(
     frame: pl.DataFrame, dimensions: list[str], classes: list[str], config: EvaluateConfig
 ) -> dict[str, Any]:
-    frames, metrics = by_seed(frame), metric_list(dimensions, classes)
+    frames, metrics = by_seed(frame), metric_list(dimensions, classes, probabilities=_has_probabilities(frame))
     per_fold = [one for one in metrics if one.name in TITLES]
     per_group = [one for one in per_fold if one.name not in ("wa", "macro_f1")]
     return {
@@ -205,6 +219,11 @@ def _one_level(
         "folds": by_group(frames, FOLD, per_fold, config) if _folds(frames[0]) else [],
         "seeds": {str(one[SEED][0]): _values(one, metrics) for one in frames if SEED in frame.columns},
         "confusion": _confusion(frame, classes) if classes else None,
+        "recalls": {
+            name: interval(recall(name, classes), frames, level=config.interval_level).to_dict()
+            for name in classes
+            if frames[0]["emotion_true"].eq(name).any()
+        },
         "gates": _mean_gates(frame),
     }
 

@@ -21,6 +21,7 @@ _SCHEMA: dict[str, pl.DataType] = {
     "level": pl.String(),
     **{f"{name}_{end}": pl.Float64() for end in ("true", "pred") for name in DIMENSIONS},
     **dict.fromkeys(("emotion_true", "emotion_pred"), pl.String()),
+    "emotion_probabilities": pl.List(pl.Float64()),
     "gates": pl.List(pl.Float64()),
 }
 
@@ -62,7 +63,8 @@ def predict_rows(
 
     Returns:
         One row per utterance: utterance_id, speaker_id, dialogue_id, gender, split, scale_min, scale_max, duration_s,
-        level, {dimension}_true and _pred in [0, 1], emotion_true, emotion_pred, gates.
+        level, {dimension}_true and _pred in [0, 1], emotion_true, emotion_pred, emotion_probabilities (in the model's
+        order of classes), gates.
     """
     semantics, rows, asked = REQUESTED_OF[level.partition("/")[0]], list(rows), list(rows)
     own = scorer.bundle.fingerprints
@@ -82,6 +84,7 @@ def predict_rows(
             **{f"{name}_pred": getattr(score, name).value for name in DIMENSIONS},
             "emotion_true": row.get("emotion"),
             "emotion_pred": score.likeliest,
+            "emotion_probabilities": score.emotion and [score.emotion[name] for name in scorer.bundle.config.classes],
             "gates": score.gates and [score.gates[name] for name in GRANULARITIES],
         }
         for row, score in zip(rows, scores, strict=True)

@@ -96,3 +96,49 @@ def test_frame_metrics_are_in_corpus_units_and_average_the_dimensions():
     each = [ccc(p[:, i], y[:, i]) for i in range(3)]
     assert metrics.dimensional("ccc", "dominance")(frame) == pytest.approx(each[2], abs=1e-12)
     assert metrics.mean_ccc()(frame) == pytest.approx(np.mean(each), abs=1e-12)
+
+
+THREE = ["anger", "joy", "neutral"]
+
+
+def _with_probabilities(clips=400, seed=0):
+    """Probabilities that are as sharp as they say: the true class is drawn from them; every ninth clip has no label."""
+    random = np.random.default_rng(seed)
+    probability = random.dirichlet([0.7, 1.0, 2.0], clips)
+    true = [THREE[random.choice(3, p=row)] if place % 9 else None for place, row in enumerate(probability)]
+    likeliest = [THREE[place] for place in probability.argmax(1)]
+    columns = {"emotion_true": true, "emotion_pred": likeliest, "emotion_probabilities": probability.tolist()}
+    return pl.DataFrame(columns), probability
+
+
+def test_calibration_by_hand():
+    frame, probability = _with_probabilities()
+    there = [place for place in range(frame.height) if place % 9]
+    true = np.array([THREE.index(frame["emotion_true"][place]) for place in there])
+    known = probability[there]
+    brier = np.mean([((row - np.eye(3)[one]) ** 2).sum() for row, one in zip(known, true, strict=True)])
+    assert metrics.calibration("brier", THREE)(frame) == pytest.approx(brier)
+    top, right = known.max(1), known.argmax(1) == true
+    number = np.minimum((top * 10).astype(int), 9)
+    gaps = [
+        abs(right[number == one].mean() - top[number == one].mean()) * (number == one).mean() for one in set(number)
+    ]
+    assert metrics.calibration("ece", THREE)(frame) == pytest.approx(sum(gaps))
+    clips, _, shares = metrics.reliability(frame, THREE)
+    assert (clips.sum(), shares.sum()) == (len(there), right.sum())
+
+
+def test_sure_probabilities_that_are_no_better_are_worse_calibrated():
+    frame, _ = _with_probabilities(2000)
+    sure = [[float(place == np.argmax(row)) for place in range(3)] for row in frame["emotion_probabilities"].to_list()]
+    sharp = frame.with_columns(emotion_probabilities=pl.Series(sure))
+    ece = metrics.calibration("ece", THREE)
+    assert ece(frame) < 0.06 < 0.25 < ece(sharp)
+
+
+def test_recall_of_each_class_averages_to_ua():
+    frame, _ = _with_probabilities()
+    recalls = [metrics.recall(name, THREE)(frame) for name in THREE]
+    assert np.mean(recalls) == pytest.approx(metrics.categorical("ua", THREE)(frame))
+    none = frame.filter((pl.col("emotion_true") != "joy").fill_null(True))
+    assert np.isnan(metrics.recall("joy", THREE)(none))

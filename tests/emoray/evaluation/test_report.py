@@ -115,6 +115,19 @@ def test_classes_alone_make_a_report(tmp_path):
     report = write_report(tmp_path, frame, CONFIG, About("EMO-DB", "emodb"), classes=CLASSES)
     assert set(report.metrics["levels"]["audio"]["metrics"]) == {"ua", "wa", "macro_f1"}
     assert "UA (= UAR)" in report.page.read_text()
+    assert set(report.metrics["levels"]["audio"]["recalls"]) == set(CLASSES)
+
+
+def test_probabilities_of_classes_are_judged_by_their_calibration(tmp_path):
+    frame = _predictions(levels=("audio",))
+    chances = [[0.7 if name == one else 0.3 / (len(CLASSES) - 1) for name in CLASSES] for one in frame["emotion_pred"]]
+    frame = frame.with_columns(emotion_probabilities=pl.Series(chances))
+    report = write_report(tmp_path, frame, CONFIG, About("EMO-DB", "emodb"), classes=CLASSES)
+    found = report.metrics["levels"]["audio"]["metrics"]
+    assert found["ece"]["estimate"] == pytest.approx(abs(found["wa"]["estimate"] - 0.7), abs=1e-6)
+    assert found["ece"]["low"] <= found["ece"]["estimate"] <= found["ece"]["high"]
+    assert (tmp_path / "figures" / "reliability.png").is_file()
+    assert "expected calibration error" in report.page.read_text()
 
 
 @pytest.mark.parametrize(
