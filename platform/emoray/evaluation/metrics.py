@@ -257,7 +257,7 @@ def _bin_sums(frame: pl.DataFrame, classes: Sequence[str]) -> np.ndarray:
     bin_N = np.minimum((top_N * BINS).astype(int), BINS - 1)
     sums = np.zeros((frame.height, 3, BINS))
     sums[rows, :, bin_N] = np.stack([np.ones(frame.height), top_N, true_NC[rows, likeliest_N]], axis=1)
-    return (sums * true_NC.any(1)[:, None, None]).reshape(frame.height, 3 * BINS)
+    return (sums * true_NC.sum(1)[:, None, None]).reshape(frame.height, 3 * BINS)
 
 
 def _ece_of(sums: np.ndarray) -> np.ndarray:
@@ -268,7 +268,7 @@ def _ece_of(sums: np.ndarray) -> np.ndarray:
 
 def _squares(frame: pl.DataFrame, classes: Sequence[str]) -> np.ndarray:
     probability_NC, true_NC = _truth(frame, classes)
-    labelled_N = true_NC.any(1).astype(np.float64)
+    labelled_N = true_NC.sum(1)
     return np.stack([labelled_N, labelled_N * ((probability_NC - true_NC) ** 2).sum(1)], axis=1)
 
 
