@@ -60,7 +60,7 @@ class AudioError(EmorayError):
     """A clip that cannot be decoded or used.
 
     `kind` is one of: missing_file, empty_file, not_audio, truncated_audio, audio_too_short, audio_too_long,
-    silent_audio, non_finite_samples.
+    silent_audio, non_finite_samples, non_finite_score.
     """
 
     kind = "undecodable_audio"

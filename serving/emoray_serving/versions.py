@@ -36,13 +36,17 @@ class Versions:
         return found.version if found else None
 
     def load(self, version: str) -> Scorer:
-        """Fetch a version and open it as a scorer.
+        """Fetch a version, open it as a scorer and see that it scores as it did when it was registered.
 
         Raises:
-            RegistryError: There is no such version, its files are missing, or they are no usable bundle.
+            AudioError: It has no finite score.
+            RegistryError: There is no such version, its files are missing or no usable bundle, or it scores otherwise.
         """
         store = self._store()
-        return versions.load(store, versions.by_version(store, version), speakers=Lake(self._config.lake))
+        found = versions.by_version(store, version)
+        scorer = versions.load(store, found, speakers=Lake(self._config.lake))
+        versions.check_scores(scorer, found)
+        return scorer
 
     def fitted(self, version: str) -> FittedStages:
         """The stages that a version was fitted with.

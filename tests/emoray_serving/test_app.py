@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import scoring_kit as kit
 import soundfile
+import torch
 from moto.server import ThreadedMotoServer
+from safetensors.torch import load_file, save_file
 
 from emoray import config as settings
 from emoray.audio.io import AUDIO_HZ
@@ -414,6 +416,49 @@ def test_a_new_champion_takes_over_without_a_failed_request_and_a_broken_one_sta
     assert {version for _, version in seen} == {before, second.version}
     assert service.status()["version"] == second.version
     service.until(lambda: service.status()["failure"] is None, "the failure being forgotten")
+
+
+def _weights(service, version, change):
+    """Rewrite a version's weights, each tensor changed."""
+    path = Path(versions.fetch(service.tracking, version), "model.safetensors")
+    save_file({name: change(tensor) for name, tensor in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda tensor: torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor,
+            "no finite score",
+        ),
+        (lambda tensor: tensor * 1.05 if tensor.is_floating_point() else tensor, "scored it as"),
+    ],
+    ids=["NaN", "other bytes"],
+)
+def test_a_version_whose_weights_changed_since_it_was_registered_stays_out(service, change, says):
+    body, before = kit.wav_bytes(kit.speech(2.5)), service.status()["version"]
+    champion = versions.by_version(service.tracking, before)
+    broken = service.register(seed=5)
+    _weights(service, broken, change)
+    service.make_champion(broken)
+    try:
+        failure = service.until(lambda: service.status()["failure"], "the broken version being noticed")
+        assert (failure["version"], service.status()["version"]) == (broken.version, before)
+        assert says in failure["message"]
+        reply = service.score(body, semantics="none")
+        assert (reply.status_code, reply.json()["model"]["version"]) == (200, before)
+    finally:
+        service.make_champion(champion)
+    service.until(lambda: service.status()["failure"] is None, "the failure being forgotten")
+
+
+def test_a_clip_far_beyond_full_scale_is_a_named_error_and_no_null(service):
+    file = io.BytesIO()
+    soundfile.write(file, kit.speech(2.0) * 1e20, 16_000, format="WAV", subtype="FLOAT")
+    reply = service.score(file.getvalue(), semantics="none")
+    assert reply.status_code == 422
+    assert (reply.json()["error"]["code"], reply.json()["error"]["kind"]) == ("undecodable_audio", "non_finite_score")
+    assert "1 is full scale" in reply.json()["error"]["message"]
 
 
 def test_metrics_count_what_was_asked(service):

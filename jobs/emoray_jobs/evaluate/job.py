@@ -101,7 +101,11 @@ def _evaluate_split(
         lake,
         corpus,
         f"{version.name} version {version.version} ({bundle.config.name}) on {corpus.name}, {split}",
-        facts={"model version": version.version, "MLflow run": version.run_id, **version.tags},
+        facts={
+            "model version": version.version,
+            "MLflow run": version.run_id,
+            **{name: value for name, value in version.tags.items() if name != versions.EXAMPLE},
+        },
         protocol=[
             f"Speakers of train occur in no other split; {'the epoch was selected on dev' if has_dev else NO_DEV}.",
             f"{split} was scored once, by the registered version, and decided nothing.",

@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import hashlib
 import io
+import json
 import os
 import shutil
 import sys
@@ -32,6 +33,7 @@ from emoray.errors import RegistryError
 from emoray.lake.atomic import atomic_folder
 from emoray.lake.tables import Lake
 from emoray.registry.tracking import Tracking
+from emoray.schema import DIMENSIONS
 
 if TYPE_CHECKING:
     from emoray.models.config import ModelConfig
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 CARD = "model_card.md"
+#: Tag: scores of `example_wav` when the version was registered, as JSON.
+EXAMPLE = "emoray.example"
+#: Other machines round otherwise; other weights differ by more.
+EXAMPLE_TOLERANCE = 2e-3
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 #: Packages that loading and scoring any version needs; each is pinned to the version installed here.
@@ -102,9 +108,10 @@ def log_bundle(
         RegistryError: The bundle cannot be opened (`bad_bundle`); nothing is registered then.
     """
     from emoray.registry.pyfunc import SIGNATURE, data_uri
-    from emoray.scoring.bundle import open_bundle
+    from emoray.scoring.scorer import load_bundle
 
-    config = open_bundle(bundle).config
+    scorer = load_bundle(bundle)
+    config = scorer.bundle.config
     with tempfile.TemporaryDirectory(prefix="emoray-version-") as work:
         code = _source_without_caches(Path(work) / "code")
         card_path = Path(work) / CARD
@@ -128,7 +135,7 @@ def log_bundle(
         tracking.model_name,
         source=info.model_uri,
         run_id=run_id,
-        tags={key: str(value) for key, value in tags.items()},
+        tags={EXAMPLE: json.dumps(example_scores(scorer)), **{key: str(value) for key, value in tags.items()}},
         model_id=info.model_id,
     )
     return _version(made)
@@ -151,6 +158,37 @@ def example_wav() -> bytes:
     file = io.BytesIO()
     soundfile.write(file, tone, AUDIO_HZ, format="WAV", subtype="PCM_16")
     return file.getvalue()
+
+
+def example_scores(scorer: Scorer) -> dict[str, float]:
+    """The dimensions of the example clip, scored from its sound alone: what a version is recognised by."""
+    from emoray.audio.io import decode
+    from emoray.scoring.score import ScoreRequest
+
+    samples = decode(example_wav(), scorer.audio.model_copy(update={"min_duration_s": 0.0})).samples
+    (score,) = scorer.score([ScoreRequest(samples, semantics="none", time_course=False)])
+    return {name: getattr(score, name).value for name in DIMENSIONS}
+
+
+def check_scores(scorer: Scorer, version: Version) -> None:
+    """Compare a loaded version with what it scored when it was registered.
+
+    Raises:
+        AudioError: It has no finite score.
+        RegistryError: It scores otherwise (`changed_scores`): its files or a library changed.
+    """
+    recorded: dict[str, float] = json.loads(version.tags.get(EXAMPLE, "{}"))
+    found = example_scores(scorer)
+    apart = {name: abs(found[name] - value) for name, value in recorded.items()}
+    if apart and max(apart.values()) > EXAMPLE_TOLERANCE:
+        name = max(apart, key=lambda one: apart[one])
+        raise RegistryError(
+            f"version {version.version} scores its example as {name} {found[name]:.4f}, and scored it as"
+            f" {recorded[name]:.4f} when it was registered",
+            where=version.source,
+            remedy="Restore its files and the packages that it pins, or promote another version",
+            kind="changed_scores",
+        )
 
 
 # --- finding --------------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ class Scorer:
         """Score clips together, in order; each clip's score does not depend on the others.
 
         Raises:
-            AudioError: A clip is not a finite mono signal.
+            AudioError: A clip is not a finite mono signal, or has no finite score (`non_finite_score`).
         """
         for number, request in enumerate(requests):
             _check(request.samples, number)
@@ -131,6 +131,7 @@ class Scorer:
             output: Output = self._model(batch.to(self._device))
         prediction_B3 = output.prediction_B3.float().cpu().numpy().clip(0.0, 1.0)
         emotion_BC = None if output.logits_BC is None else output.logits_BC.float().softmax(-1)
+        _check_finite(pieces, prediction_B3, emotion_BC)
         optional = [
             [None] * len(pieces) if tensor is None else tensor.float().tolist()
             for tensor in (output.gates_BK, output.experts_B3E, emotion_BC)
@@ -215,6 +216,22 @@ def _check(samples: np.ndarray, number: int) -> None:
             remedy="Decode clips with emoray.audio.io.decode",
             kind="non_finite_samples" if samples.ndim == 1 and samples.size else "audio_too_short",
         )
+
+
+def _check_finite(pieces: Sequence[_Piece], prediction_B3: np.ndarray, emotion_BC: torch.Tensor | None) -> None:
+    """Refuse outputs that are no numbers: of a broken version, or of samples far beyond full scale."""
+    finite_B = np.isfinite(prediction_B3).all(1)
+    if emotion_BC is not None:
+        finite_B &= emotion_BC.isfinite().all(1).cpu().numpy()
+    for piece, finite in zip(pieces, finite_B, strict=True):
+        if not finite:
+            peak = float(np.abs(piece.samples).max())
+            raise AudioError(
+                f"the model has no finite score for this clip, whose samples reach {peak:.3g} (1 is full scale)",
+                where=f"request {piece.request}",
+                remedy="Check the clip's level; if every clip fails, the version is broken: emoray rollback",
+                kind="non_finite_score",
+            )
 
 
 def _pieces(number: int, request: ScoreRequest) -> Iterator[_Piece]:

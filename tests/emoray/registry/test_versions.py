@@ -133,7 +133,10 @@ def test_a_run_holds_parameters_tags_and_its_dataset(tracking):
 
 
 def test_a_version_has_signature_pins_card_and_tags(tracking, logged):
-    assert logged.tags == {"config_hash": "abc", "seed": "7"}
+    assert {name: value for name, value in logged.tags.items() if name != versions.EXAMPLE} == {
+        "config_hash": "abc",
+        "seed": "7",
+    }
     folder = versions.model_folder(tracking, logged)
     assert "no evidence about how people" in (folder / "artifacts" / versions.CARD).read_text()
     requirements = (folder / "requirements.txt").read_text().split()
@@ -143,6 +146,15 @@ def test_a_version_has_signature_pins_card_and_tags(tracking, logged):
     assert info.signature.inputs.input_names() == ["audio", "transcript", "speaker_id", "sampling_rate"]
     assert "valence_low" in info.signature.outputs.input_names()
     assert tracking.client.get_run(logged.run_id).info.status == "FINISHED"
+
+
+def test_a_version_knows_its_example_by_its_scores(tracking, logged):
+    scorer = versions.load(tracking, logged)
+    versions.check_scores(scorer, logged)
+    versions.check_scores(scorer, dataclasses.replace(logged, tags={}))  # registered before there were such scores
+    other = {**json.loads(logged.tags[versions.EXAMPLE]), "arousal": 0.0}
+    with pytest.raises(RegistryError, match="arousal", check=of_kind("changed_scores")):
+        versions.check_scores(scorer, dataclasses.replace(logged, tags={versions.EXAMPLE: json.dumps(other)}))
 
 
 def test_no_pickle_anywhere(tracking, logged):
