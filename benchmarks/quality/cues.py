@@ -1,12 +1,13 @@
 """What the cues' words and numbers still tell of the emotion in real voices: RAVDESS, 960 clips, 16 actors, 8 classes.
 
-    python -m benchmarks.quality.cues [--path FOLDER] [--against speaker|corpus] [--words]
+    python -m benchmarks.quality.cues [--path FOLDER] [--against speaker|corpus] [--enrol-clips N] [--words]
 
 A linear probe (linear discriminant analysis with Ledoit and Wolf's shrinkage) learns the class from twelve actors and
 names it for the four others, four times: from the text vector of the cues, from the standardised deviations, and from
-both. Norms come from the clips without their labels, at most 20 of each actor, as annotate fits them. UAR over the
-pooled predictions, intervals over actors. Beside it: how well each measure alone, and an equal mean of
-level, pace and melody, tell high from low arousal (AUC); and with `--words` how often each phrase is said per class.
+both. Norms come from N clips of each actor without their labels, as annotate draws and fits them; these are left out
+of the probe. UAR over the pooled predictions, intervals over actors. Beside it: how well each measure alone, and an
+equal mean of level, pace and melody, tell high from low arousal (AUC); and with `--words` how often each phrase is said
+per class.
 
 The stages are annotate's own. What they found lies under `.bench/` by fingerprint, so a second run takes seconds.
 RAVDESS is CC BY-NC-SA 4.0 (Livingstone and Russo, PLoS ONE 13(5), 2018): it stays outside the repository, and so does
@@ -97,18 +98,23 @@ def utterances(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def annotated(lake_config: LakeConfig, folder: Path, against: str, processes: int) -> Clips:
+def annotated(lake_config: LakeConfig, folder: Path, against: str, enrol_clips: int, processes: int) -> Clips:
     """Annotate what is not annotated yet, and gather vectors and deviations."""
     lake = Lake(lake_config)
     lake.write_utterances(CORPUS, utterances_table(utterances(folder)))
-    over = {"semantics": {"kind": "cues", "cues": {"against": against}}, "embed": {"model": "minilm"}}
+    over = {
+        "semantics": {"kind": "cues", "cues": {"against": against}},
+        "embed": {"model": "minilm"},
+        "norms": {"enrol_clips": enrol_clips},
+    }
     config = validate(AnnotateConfig, merge(read_preset("laptop")["annotate"], over))
     prints, norms = annotate(lake_config, CORPUS, config, processes, Reporter())
     found = {stage: stage_values(lake, stage, prints[stage]) for stage in ("prosody", "transcribe", "embed_semantics")}
     table = lake.utterances(CORPUS, ["utterance_id", "speaker_id", "emotion", "fold"])
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
-    frame = frame.filter(pl.col("utterance_id").is_in(list(found["embed_semantics"]))).sort("utterance_id")
+    frame = frame.filter(pl.col("utterance_id").is_in(list(found["embed_semantics"])) & ~norms.enrolment_clips(frame))
+    frame = frame.sort("utterance_id")
     away = []
     for name, speaker in frame.select("utterance_id", "speaker_id").iter_rows():
         measures = measure_prosodic_features(found["prosody"][name], found["transcribe"].get(name))
@@ -189,6 +195,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", default="../shared/ravdess", help="folder that holds Actor_* (default: %(default)s)")
     parser.add_argument("--against", choices=("speaker", "corpus"), default="speaker", help="whose norms")
+    preset = read_preset("laptop")["annotate"]["norms"]["enrol_clips"]
+    parser.add_argument("--enrol-clips", type=int, default=preset, help="of each speaker (default: %(default)s)")
     parser.add_argument("--words", action="store_true", help="print how often each phrase is said")
     parser.add_argument("--lake", default=".bench/cues", help="where findings are kept (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="side by side (default: %(default)s)")
@@ -197,20 +205,21 @@ def main() -> None:
     if not any(folder.glob("Actor_*/*.flac")):
         sys.exit(f"no RAVDESS at {folder}: give --path (speech-only clips as 16 kHz FLAC, file names as published)")
     lake = LakeConfig(root=str(Path(options.lake).absolute()), storage_options={})
-    clips = annotated(lake, folder, options.against, options.processes)
+    clips = annotated(lake, folder, options.against, options.enrol_clips, options.processes)
     unweighted = categorical("ua", CLASSES)
     both_NF = np.hstack([clips.text_NE, clips.numbers])
     views = {"text": clips.text_NE, "numbers": clips.numbers, "text and numbers": both_NF}
     uar = {name: interval(unweighted, probe(features, clips.frame)) for name, features in views.items()}
     auc, shares = arousal_auc(clips), phrase_shares(clips)
     actors = clips.frame["speaker_id"].n_unique()
-    head = f"RAVDESS, {clips.frame.height} clips of {actors} actors, norms of the {options.against}"
+    norms = f"{options.against}, {options.enrol_clips} clips of each speaker"
+    head = f"RAVDESS, {clips.frame.height} clips of {actors} actors, norms of the {norms}"
     print(page(uar, auc, shares if options.words else {}, head))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "cues.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     figures = {"uar": {name: value.to_dict() for name, value in uar.items()}, "auc": auc, "phrases": shares}
-    path.write_text(json.dumps(before | {options.against: figures}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(before | {norms: figures}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

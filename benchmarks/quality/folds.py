@@ -106,6 +106,11 @@ def ids_of(training_set: TrainingSet, folds: Sequence[int]) -> list[str]:
     return training_set.frame.filter(pl.col("fold").is_in(list(folds)))["utterance_id"].to_list()
 
 
+def knowing(runs: Sequence[pl.DataFrame], clips: int) -> list[pl.DataFrame]:
+    """Predictions with so many enrolment clips of each speaker."""
+    return [run.filter(pl.col("level") == f"audio/{Condition(clips, 'reference').name}") for run in runs]
+
+
 def uar(runs: Sequence[pl.DataFrame], classes: Sequence[str]) -> Interval:
     """UAR over pooled predictions of all folds, mean over the runs, its interval over speakers."""
     return interval(categorical("ua", classes), [run.sort("utterance_id") for run in runs], level=0.95)

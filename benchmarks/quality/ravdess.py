@@ -27,14 +27,24 @@ from typing import Any
 import polars as pl
 import soundfile
 import torch
-from benchmarks.quality.folds import Recipe, by_fold, enrolled_conditions, ids_of, line, predicted, uar, uar_gain
+from benchmarks.quality.folds import (
+    Recipe,
+    by_fold,
+    enrolled_conditions,
+    ids_of,
+    knowing,
+    line,
+    predicted,
+    uar,
+    uar_gain,
+)
 from benchmarks.quality.rows import RESULTS, Sections, configuration, pack_corpus
 
 from emoray.config import merge
 from emoray.evaluation.intervals import Interval
 from emoray.lake.tables import Lake
 from emoray.schema import empty_row, utterances_table
-from emoray.stages.conditions import Condition, FittedCondition
+from emoray.stages.conditions import FittedCondition
 from emoray.training.data.training_set import TrainingSet
 
 CORPUS = "ravdess"
@@ -134,11 +144,6 @@ def measured(
         now = by_fold([runs[-1] for runs in parts], CLASSES)[0]
         print(f"{kind}, fold {fold}: recipes {within}; UAR {now:.3f}; {taken:.0f} s of a core", flush=True)
     return [pl.concat(part) for part in parts], pl.concat(machines)
-
-
-def knowing(runs: Sequence[pl.DataFrame], clips: int) -> list[pl.DataFrame]:
-    """Predictions with so many enrolment clips of each speaker."""
-    return [run.filter(pl.col("level") == f"audio/{Condition(clips, 'reference').name}") for run in runs]
 
 
 def main() -> None:
