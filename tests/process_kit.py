@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 def until_ready(url: str, server: subprocess.Popen[bytes], log: Path, limit_s: float = 240) -> None:
@@ -25,6 +30,36 @@ def until_ready(url: str, server: subprocess.Popen[bytes], log: Path, limit_s: f
             pass
         time.sleep(0.2)  # between two looks at a server that another process starts
     pytest.fail(f"not ready: {log.read_text()}")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def vllm_server(model: str, log: Path) -> Iterator[str]:
+    """vLLM's own server of a model, which it knows as `tiny`, started as the Makefile starts it; gives its address."""
+    port = free_port()
+    settings = "--served-model-name tiny --max-model-len 3072 --trust-request-chat-template"
+    command = ["make", "-s", "vllm-serve", f"VENV={sys.prefix}", f"MODEL={model}", f"PORT={port}"]
+    with log.open("wb") as file:
+        server = subprocess.Popen(
+            [*command, f"SERVE_ARGS={settings}"],
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        until_ready(f"http://127.0.0.1:{port}/health", server, log, limit_s=800)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
 
 
 def stop_at(code: str, *arguments: str, line: str, with_signal: signal.Signals) -> tuple[int, str]:

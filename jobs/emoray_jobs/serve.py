@@ -100,6 +100,7 @@ def running(config: Config, *, keep: bool = False) -> Iterator[str]:
 
     Raises:
         ServiceError: The port is taken, or the application does not come up.
+        MissingExtraError: The describer is to run vLLM here, which is not installed.
     """
     from emoray_serving.config import AppConfig
 
@@ -111,7 +112,10 @@ def running(config: Config, *, keep: bool = False) -> Iterator[str]:
         lake=Lake(config.lake).config, tracking=tracking, annotate=config.annotate, serve=config.serve
     )
     if cluster_address(config.cluster) is None:
+        from emoray_serving.describer import check_engine
+
         _assert_port_is_free(app_config)
+        check_engine(config.serve.describer.engine)  # on a cluster each replica does so
     with session(config.cluster, config.lake):
         with spinner("starting the scoring application"):
             started_serve = _start(app_config)

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from emoray import config as settings
 from emoray.config import Section
+from emoray.engines.config import EndpointConfig, EngineConfig, VllmConfig
 from emoray.errors import ConfigError
 from emoray.lake.tables import LakeConfig
 from emoray.registry.config import TrackingConfig
@@ -185,6 +186,62 @@ class TranscriberConfig(ModelDeploymentConfig):
     recogniser: Recogniser
 
 
+#: How a server is asked. A version says which server wrote its semantics, not how long a request may wait for it.
+_TREATMENT = {"max_parallel", "timeout_s", "max_attempts", "patience_s", "backoff_s", "max_backoff_s"}
+
+
+class DescriberEngineConfig(Section):
+    """What runs the language model of a version whose semantics one wrote; no part of the version.
+
+    Attributes:
+        kind: `fitted` runs it as annotate did for the version, `vllm` in each replica, `endpoint` asks a server that
+            knows it by the version's name for it, `none` runs no language model: such semantics are absent.
+        vllm: Options of `vllm`.
+        endpoint: Options of `endpoint`. Timeouts, attempts and pauses hold for the server of a version too.
+        retry_s: Time for which an engine that failed as a whole (away, refusing, not loading) is not asked again.
+    """
+
+    kind: Literal["fitted", "vllm", "endpoint", "none"]
+    vllm: VllmConfig
+    endpoint: EndpointConfig
+    retry_s: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> DescriberEngineConfig:
+        url = self.endpoint.url
+        if self.kind == "endpoint" and (url is None or not url.startswith(("http://", "https://"))):
+            raise ValueError("kind is endpoint: endpoint.url needs an address, for example http://127.0.0.1:8001/v1")
+        return self
+
+    def over(self, fitted: EngineConfig) -> EngineConfig:
+        """The engine for a version.
+
+        Args:
+            fitted: The engine that annotate had for it.
+        """
+        if self.kind in ("vllm", "endpoint"):
+            return fitted.model_copy(update={"kind": self.kind, "vllm": self.vllm, "endpoint": self.endpoint})
+        treatment = self.endpoint.model_dump(include=_TREATMENT)
+        return fitted.model_copy(update={"endpoint": fitted.endpoint.model_copy(update=treatment)})
+
+
+class DescriberConfig(ModelDeploymentConfig):
+    """The deployment that marks emphasis and writes semantics.
+
+    Attributes:
+        engine: What runs a version's language model.
+    """
+
+    engine: DescriberEngineConfig
+
+    @model_validator(mode="after")
+    def _gpus_suffice(self) -> DescriberConfig:
+        spanned, held = self.engine.vllm.tensor_parallel_size, self.replicas.num_gpus
+        if self.engine.kind == "vllm" and 0 < held < spanned and spanned > 1:
+            raise ValueError(f"engine.vllm.tensor_parallel_size {spanned} exceeds replicas.num_gpus {held:g}")
+        return self
+
+
 class ServeConfig(Section):
     """The whole application.
 
@@ -208,7 +265,7 @@ class ServeConfig(Section):
     gateway: GatewayConfig
     scorer: ScorerConfig
     transcriber: TranscriberConfig
-    describer: ModelDeploymentConfig
+    describer: DescriberConfig
 
     @model_validator(mode="after")
     def _consistent(self) -> ServeConfig:

@@ -82,6 +82,7 @@ class Gateway:
                 speaker_id=parameters.speaker_id,
                 semantics=parameters.semantics,
                 version=status.version,
+                hears=status.semantics == "audio_llm",
                 transcripts=status.transcripts,
                 recogniser=status.recogniser,
                 deadline=started + self._wait_s(parameters.budget_ms),
@@ -136,7 +137,10 @@ class Gateway:
             status: ModelStatus = await self._scorer.status.remote()
         known = self._status.version if self._status else None
         if status.version is not None and status.version != known:
-            await self._semantics.prepare(status.version)
+            preparing = self._semantics.prepare(status.version)
+            # A first version does not wait until its language model is loaded: until then its semantics are late.
+            at_most_s = self._wait_s(None) if known is None and status.semantics != "cues" else None
+            await asyncio.wait([preparing], timeout=at_most_s)
         self._status = status
 
 

@@ -25,13 +25,15 @@ class StageJob:
         version: Version of the registered model.
         variant: Which of the version's stage sets: `AS_FITTED`, `ALIGN` or `RECOGNISE`.
         wanted: Names of the stages to run.
-        row: The utterance with its waveform and the stages' values so far.
+        row: The utterance with the stages' values so far, and its waveform where a stage reads it.
+        budget_s: Time that the request still has, in seconds; None without a limit.
     """
 
     version: str
     variant: str
     wanted: tuple[str, ...]
     row: Row
+    budget_s: float | None = None
 
     def failed(self, reason: str) -> Annotated:
         """The result of a job that was not done, with the reason."""

@@ -56,6 +56,7 @@ class ScorerReplica:
             stage_fingerprints=dict(bundle.fingerprints) if bundle else {},
             transcripts=dict(bundle.transcripts) if bundle else {},
             recogniser=bundle.recogniser(options.transcriber.recogniser) if bundle else options.transcriber.recogniser,
+            semantics=bundle.annotate.semantics.kind if bundle else None,
             failure=self._watch.failure,
         )
 
@@ -85,7 +86,7 @@ class ScorerReplica:
     def _load(self, version: str) -> Scorer:
         scorer = self._versions.load(version)
         row, prints = warm_up_row(), scorer.bundle.fingerprints
-        values = {name: row[name] for name in ("prosody", "transcribe")}
+        values = {name: row[name] for name in ("prosody", "transcribe", "semantics")}
         scorer.score([ScoreRequest(row["waveform"], stage_values=values, stage_fingerprints=prints)])
         return scorer
 

@@ -6,22 +6,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from ray.serve.handle import DeploymentHandle
 
+from emoray.engines.budget import LATE
 from emoray.scoring.score import RequestedSemantics
-from emoray.stages.base import Row
+from emoray.stages.base import WAVEFORM, Row
 from emoray_serving.clip_semantics import GIVEN, RECOGNISED, ClipSemantics
 from emoray_serving.messages import ALIGN, AS_FITTED, RECOGNISE, Annotated, StageJob
 from emoray_serving.timing import timed
 
 logger = logging.getLogger(__name__)
-
-LATE = "the budget ran out before it was ready"
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Clip:
         speaker_id: Speaker, if known.
         semantics: Requested level: `transcript` or `full`.
         version: Version that will score.
+        hears: Whether the version's semantics are written by a model that hears the clip.
         transcripts: Sources of words that the version knows, by the fingerprint of their stage.
         recogniser: The recogniser for missing words.
         deadline: End of the wait, on the clock of `time.perf_counter`.
@@ -46,6 +46,7 @@ class Clip:
     speaker_id: str | None
     semantics: RequestedSemantics
     version: str
+    hears: bool
     transcripts: Mapping[str, str]
     recogniser: str
     deadline: float
@@ -62,13 +63,19 @@ class SemanticsClient:
     def __init__(self, transcriber: DeploymentHandle, describer: DeploymentHandle) -> None:
         self._transcriber = transcriber
         self._describer = describer
+        self._preparing: tuple[str, asyncio.Task[None]] | None = None
 
-    async def prepare(self, version: str) -> None:
-        """Have both deployments load a version's stages.
+    def prepare(self, version: str) -> asyncio.Task[None]:
+        """Have both deployments load a version's stages; calls for one version share the task.
 
         If one of them cannot, the version is served all the same: that part of the semantics is absent, with the
         reason, and the audio is scored.
         """
+        if self._preparing is None or self._preparing[0] != version:
+            self._preparing = version, asyncio.create_task(self._prepare(version))
+        return self._preparing[1]
+
+    async def _prepare(self, version: str) -> None:
         for handle in (self._transcriber, self._describer):
             try:
                 await handle.prepare.remote(version)
@@ -93,7 +100,7 @@ class SemanticsClient:
             semantics.mark_missing("transcript", "none was given, and this service has no recogniser")
             wanted = ("prosody",)
         variant = ALIGN if semantics.source == GIVEN else RECOGNISE
-        row = {**clip.row, "waveform": clip.samples}
+        row = {**clip.row, WAVEFORM: clip.samples}
         found = await self._call(self._transcriber, clip, StageJob(clip.version, variant, wanted, row))
         fits = found.fingerprints.get("transcribe") in clip.transcripts
         if "transcribe" in found.values and not fits:
@@ -106,6 +113,8 @@ class SemanticsClient:
     async def _description(self, clip: Clip, semantics: ClipSemantics) -> None:
         """Emphasis and description, from the values that the version may use."""
         usable = {**clip.row, **semantics.values}
+        if clip.hears and clip.semantics == "full":
+            usable[WAVEFORM] = clip.samples
         jobs: list[tuple[tuple[str, ...], Row, bool]] = []
         if "transcribe" in semantics.values:
             jobs.append((("emphasis", "semantics") if clip.semantics == "full" else ("emphasis",), usable, False))
@@ -125,7 +134,7 @@ class SemanticsClient:
         remaining_s = clip.deadline - time.perf_counter()
         if remaining_s <= 0:
             return job.failed(LATE)
-        response = handle.annotate.remote(job)
+        response = handle.annotate.remote(replace(job, budget_s=remaining_s))
         try:
             return await asyncio.wait_for(_result(response), remaining_s)
         except TimeoutError:

@@ -46,4 +46,6 @@ def warm_up_row() -> Row:
             "hop_s": 0.01,
         },
         "transcribe": {"text": "warm up", "words": words, "language": "en", "confidence": None, "times": "corpus"},
+        # In place of what a language model would write: only the describer asks one.
+        "semantics": {"text": "A warm-up.", "texts": None},
     }

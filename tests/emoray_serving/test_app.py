@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,14 +14,15 @@ import scoring_kit as kit
 import soundfile
 import torch
 from moto.server import ThreadedMotoServer
+from process_kit import free_port
 from safetensors.torch import load_file, save_file
+from serving_kit import WAV, Service
 
 from emoray import config as settings
 from emoray.audio.io import AUDIO_HZ
 from emoray.lake.speakers import store_speaker
 from emoray.lake.tables import Lake
 from emoray.registry import versions
-from emoray.registry.tracking import connect
 from emoray.schema import DIMENSIONS
 from emoray_jobs import serve as serve_job
 from emoray_jobs.config import Config
@@ -31,40 +30,7 @@ from emoray_serving.http.schemas import ScoreReply
 
 pytestmark = pytest.mark.long
 MAX_BODY_BYTES = 600_000
-WAV = {"content-type": "audio/wav"}
 TRANSCRIPT = {"transcript": kit.SENTENCE}
-
-
-class Service:
-    """The running application and the registry behind it."""
-
-    def __init__(self, config: Config, url: str, folder: Path):
-        self.config, self.folder = config, folder
-        self.client = httpx.Client(base_url=url, timeout=60)
-        self.tracking = connect(config.tracking, Lake(config.lake))
-
-    def score(self, body: bytes, headers=WAV, **params) -> httpx.Response:
-        return self.client.post("/v1/score", content=body, headers=headers, params=params)
-
-    def register(self, seed: int) -> versions.Version:
-        bundle = kit.make_bundle(self.folder / f"bundle-{seed}", seed=seed)
-        run = self.tracking.start_run(f"seed {seed}")
-        return versions.log_bundle(self.tracking, run, bundle, card="# A test's model", tags={"seed": str(seed)})
-
-    def make_champion(self, version: versions.Version) -> None:
-        versions.set_alias(self.tracking, versions.CHAMPION, version)
-
-    def status(self) -> dict:
-        return self.client.get("/v1/model").json()
-
-    def until(self, happened, what: str, seconds: float = 60):
-        """Ask again and again until something holds."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if (value := happened()) is not None and value is not False:
-                return value
-            time.sleep(0.05)
-        raise AssertionError(f"{what} did not happen in {seconds} s; the service says {self.status()}")
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +52,11 @@ def store():
 def empty_service(tmp_path_factory, store, ray_session):
     """The application before anything was ever promoted."""
     folder = tmp_path_factory.mktemp("service")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     config = settings.load(
         Config,
         overrides=[
             f"lake.root={folder / 'lake'}",
-            f"serve.http.port={port}",
+            f"serve.http.port={free_port()}",
             f"lake.storage_options={store}",
             "serve.limits.uri_buckets=[open-clips]",
             "serve.transcriber.recogniser=pocketsphinx",  # which the versions do not know

@@ -21,6 +21,14 @@ from emoray_serving.config import AppConfig, load_app_config
         ("serve.limits.scoring_reserve_ms=30000", "serve", "limits.scoring_reserve_ms"),
         ("serve.http.port=0", "serve.http.port", "greater than or equal to 1"),
         ("serve.htpp.port=80", "serve.htpp", "http"),
+        ("serve.describer.engine.kind=endpoint", "serve.describer.engine", "endpoint.url needs an address"),
+        ("serve.describer.engine.kind=llama", "serve.describer.engine.kind", "'fitted', 'vllm', 'endpoint' or 'none'"),
+        ("serve.describer.engine.retry_s=-1", "serve.describer.engine.retry_s", "greater than or equal to 0"),
+        (
+            "serve.describer={engine: {kind: vllm, vllm: {tensor_parallel_size: 2}}, replicas: {num_gpus: 1}}",
+            "serve.describer",
+            "tensor_parallel_size 2 exceeds replicas.num_gpus 1",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_path(override, path, said):
@@ -28,6 +36,20 @@ def test_what_cannot_work_is_refused_with_its_path(override, path, said):
         settings.load(AppConfig, overrides=[override], environ={})
     assert caught.value.where == path
     assert said in str(caught.value)
+
+
+def test_how_long_a_server_is_waited_for_is_the_services_and_not_the_versions():
+    config = settings.load(AppConfig, overrides=["serve.describer.engine.endpoint.patience_s=3"], environ={})
+    fitted = config.annotate.semantics.engine
+    fitted = fitted.model_copy(
+        update={"kind": "endpoint", "endpoint": fitted.endpoint.model_copy(update={"url": "http://its.own/v1"})}
+    )
+    own = config.serve.describer.engine
+    found = own.over(fitted)
+    assert (found.kind, found.endpoint.url, found.vllm) == ("endpoint", "http://its.own/v1", fitted.vllm)
+    assert (found.endpoint.patience_s, found.endpoint.timeout_s) == (3, own.endpoint.timeout_s)
+    here = own.model_copy(update={"kind": "vllm"}).over(fitted)
+    assert (here.kind, here.vllm) == ("vllm", own.vllm)
 
 
 def test_builder_arguments_are_sections_or_dotted_keys():

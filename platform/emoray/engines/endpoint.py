@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import tenacity
 
+from emoray.engines.budget import OutOfTimeError, left_s
 from emoray.engines.client import Answer, Chat, Engine, Question, Reply
 from emoray.engines.config import EndpointConfig
 from emoray.engines.protocol import NoReplyError, read_reply, request_body
@@ -73,7 +74,12 @@ class Endpoint(Engine):
         config = self._config
         limits = httpx.Limits(max_connections=config.max_parallel)
         async with httpx.AsyncClient(headers=self._headers, timeout=config.timeout_s, limits=limits) as client:
-            if await server_drops_system(client, self._base, self._model, questions[0].system, chat):
+            try:
+                async with asyncio.timeout(left_s()):
+                    folds = await server_drops_system(client, self._base, self._model, questions[0].system, chat)
+            except TimeoutError:
+                return [OutOfTimeError() for _ in questions]
+            if folds:
                 questions = [question.folded() for question in questions]
             sender = _Sender(client, f"{self._base}/chat/completions", config)
             bodies = [request_body(question, self._model, schema, max_tokens, chat, config) for question in questions]
@@ -90,6 +96,8 @@ class Endpoint(Engine):
         if len(failed) < len(answers):
             _down.discard(self._base)
             return
+        if any(isinstance(answer, OutOfTimeError) for answer in failed):
+            return  # with more time it might have answered
         _down.add(self._base)
         raise ServiceError(
             f"the engine does not answer: {failed[0].what}",
@@ -111,11 +119,12 @@ class _Sender:
         self._said = False
 
     async def send(self, body: dict[str, Any], attempts: int) -> Answer:
-        """The answer to a request: a Reply, a StageError, or a NoReplyError after all attempts."""
+        """The answer to a request: a Reply, a StageError, a NoReplyError after all attempts, or an OutOfTimeError."""
         failures = 0
+        error: BaseException | None = None
 
         def stop(state: tenacity.RetryCallState) -> bool:
-            nonlocal failures
+            nonlocal failures, error
             error = state.outcome.exception() if state.outcome else None
             failures += isinstance(error, NoReplyError) and not error.busy
             out_of_time = tenacity.stop_before_delay(self._config.patience_s)(state)
@@ -128,12 +137,14 @@ class _Sender:
             before_sleep=self._say,
             reraise=True,
         )
-        async with self._slots:
-            try:
+        try:
+            async with asyncio.timeout(left_s()), self._slots:
                 reply: Reply = await retrying(self._once, body)
-            except (StageError, TransientError) as error:
-                return error
-            return reply
+        except TimeoutError:
+            return OutOfTimeError(None if error is None else str(error))
+        except (StageError, TransientError) as refused:
+            return refused
+        return reply
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         config = self._config

@@ -8,11 +8,14 @@ import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from emoray.engines.adapter import adapter_options, adapter_request
+from emoray.engines.budget import OutOfTimeError, left_s
 from emoray.engines.client import Answer, Chat, Engine, Question, Reply
 from emoray.engines.config import VllmConfig
 from emoray.engines.deadline import StallLimit, deadline
@@ -55,6 +58,8 @@ class LocalEngine(Engine):
         self, questions: Sequence[Question], schema: dict[str, Any] | None, max_tokens: int, chat: Chat
     ) -> list[Answer]:
         """See `Engine.answer`. A question that the engine refuses (too long) is its own row's error."""
+        if left_s() == 0:  # it waited for the model to load
+            return [OutOfTimeError() for _ in questions]
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -63,7 +68,11 @@ class LocalEngine(Engine):
         what = f"vLLM, on {len(questions)} questions,"
         prepare = functools.partial(self._prepare_chat, chat)
         answers = [_answer(output) for output in self._outputs(questions, prepare, sampling, what)]
-        failed = [answer for answer in answers if isinstance(answer, TransientError)]
+        failed = [
+            answer
+            for answer in answers
+            if isinstance(answer, TransientError) and not isinstance(answer, OutOfTimeError)
+        ]
         if answers and len(failed) == len(answers):
             raise ServiceError(failed[0].what, remedy="vLLM's log above says more", kind=failed[0].kind)
         return answers
@@ -86,6 +95,12 @@ class LocalEngine(Engine):
         """The `vllm.LLM`, to ask what model it has; requests go through `answer` and `generate`."""
         return self._running_loop().llm
 
+    @property
+    def hangs(self) -> bool:
+        """Whether one step has taken longer than `timeout_s`: rows that are given up meanwhile end no call."""
+        began_s = self._loop.step_began_s if self._loop is not None else None
+        return began_s is not None and time.monotonic() - began_s > self._config.timeout_s
+
     def _outputs(self, rows: Sequence[Any], prepare: Callable[[Any, Any], Any], sampling: Any, what: str) -> list[Any]:
         """Per row vLLM's output, or the exception that it was refused with."""
         from vllm.sampling_params import RequestOutputKind
@@ -103,7 +118,7 @@ class LocalEngine(Engine):
         loop = self._running_loop()
         with self._limit.call(what):
             waiting = [loop.submit(functools.partial(prepare, row), sampling) for row in rows]
-            outputs = [output.exception() or output.result() for output in waiting]
+            outputs = [_outcome(output) for output in waiting]
         if loop.failure is not None and any(output is loop.failure for output in outputs):
             raise TransientError(f"the engine died: {_first_line(loop.failure)}", kind="engine_died") from loop.failure
         return outputs
@@ -134,6 +149,14 @@ class LocalEngine(Engine):
 
 def _prepare_prompt(prompt: Any, llm: Any) -> Any:
     return llm._preprocess_cmpl_one(prompt)
+
+
+def _outcome(output: Future[Any]) -> Any:
+    """What became of a row. If its caller's time is over, the engine is to drop it."""
+    try:
+        return output.exception(left_s()) or output.result()
+    except TimeoutError:
+        return OutOfTimeError() if output.cancel() else output.exception() or output.result()
 
 
 def _answer(output: Any) -> Answer:
@@ -219,10 +242,17 @@ def _flask_bound() -> Iterator[None]:
 def local_engine(model: str, config: VllmConfig, *, speech: bool = False, adapter: str | None = None) -> LocalEngine:
     """This process's engine for a model and a configuration; loaded at the first call."""
     key = (model, config.model_dump_json(), speech, adapter)
+    if key in _engines:  # and does not wait for another that is being loaded
+        return _engines[key]
     with _loading:
         if key not in _engines:
             _engines[key] = LocalEngine(model, config, speech=speech, adapter=adapter)
         return _engines[key]
+
+
+def any_hangs() -> bool:
+    """Whether one of this process's engines hangs."""
+    return any(engine.hangs for engine in list(_engines.values()))
 
 
 def _import_vllm(config: VllmConfig) -> Any:

@@ -10,9 +10,12 @@ import contextlib
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
+
+from emoray.engines.budget import OutOfTimeError, left_s
 
 #: Prompts that wait inside the engine, for each sequence that it decodes: it never waits for one, and the features of
 #: thousands of clips need not be held.
@@ -31,12 +34,14 @@ class EngineLoop:
     Attributes:
         failure: What ended the engine; None while it runs.
         llm: The `vllm.LLM`.
+        step_began_s: When the step under way began, on the clock of `time.monotonic`; None between steps.
     """
 
     def __init__(self, llm: Any, max_sequences: int, progress: Callable[[], None], adapter: Any = None) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         self.failure: Exception | None = None
+        self.step_began_s: float | None = None
         self._dead = EngineDeadError
         self.llm = llm
         self._progress = progress
@@ -49,17 +54,20 @@ class EngineLoop:
         threading.Thread(target=self._run, name="vllm-loop", daemon=True).start()
 
     def submit(self, prepare: Callable[[Any], Any], sampling: Any) -> Future[Any]:
-        """Hand a row to the engine; waits while there is no room.
+        """Hand a row to the engine; waits while there is no room, within the caller's budget.
 
         Args:
             prepare: Makes vLLM's input from the row, given the `vllm.LLM`: template, tokens, features.
             sampling: vLLM's parameters.
 
         Returns:
-            Its output, or why the row has none: what `prepare` or the engine refused it for, or `failure`.
+            Its output, or why the row has none: what `prepare` or the engine refused it for, `failure`, or an
+            OutOfTimeError. The engine drops a row whose future is cancelled.
         """
-        self._room.acquire()
         output: Future[Any] = Future()
+        if not self._room.acquire(timeout=left_s()):
+            output.set_exception(OutOfTimeError())
+            return output
         output.add_done_callback(lambda _: self._room.release())
         # In this thread, beside the engine's steps, but one row at a time and in the order in which the engine gets
         # them: vLLM's cache of prepared audio is kept twice, and the two must see the same order.
@@ -77,6 +85,7 @@ class EngineLoop:
         try:
             while True:
                 self._admit()
+                self._drop_cancelled()
                 if self._under_way:
                     self._step()
         except Exception as error:
@@ -97,12 +106,24 @@ class EngineLoop:
                 raise
             except Exception as error:
                 # Too long, for example.
-                self._under_way.pop(number).set_exception(error)
+                _settle(self._under_way.pop(number), error)
+
+    def _drop_cancelled(self) -> None:
+        gone = [number for number, output in self._under_way.items() if output.cancelled()]
+        if gone:
+            self.llm.llm_engine.abort_request(gone)
+            for number in gone:
+                del self._under_way[number]
 
     def _step(self) -> None:
-        for output in self.llm.llm_engine.step():
+        self.step_began_s = time.monotonic()
+        try:
+            outputs = self.llm.llm_engine.step()
+        finally:
+            self.step_began_s = None
+        for output in outputs:
             if output.finished:
-                self._under_way.pop(output.request_id).set_result(output)
+                _settle(self._under_way.pop(output.request_id), output)
                 self._progress()
 
     def _fail(self, error: Exception) -> None:
@@ -113,7 +134,17 @@ class EngineLoop:
             while True:
                 waiting.append(self._arrived.get_nowait()[2])
         for output in waiting:
-            output.set_exception(error)
+            _settle(output, error)
+
+
+def _settle(waiting: Future[Any], outcome: Any) -> None:
+    """Set a row's output, or the exception in its place, unless its caller has given it up."""
+    if not waiting.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, Exception):
+        waiting.set_exception(outcome)
+    else:
+        waiting.set_result(outcome)
 
 
 class Turns:

@@ -193,6 +193,7 @@ class ModelStatus(Model):
         description="Sources of words that the version knows, by the fingerprint of their stage."
     )
     recogniser: str
+    semantics: str | None = Field(description="What writes its descriptions: cues, text_llm or audio_llm.")
     failure: LoadFailure | None
 
 

@@ -252,3 +252,16 @@ def test_an_engine_that_is_not_installed_or_not_there_is_found(load, listener, m
     here = importlib.util.find_spec("vllm") is not None
     assert found.status == ("ok" if here else "fail")
     assert here or "annotate.semantics and annotate.transcribe" in found.detail
+
+
+def test_the_describers_engine_is_looked_at_too(load, listener, monkeypatch):
+    monkeypatch.setattr(engines, "REPLY_S", 0.3)
+    describer = "serve.describer.engine"
+    found = engines.check_engines(load(f"{describer}.kind=vllm"))
+    here = importlib.util.find_spec("vllm") is not None
+    assert found.status == ("ok" if here else "fail")
+    assert here or "serve.describer" in found.detail
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    silent = engines.check_engines(load(f"{describer}={{kind: endpoint, endpoint: {{url: {address}}}}}"))
+    assert silent.status == "fail"
+    assert "Timeout" in silent.detail

@@ -6,6 +6,8 @@ import pytest
 from adapter_kit import write_adapter
 from checkpoint_kit import REFUSING_SYSTEM, THINKING, WITHOUT_SYSTEM
 
+from emoray.engines import open_engine
+from emoray.engines.budget import budget
 from emoray.errors import ConfigError, ServiceError
 from emoray.stages.guard import run_isolating_rows
 from emoray.stages.semantics.record import SemanticsRecord
@@ -69,6 +71,20 @@ def test_an_audio_model_hears_the_clip(written, guard, norms, rows):
     changed = {**rows[0], "waveform": rows[1]["waveform"]}
     # The same words and measures, another sound.
     assert run_isolating_rows(stage, [changed], guard)[0].value["text"] != outcomes[0].value["text"]
+
+
+def test_an_answer_that_comes_too_late_is_given_up_and_the_engine_goes_on(written, guard, norms, rows):
+    config = written("audio_llm", "qwen2_audio")
+    stage = build_semantics(config, norms)
+    (before,) = run_isolating_rows(stage, rows[:1], guard)
+    with budget(0.05):
+        late = run_isolating_rows(stage, [dict(row) for row in rows], guard)
+    assert {outcome.error and outcome.error["type"] for outcome in late} == {"out_of_time"}
+    assert all(outcome.stays_to_do for outcome in late)
+    (after,) = run_isolating_rows(stage, [dict(rows[0])], guard)
+    assert after.value == before.value
+    engine = open_engine(config.audio_llm.model, config.engine)
+    assert not engine.llm.llm_engine.has_unfinished_requests(), "the rows that nobody waits for are still decoded"
 
 
 def test_free_text_and_several_prompts_with_examples(written, guard, norms, rows):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
+import contextlib
 
 import pytest
 from checkpoint_kit import WITHOUT_SYSTEM
 from engine_kit import endpoint_config
-from process_kit import until_ready
+from process_kit import vllm_server
 
 from emoray.errors import RefusedError
 from emoray.stages.guard import run_isolating_rows
@@ -20,41 +15,22 @@ from emoray.stages.semantics.record import SemanticsRecord
 from emoray.stages.semantics.stage import build_semantics
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("vllm_engine")]  # skips where vLLM is missing
-ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")
 def serve(tiny, vllm_engine, tmp_path_factory):
     """Starts a server of a tiny model, once; gives its address."""
-    servers, addresses = [], {}
+    addresses = {}
 
     def start(name):
         if name in addresses:
             return addresses[name]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        settings = "--served-model-name tiny --max-model-len 3072 --trust-request-chat-template"
-        command = ["make", "-s", "vllm-serve", f"VENV={sys.prefix}", f"MODEL={tiny(name)}", f"PORT={port}"]
         log = tmp_path_factory.mktemp("server") / "log"
-        with log.open("wb") as file:
-            server = subprocess.Popen(
-                [*command, f"SERVE_ARGS={settings}"],
-                cwd=ROOT,
-                env={**os.environ, "HF_HUB_OFFLINE": "1"},
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-        servers.append(server)
-        until_ready(f"http://127.0.0.1:{port}/health", server, log, limit_s=800)
-        addresses[name] = f"http://127.0.0.1:{port}/v1"
+        addresses[name] = servers.enter_context(vllm_server(tiny(name), log))
         return addresses[name]
 
-    yield start
-    for server in servers:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(30)
+    with contextlib.ExitStack() as servers:
+        yield start
 
 
 @pytest.fixture
