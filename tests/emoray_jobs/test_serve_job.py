@@ -1,8 +1,11 @@
 """`emoray serve`: what it prints."""
 
+import pytest
 import yaml
+from process_kit import free_port
 
 from emoray import config as settings
+from emoray.errors import ConfigError
 from emoray_jobs import serve
 from emoray_jobs.config import Config
 
@@ -34,3 +37,16 @@ def test_news_come_once_each():
     assert serve.news(SERVING, away) == ["The application does not answer: connection refused"]
     assert serve.news(away, away) == []
     assert serve.news(away, SERVING) == ["Serving version 3 of emoray."]
+
+
+def test_a_describer_that_cannot_ask_its_engine_is_refused_before_anything_starts(tmp_path):
+    engine = "{kind: endpoint, endpoint: {url: 'http://127.0.0.1:8001/v1', api_key_env: NO_SUCH_KEY}}"
+    overrides = [
+        f"lake.root={tmp_path}",
+        f"serve.http.port={free_port()}",
+        f"serve.describer.engine={engine}",
+    ]
+    config = settings.load(Config, overrides=overrides, environ={})
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY"), serve.running(config):
+        pass
+    assert not any(tmp_path.iterdir())
