@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import scoring_kit as kit
@@ -114,7 +115,10 @@ def test_vllm_in_the_describers_replica_writes_what_annotate_writes(service, cha
     found = [reply["semantics"]["description"] for reply in replies]
     assert len({json.dumps(one) for one in found}) == len(CLIPS), "it does not hear the clips"
     assert found == [offline(annotate, body) for body in CLIPS]
-    # Less time than the model needs: the words are used all the same.
+    with ThreadPoolExecutor(9) as pool:
+        together = list(pool.map(lambda body: described(service, body), CLIPS * 3))
+    assert [reply["semantics"]["description"] for reply in together] == found * 3
+    # Less time than the model needs: the clip is scored without it.
     reserve_ms = service.config.serve.limits.scoring_reserve_ms
     started = time.monotonic()
     reply = service.score(CLIPS[0], budget_ms=reserve_ms + 60, **TRANSCRIPT).raise_for_status().json()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 from adapter_kit import write_adapter
 from checkpoint_kit import REFUSING_SYSTEM, THINKING, WITHOUT_SYSTEM
 
 from emoray.engines import open_engine
 from emoray.engines.budget import budget
+from emoray.engines.local import any_hangs
 from emoray.errors import ConfigError, ServiceError
 from emoray.stages.guard import run_isolating_rows
 from emoray.stages.semantics.record import SemanticsRecord
@@ -88,6 +92,38 @@ def test_an_answer_that_comes_too_late_is_given_up_and_the_engine_goes_on(writte
     assert after.value == before.value
     engine = open_engine(config.audio_llm.model, config.engine)
     assert not engine.llm.llm_engine.has_unfinished_requests(), "rows that nobody waits for are still decoded"
+
+
+def test_a_step_that_does_not_end_is_noticed_though_nobody_waits_for_it(
+    tiny, configure, vllm_engine, guard, norms, rows
+):
+    limit_s = 5.0
+    own = {"kind": "vllm", "vllm": {**vllm_engine["vllm"], "timeout_s": limit_s}}
+    config = configure(
+        {"semantics": {"kind": "text_llm", "text_llm": {"model": tiny("qwen2")}, "engine": own}}
+    ).semantics
+    core = open_engine(config.text_llm.model, config.engine).llm.llm_engine
+    step, held = core.step, threading.Event()
+
+    def hanging():
+        held.wait(60)
+        return step()
+
+    core.step = hanging
+    try:
+        with budget(0.3):
+            (late,) = run_isolating_rows(build_semantics(config, norms), rows[:1], guard)
+        assert late.error["type"] == "out_of_time"
+        assert not any_hangs()
+        began = time.monotonic()
+        while not any_hangs() and time.monotonic() - began < 4 * limit_s:
+            time.sleep(0.05)  # between two looks at another thread's clock
+        assert any_hangs()
+    finally:
+        held.set()
+        core.step = step
+    while any_hangs():
+        time.sleep(0.05)
 
 
 def test_free_text_and_several_prompts_with_examples(written, guard, norms, rows):
