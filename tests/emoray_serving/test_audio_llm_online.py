@@ -26,7 +26,7 @@ from emoray_jobs import serve as serve_job
 from emoray_jobs.config import Config
 from emoray_serving.transcriber import without_corpus_times
 
-pytestmark = [pytest.mark.long, pytest.mark.usefixtures("vllm_engine")]  # skips where vLLM is missing
+pytestmark = pytest.mark.long
 TRANSCRIPT = {"transcript": kit.SENTENCE}
 CLIPS = [kit.wav_bytes(kit.speech(2.0 + 0.5 * number, 120 + 60 * number, number)) for number in range(3)]
 
@@ -128,6 +128,7 @@ def test_vllm_in_the_describers_replica_writes_what_annotate_writes(service, cha
     everything_is_used(described(service, CLIPS[1]))
 
 
+@pytest.mark.usefixtures("vllm_engine")  # skips where vLLM is missing
 def test_a_server_of_vllm_writes_what_annotate_writes(service, champion, tiny, tmp_path):
     with vllm_server(tiny("qwen2_audio"), tmp_path / "log") as url:
         engine = endpoint_config(url, timeout_s=120).model_dump(mode="json")
