@@ -37,7 +37,7 @@ ROWS_AT_ONCE = 64
 
 
 def find_version(tracking: Tracking, reference: str | None) -> Version:
-    """A version by its number, an alias, `latest`, or an address `models:/name@alias` or `models:/name/number`.
+    """A version by anything that `emoray.registry.versions.resolve` takes.
 
     None finds the challenger, or the champion if there is no challenger.
 
@@ -47,16 +47,6 @@ def find_version(tracking: Tracking, reference: str | None) -> Version:
     """
     if reference is None:
         reference = CHAMPION if versions.find_alias(tracking, CHALLENGER) is None else CHALLENGER
-    if reference.startswith("models:/"):
-        path = reference.removeprefix("models:/")
-        name, _, rest = path.partition("@" if "@" in path else "/")
-        if not name or not rest:
-            raise InputError(
-                f"{reference!r} names no version",
-                remedy="Write models:/NAME@ALIAS or models:/NAME/NUMBER",
-                kind="bad_model_address",
-            )
-        tracking, reference = dataclasses.replace(tracking, model_name=name), rest
     return versions.resolve(tracking, reference)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import getpass
 import hashlib
 import io
@@ -29,7 +30,7 @@ from mlflow.exceptions import MlflowException
 import emoray
 from emoray.audio import moonshine
 from emoray.audio.io import AUDIO_HZ
-from emoray.errors import RegistryError
+from emoray.errors import InputError, RegistryError
 from emoray.lake.atomic import atomic_folder
 from emoray.lake.tables import Lake
 from emoray.registry.tracking import Tracking
@@ -75,7 +76,10 @@ REQUIREMENTS = (
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model version: its model, number, run, MLflow's address of its files, aliases and tags."""
+    """A registered model version: its model, number, run, MLflow's address of its files, aliases and tags.
+
+    What identifies it is model and number together: `uri`.
+    """
 
     name: str
     version: str
@@ -250,11 +254,25 @@ def all_versions(tracking: Tracking) -> list[Version]:
 
 
 def resolve(tracking: Tracking, reference: str) -> Version:
-    """A version by alias (`champion`, `@champion`), number (`7`), or `latest`.
+    """A version by alias (`champion`, `@champion`), number (`7`), `latest`, or an address.
+
+    Addresses are `models:/NAME/NUMBER`, `models:/NAME/latest` and `models:/NAME@ALIAS`. Only an address may name a
+    version of another registered model than the configured one.
 
     Raises:
         RegistryError: There is no such version.
+        InputError: The address names no version (`bad_model_address`).
     """
+    if reference.startswith("models:/"):
+        path = reference.removeprefix("models:/")
+        name, _, rest = path.partition("@" if "@" in path else "/")
+        if not name or not rest:
+            raise InputError(
+                f"{reference!r} names no version",
+                remedy="Write models:/NAME@ALIAS or models:/NAME/NUMBER",
+                kind="bad_model_address",
+            )
+        return resolve(dataclasses.replace(tracking, model_name=name), rest)
     name = reference.removeprefix("@")
     if name == "latest":
         versions = all_versions(tracking)
@@ -269,12 +287,33 @@ def resolve(tracking: Tracking, reference: str) -> Version:
     return by_version(tracking, name) if name.isdigit() else by_alias(tracking, name)
 
 
+def own(tracking: Tracking, version: Version) -> Version:
+    """The version, if it is one of the configured registered model: only these can get its aliases.
+
+    Raises:
+        RegistryError: It belongs to another registered model (`foreign_version`).
+    """
+    if version.name != tracking.model_name:
+        raise RegistryError(
+            f"{version.uri} is a version of another registered model than {tracking.model_name!r}",
+            where="tracking.model_name",
+            remedy=f"Work with that model: --set tracking.model_name={version.name}. Or copy the version into this one:"
+            f" mlflow.MlflowClient().copy_model_version({version.uri!r}, {tracking.model_name!r})",
+            kind="foreign_version",
+        )
+    return version
+
+
 # --- naming ---------------------------------------------------------------------------------------------------------
 
 
 def set_alias(tracking: Tracking, alias: str, version: Version) -> None:
-    """Give a version an alias; another version loses it."""
-    tracking.client.set_registered_model_alias(tracking.model_name, alias, version.version)
+    """Give a version of the configured model an alias; another version loses it.
+
+    Raises:
+        RegistryError: It is a version of another registered model (`foreign_version`).
+    """
+    tracking.client.set_registered_model_alias(tracking.model_name, alias, own(tracking, version).version)
 
 
 def drop_alias(tracking: Tracking, alias: str) -> None:
@@ -286,7 +325,7 @@ def drop_alias(tracking: Tracking, alias: str) -> None:
 def tag_version(tracking: Tracking, version: Version, tags: Mapping[str, Any]) -> None:
     """Set tags on a version."""
     for key, value in tags.items():
-        tracking.client.set_model_version_tag(tracking.model_name, version.version, key, str(value))
+        tracking.client.set_model_version_tag(version.name, version.version, key, str(value))
 
 
 # --- fetching -------------------------------------------------------------------------------------------------------
