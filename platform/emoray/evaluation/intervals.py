@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.special import stdtrit  # Student's t quantile; scipy.stats takes much longer to import
+from scipy.special import stdtr, stdtrit  # Student's t and its quantile; scipy.stats takes much longer to import
 
 from emoray.errors import InputError
 from emoray.evaluation.metrics import Metric
@@ -152,15 +152,54 @@ def paired_difference(
     Raises:
         InputError: The clips or their labels are not the same on both sides.
     """
+    frames, new_T, old_T, without_U, groups = _paired(metric, challenger, champion, unit)
+    plain_T = new_T - old_T if len(new_T) == len(old_T) else np.array([new_T.mean() - old_T.mean()])
+    return _as_interval(plain_T, _student(plain_T.mean(), without_U, level), level, frames[0].height, groups)
+
+
+def paired_p_value(
+    metric: Metric,
+    challenger: pl.DataFrame | Sequence[pl.DataFrame],
+    champion: pl.DataFrame | Sequence[pl.DataFrame],
+    unit: str = "speaker",
+) -> float:
+    """One-sided p-value of "the challenger is no worse", by the t of `paired_difference`; small where it is worse.
+
+    NaN where the difference is undefined.
+    """
+    _, new_T, old_T, without_U, _ = _paired(metric, challenger, champion, unit)
+    whole = float(new_T.mean() - old_T.mean())
+    error, freedom = _error(whole, without_U)
+    if not freedom:
+        return np.nan
+    if error == 0:
+        return 0.0 if whole < 0 else 1.0
+    return float(stdtr(freedom, whole / error))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number by Holm (1979): each below α means a family-wise error of at most α."""
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for place, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _paired(
+    metric: Metric,
+    challenger: pl.DataFrame | Sequence[pl.DataFrame],
+    champion: pl.DataFrame | Sequence[pl.DataFrame],
+    unit: str,
+) -> tuple[list[pl.DataFrame], np.ndarray, np.ndarray, np.ndarray, Clusters]:
+    """Both sides' frames and values, and the difference without each unit."""
     new = [challenger] if isinstance(challenger, pl.DataFrame) else list(challenger)
     old = [champion] if isinstance(champion, pl.DataFrame) else list(champion)
     frames = _aligned([*new, *old])
     groups = clusters(frames[0], unit)
     whole_T, without_TU = _with_and_without(metric, frames, groups)
-    new_T, old_T = whole_T[: len(new)], whole_T[len(new) :]
-    plain_T = new_T - old_T if len(new) == len(old) else np.array([new_T.mean() - old_T.mean()])
     without_U = without_TU[: len(new)].mean(axis=0) - without_TU[len(new) :].mean(axis=0)
-    return _as_interval(plain_T, _student(plain_T.mean(), without_U, level), level, frames[0].height, groups)
+    return frames, whole_T[: len(new)], whole_T[len(new) :], without_U, groups
 
 
 _Map = Callable[[Any], Any]
@@ -194,14 +233,21 @@ def _with_and_without(
     return metric.value(all_TS), metric.value(all_TS[:, None] - sums_TUS)
 
 
-def _student(whole: float, without_U: np.ndarray, level: float) -> tuple[float, float]:
-    """Ends of the jackknife's interval; NaN where fewer than two units have a value."""
+def _error(whole: float, without_U: np.ndarray) -> tuple[float, int]:
+    """The jackknife's standard error and degrees of freedom; NaN where fewer than two units have a value."""
     defined = without_U[np.isfinite(without_U)]
     count = defined.size
     if count < 2 or not np.isfinite(whole):
+        return np.nan, 0
+    return float(np.sqrt((count - 1) / count * np.sum((defined - defined.mean()) ** 2))), count - 1
+
+
+def _student(whole: float, without_U: np.ndarray, level: float) -> tuple[float, float]:
+    """Ends of the jackknife's interval; NaN where it has no error."""
+    error, freedom = _error(whole, without_U)
+    if not freedom:
         return np.nan, np.nan
-    error = np.sqrt((count - 1) / count * np.sum((defined - defined.mean()) ** 2))
-    width = float(stdtrit(count - 1, (1 + level) / 2) * error)
+    width = float(stdtrit(freedom, (1 + level) / 2) * error)
     return float(whole) - width, float(whole) + width
 
 

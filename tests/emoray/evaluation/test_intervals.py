@@ -7,7 +7,7 @@ from scipy import stats
 
 from emoray.errors import InputError
 from emoray.evaluation import intervals, metrics
-from emoray.evaluation.intervals import interval, paired_difference
+from emoray.evaluation.intervals import holm, interval, paired_difference, paired_p_value
 
 CCC = metrics.dimensional("ccc", "valence")
 
@@ -151,3 +151,23 @@ def test_rates_stay_between_0_and_1():
     right = frame.with_columns(pl.col("emotion_true").alias("emotion_pred"))
     found = interval(metrics.categorical("wa", classes), right)
     assert (found.low, found.estimate, found.high) == (1, 1, 1)
+
+
+def test_the_p_value_is_one_half_minus_the_level_at_which_the_interval_ends_at_zero():
+    one, other = _frame(noise=0.11, seed=1), _frame(noise=0.1, seed=2)
+    for first, second in ((one, other), (other, one)):
+        p = paired_p_value(CCC, first, second)
+        difference = paired_difference(CCC, first, second, level=abs(1 - 2 * p))
+        end = difference.high if difference.estimate < 0 else difference.low
+        assert end == pytest.approx(0, abs=1e-9)
+        assert (p < 0.5) == (difference.estimate < 0)
+    assert paired_p_value(CCC, one, one) == 1.0
+    assert np.isnan(paired_p_value(CCC, one.head(1), other.head(1)))
+
+
+def test_holm_multiplies_by_what_is_left_and_never_falls():
+    # Worked by hand: .01·4, .02·3, then .03·2 = .06, and .9.
+    assert holm([0.02, 0.9, 0.01, 0.03]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
+    assert holm([0.4, 0.5]) == pytest.approx([0.8, 0.8])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
