@@ -153,7 +153,7 @@ def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAU
 
     Args:
         fresh: Start from the beginning, even if the same run is finished or under way.
-        champion: Make the version champion if there is none yet.
+        champion: Make the version champion, without the gate, if the model never had one.
     """
     _do("train", common, fresh=fresh, champion=champion)
 
@@ -230,7 +230,7 @@ def import_model(
         revision: Revision on the hub; its newest if left out.
         encoder: Folder or hub id of the encoder whose configuration the checkpoint only refers to.
         scale: Ends of the scale that it was trained on (1 7 for MSP-Podcast); known for the two named above.
-        champion: Make the version champion if there is none yet.
+        champion: Make the version champion, without the gate, if the model never had one.
     """
     _do(
         "import-model",
@@ -244,21 +244,52 @@ def import_model(
 
 
 @app.command
-def promote(*, version: str | None = None, common: Common = DEFAULTS) -> None:
+def promote(
+    *,
+    version: str | None = None,
+    first: bool = False,
+    dry_run: bool = False,
+    explain: int | None = None,
+    json: bool = False,
+    common: Common = DEFAULTS,
+) -> None:
     """Let a challenger replace the champion, if it passes the gate. Ends with exit status 3 if it does not.
 
     Args:
-        version: Version to promote; the one with the alias challenger if left out.
+        version: Version to promote: a number, an alias or models:/name/number; the challenger if left out.
+        first: Let it in although the champion's alias is missing, with nothing to compare with.
+        dry_run: Judge and print, and leave the champion as it is; it counts as an attempt.
+        explain: Instead: print a decision of the past, by its number in emoray history.
+        json: Print JSON.
     """
-    result = _do("promote", common, version=version)
+    shown = "to_json" if json else "render"
+    if explain is not None:
+        _do("promote --explain", common, render=shown, number=explain)
+        return
+    result = _do("promote", common, render=shown, version=version, first=first, dry_run=dry_run)
     if result is not None and not result.passed:
         raise SystemExit(REFUSED)
 
 
 @app.command
-def rollback(*, common: Common = DEFAULTS) -> None:
-    """Make the previous champion champion again."""
-    _do("rollback", common)
+def rollback(*, to: str | None = None, json: bool = False, common: Common = DEFAULTS) -> None:
+    """Make the previous champion champion again; champions that are gone or do not load are skipped.
+
+    Args:
+        to: This version instead; it must have been champion.
+        json: Print JSON.
+    """
+    _do("rollback", common, render="to_json" if json else "render", to=to)
+
+
+@app.command
+def history(*, json: bool = False, common: Common = DEFAULTS) -> None:
+    """What was decided on the champion: promotions, refusals, rollbacks, with their figures.
+
+    Args:
+        json: Print JSON.
+    """
+    _do("history", common, render="to_json" if json else "render")
 
 
 @app.command

@@ -137,7 +137,7 @@ def _promote(config: Config, challenger: TrainResult, console: Console) -> str:
     from emoray.lake.tables import Lake
     from emoray.registry.tracking import connect
     from emoray.registry.versions import CHAMPION, by_alias
-    from emoray_jobs import promote
+    from emoray_jobs.promote import job as promote
 
     tracking = connect(config.tracking, Lake(config.lake))
     champion = by_alias(tracking, CHAMPION)

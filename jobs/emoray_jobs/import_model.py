@@ -13,7 +13,7 @@ from rich.text import Text
 from emoray.errors import ConfigError
 from emoray.lake.tables import Lake
 from emoray.models.public_checkpoints import SETTINGS, WEIGHTS, PublicCheckpoint, read_checkpoint
-from emoray.registry import versions
+from emoray.registry import promotion, versions
 from emoray.registry.card import model_card
 from emoray.registry.tracking import Tracking, connect
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
@@ -115,15 +115,13 @@ def run(
 def _named(tracking: Tracking, version: Version, *, champion: bool) -> str | None:
     """Give a version an alias unless it has one, which a call that was killed may not have come to."""
     present = versions.find_alias(tracking, CHAMPION)
-    if champion and present is None:
-        alias = CHAMPION
-    else:
-        named = (present, versions.find_alias(tracking, CHALLENGER))
-        if any(one is not None and one.version == version.version for one in named):
-            return None
-        alias = CHALLENGER
-    versions.set_alias(tracking, alias, version)
-    return alias
+    if champion and present is None and promotion.crown_first(tracking, version, "emoray import-model --champion"):
+        return CHAMPION
+    named = (present, versions.find_alias(tracking, CHALLENGER))
+    if any(one is not None and one.uri == version.uri for one in named):
+        return None
+    versions.set_alias(tracking, CHALLENGER, version)
+    return CHALLENGER
 
 
 def _units(scale: tuple[float, float] | None) -> str:
@@ -206,5 +204,5 @@ def render(result: ImportResult) -> RenderableType:
         f"{result.source}: {result.parameters / 1e6:.1f} million parameters.\n"
         f"Licence by its card: {result.licence or 'none is named; ask its authors before you use it'}.\n"
         f"Its outputs: {', '.join(result.outputs)}; here: {', '.join(DIMENSIONS)}. Scale: {units}.\n"
-        f"{verdict}"
+        f"{verdict}{f' {promotion.NOT_JUDGED}' if result.alias == CHAMPION else ''}"
     )

@@ -23,7 +23,9 @@ from emoray.errors import StoppedError
 from emoray.evaluation.baselines import BASELINE
 from emoray.lake.tables import Lake
 from emoray.models.build import MODELS, OVER_DIALOGUES, WITHOUT_GRADIENT
+from emoray.registry.promotion import NOT_JUDGED
 from emoray.registry.tracking import Tracking, connect
+from emoray.registry.versions import CHAMPION
 from emoray.schema import DIMENSIONS
 from emoray.training.baselines import predict_baselines
 from emoray.training.checkpoint import Checkpoint, checkpoint_steps
@@ -80,7 +82,7 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
 
     Args:
         fresh: Start from the beginning, even if the same run is finished or under way.
-        champion: Make the version champion if there is none yet.
+        champion: Make the version champion, without the gate, if the model never had one.
 
     Raises:
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
@@ -260,6 +262,7 @@ def render(result: TrainResult) -> RenderableType:
         went_on = "" if result.resumed_at is None else f", continued from step {result.resumed_at}"
         how = f"took {result.seconds:.0f} s for {result.steps} steps{went_on}"
     alias = f", alias {result.alias}" if result.alias else ""
+    judged = f" {NOT_JUDGED}" if result.alias == CHAMPION else ""
     baselines = "".join(f", {name} {score:.3f}" for name, score in result.baselines.items())
     ahead = [name for name, score in result.baselines.items() if score >= result.dev["score"]]
     best = (
@@ -273,5 +276,5 @@ def render(result: TrainResult) -> RenderableType:
         f"Run {result.run} {how}.\n"
         f"{best}\n"
         f"{compared}"
-        f"Version {result.version} of {result.model_name}{alias} (MLflow run {result.run_id})."
+        f"Version {result.version} of {result.model_name}{alias} (MLflow run {result.run_id}).{judged}"
     )

@@ -19,7 +19,7 @@ from emoray.models.batch import LEVELS as SETS
 from emoray.models.batch import level_of
 from emoray.models.build import OVER_DIALOGUES, build
 from emoray.models.config import ModelConfig
-from emoray.registry import versions
+from emoray.registry import promotion, versions
 from emoray.registry.card import model_card
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
@@ -153,7 +153,7 @@ def register(
 
     Args:
         conformal_level: Share of clips that its intervals should cover.
-        champion: Make it champion if there is none yet.
+        champion: Make it champion, without the gate, if the model never had one.
 
     Returns:
         The version and its alias.
@@ -172,11 +172,12 @@ def register(
             made = versions.log_bundle(tracking, run_id, folder, card=card, tags=prepared.hashes)
         tracking.log_metrics(run_id, dev, step=checkpoint.step)
     present = versions.find_alias(tracking, CHAMPION)
-    if present is not None and present.version == made.version:
+    if present is not None and present.uri == made.uri:
         return made, CHAMPION
-    alias = CHAMPION if champion and present is None else CHALLENGER
-    versions.set_alias(tracking, alias, made)
-    return made, alias
+    if champion and promotion.crown_first(tracking, made, "emoray train --champion"):
+        return made, CHAMPION
+    versions.set_alias(tracking, CHALLENGER, made)
+    return made, CHALLENGER
 
 
 def _bundle(

@@ -1,119 +1,354 @@
-"""Carrying out a decision: aliases, the record, and the way back.
+"""Carrying out a decision: the alias, the history, and the way back.
 
-The registered model's tag `emoray.champions` has the succession of champions as a JSON list of version numbers, the
-present one last. A promotion appends to it; a rollback removes the last one and returns the alias to the previous one.
-Rolling back twice therefore goes back two champions; the first champion has no previous one.
+The order of writes is the same for every move of the alias `champion`:
+
+1. the whole decision, an artifact of the history (nothing follows from it yet);
+2. the champion is read again: another one than was judged against means judging again;
+3. the alias;
+4. the entry of the history, whose number only one process can take;
+5. tags, the copy in the version's run, the alias `challenger`: conveniences.
+
+A command that is killed after 3 is completed by the next one (`settle`), from the decision of 1. A process that set the
+alias and did not get the number was too late: it returns the alias to the champion of the history and judges again.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from emoray.errors import RegistryError
+from emoray.errors import EmorayError, RegistryError
 from emoray.registry.gate import Decision
+from emoray.registry.history import Entry, EntryTakenError, Held, History, Kind, ever_champion, succession
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import (
     CHALLENGER,
     CHAMPION,
     Version,
-    by_alias,
     by_version,
     drop_alias,
     find_alias,
+    load,
+    own,
     set_alias,
     tag_version,
 )
 
+#: What a command that used `crown_first` tells its user.
+NOT_JUDGED = "It is champion without the gate: there was none to compare it with."
+#: Tag in which registries from before the history have their champions, as JSON.
 HISTORY = "emoray.champions"
 
-#: MLflow limits a tag's length: earlier champions are dropped.
-_REMEMBERED = 100
+
+class ChampionChangedError(RegistryError):
+    """Another version became champion since this one was judged."""
+
+    kind = "champion_changed"
+
+
+@dataclass(frozen=True)
+class State:
+    """The registered model, once alias and history agree.
+
+    Attributes:
+        champion: The version with the alias; None without one.
+        line: Champions that led to it, oldest first; also without the alias.
+    """
+
+    champion: Version | None
+    entries: tuple[Entry, ...]
+    line: tuple[Held, ...]
+
+    def expect_champion(self, tracking: Tracking) -> None:
+        """Refuse a registry whose champion lost its alias.
+
+        Raises:
+            RegistryError: The history has a champion, and no version has the alias (`champion_missing`).
+        """
+        if self.champion is None and self.line:
+            last = self.line[-1].version
+            raise RegistryError(
+                f"no version of {tracking.model_name!r} has the alias champion, but version {last} was champion:"
+                " the alias or the version was deleted",
+                where=tracking.uri,
+                remedy=f"Restore it: emoray rollback --to {last} (or an earlier one, see emoray history). To let a"
+                " version in without comparing it: emoray promote --first",
+                kind="champion_missing",
+            )
+
+
+@dataclass(frozen=True)
+class Back:
+    """What a rollback did: the version that stepped down (None without one), the champion, and why others were not."""
+
+    stepped_down: Version | None
+    champion: Version
+    skipped: tuple[str, ...]
 
 
 def champions(tracking: Tracking) -> list[str]:
-    """The succession of champions, oldest first; the last one is the present champion.
+    """Numbers of the champions that led to the present one, oldest first; changes nothing.
 
     An alias that was not set by emoray counts: its version is put at the end.
     """
-    present = find_alias(tracking, CHAMPION)
-    tags = tracking.client.get_registered_model(tracking.model_name).tags if present is not None else {}
-    history = [str(version) for version in json.loads(tags.get(HISTORY, "[]"))]
-    if present is not None and (not history or history[-1] != present.version):
-        history.append(present.version)
-    return history
+    present, entries = find_alias(tracking, CHAMPION), History(tracking).entries()
+    line = [one.version for one in succession(entries)] if entries else _from_before(tracking)
+    if present is not None and (not line or line[-1] != present.version):
+        line.append(present.version)
+    return line
 
 
-def promote(tracking: Tracking, challenger: Version, decision: Decision) -> Version | None:
+def settle(tracking: Tracking) -> State:
+    """Make alias and history agree: complete what a killed command began, and note what other hands did."""
+    history = History(tracking)
+    while True:
+        entries = history.entries()
+        present = find_alias(tracking, CHAMPION)
+        line = succession(entries)
+        missing: Entry | None = None
+        if not entries and (before := _from_before(tracking)):
+            last = Held(before[-1])
+            missing = Entry("imported", last, None, last, "", facts={"succession": before})
+        elif present is not None and not (line and line[-1].is_version(present)):
+            missing = _explained(history, entries, present, line[-1] if line else None)
+        if missing is None:
+            _tidy(tracking, present, entries)
+            return State(present, tuple(entries), tuple(line))
+        try:
+            history.append(missing, _next(entries))
+        except EntryTakenError:
+            continue
+
+
+def promote(
+    tracking: Tracking,
+    challenger: Version,
+    decision: Decision,
+    champion: Version | None,
+    *,
+    command: str = "emoray promote",
+    facts: Mapping[str, Any] | None = None,
+    policy: Mapping[str, Any] | None = None,
+    first: bool = False,
+    dry_run: bool = False,
+) -> Entry:
     """Record a decision and, if it passed, make the challenger champion.
 
-    Returns:
-        The previous champion, None if there was none.
+    Args:
+        champion: The champion that it was judged against; None if there was none.
+        facts: What an entry of the history should have beside the figures: digests of policy and gate data ….
+        policy: The limits that it was judged by.
+        first: A champion whose alias is missing is no obstacle.
+        dry_run: Record it, as the gate's data were looked at, and change nothing else.
+
+    Raises:
+        RegistryError: The challenger is of another registered model (`foreign_version`), the champion lost its alias
+            (`champion_missing`), or is another one by now (`champion_changed`): judge again.
     """
-    previous = find_alias(tracking, CHAMPION)
-    history = champions(tracking)
-    record(tracking, challenger, decision, previous)
-    if decision.passed:
-        if previous is None or previous.version != challenger.version:
-            _remember(tracking, [*history, challenger.version])
-        set_alias(tracking, CHAMPION, challenger)
-        at = find_alias(tracking, CHALLENGER)
-        if at is not None and at.version == challenger.version:
-            drop_alias(tracking, CHALLENGER)
-    return previous
-
-
-def record(tracking: Tracking, challenger: Version, decision: Decision, previous: Version | None) -> None:
-    """Write a decision into the challenger's run (`promotion/…json`) and onto the version's tags."""
-    at = datetime.now(UTC)
-    document: dict[str, Any] = {
-        "decided_at": at.isoformat(timespec="seconds"),
+    state = settle(tracking)
+    if not first:
+        state.expect_champion(tracking)
+    kind: Kind = "dry run" if dry_run else "promoted" if decision.passed else "refused"
+    if kind == "promoted" and champion is None:
+        kind = "first"
+    after = challenger if kind in ("promoted", "first") else state.champion
+    judged = Held.of(own(tracking, challenger))
+    about = {**(facts or {}), **decision.headline}
+    entry = Entry(kind, judged, Held.of(champion), Held.of(after), command, facts=about)
+    document = {
+        "decided_at": entry.at,
         "model": challenger.name,
         "challenger": challenger.version,
-        "previous_champion": previous.version if previous else None,
+        "previous_champion": champion.version if champion else None,
+        **(facts or {}),
+        "policy": dict(policy or {}),
         **decision.to_dict(),
     }
-    name = f"promotion/decision-{at.strftime('%Y%m%dT%H%M%S%fZ')}.json"
-    tracking.client.log_dict(challenger.run_id, document, name)
-    tag_version(
-        tracking,
-        challenger,
-        {
-            "emoray.decision": "passed" if decision.passed else "refused",
-            "emoray.decided_at": document["decided_at"],
-            "emoray.previous_champion": document["previous_champion"] or "none",
-            "emoray.decision_record": name,
-        },
+    return _carry_out(tracking, entry, document, challenger if after is challenger else None)
+
+
+def crown_first(tracking: Tracking, version: Version, command: str) -> bool:
+    """Make a version champion without the gate, where the model never had one. Returns whether it is champion now."""
+    state = settle(tracking)
+    if state.champion is not None or state.line:
+        return state.champion is not None and state.champion.uri == version.uri
+    held = Held.of(own(tracking, version))
+    entry = Entry("first", held, None, held, command, facts={"judged": False})
+    try:
+        _carry_out(tracking, entry, {"model": version.name, "challenger": version.version}, version)
+    except ChampionChangedError:
+        return False
+    return True
+
+
+def rollback(tracking: Tracking, to: Version | None = None, *, command: str = "emoray rollback") -> Back:
+    """Return the champion alias to an earlier champion that can be loaded.
+
+    Args:
+        to: That version; by default the latest before the present champion that is still there and loads.
+
+    Raises:
+        RegistryError: There is no champion (`no_champion`, `champion_missing`), no earlier one that can be used
+            (`no_previous_champion`), or `to` was never champion (`never_champion`), is champion (`already_champion`) or
+            does not load.
+    """
+    state = settle(tracking)
+    present = state.champion
+    if to is None:
+        state.expect_champion(tracking)
+        if present is None:
+            what = f"model {tracking.model_name!r} has no champion yet"
+            raise RegistryError(
+                what, where=tracking.uri, remedy="emoray train, then emoray promote", kind="no_champion"
+            )
+        before, skipped = _previous(tracking, present, state.line)
+    else:
+        before, skipped = _former(tracking, own(tracking, to), state), ()
+    held = Held.of(before)
+    entry = Entry("rolled back", held, Held.of(present), held, command, facts={"skipped": len(skipped)})
+    _carry_out(tracking, entry, {"model": before.name, "skipped": list(skipped)}, before)
+    if present is not None:
+        tag_version(tracking, present, {"emoray.rolled_back_at": entry.at, "emoray.rolled_back_to": before.version})
+    return Back(present, before, skipped)
+
+
+def _carry_out(tracking: Tracking, entry: Entry, document: Mapping[str, Any], crowned: Version | None) -> Entry:
+    """The writes, in the order that the module names."""
+    history = History(tracking)
+    entry = history.write_record(entry, document)
+    state = settle(tracking)
+    if crowned is not None:
+        expected = entry.previous
+        if not (expected.is_version(state.champion) if expected else state.champion is None):
+            raise _changed(tracking, expected, state.champion)
+        set_alias(tracking, CHAMPION, crowned)
+    entries = list(state.entries)
+    while True:
+        try:
+            entry = history.append(entry, _next(entries))
+            break
+        except EntryTakenError:
+            entries = history.entries()
+            done = next((one for one in entries if one.record == entry.record), None)
+            if done is not None:  # another command found the alias and completed this one
+                entry = done
+                break
+            line = succession(entries)
+            if crowned is not None and line and line != list(state.line):
+                if line[-1].is_version(crowned):
+                    entry = entries[-1]
+                    break
+                winner = by_version(tracking, line[-1].version)
+                set_alias(tracking, CHAMPION, winner)
+                raise _changed(tracking, entry.previous, winner) from None
+    _tag(tracking, entry, crowned)
+    return entry
+
+
+def _changed(tracking: Tracking, expected: Held | None, found: Version | None) -> ChampionChangedError:
+    names = ["no version" if one is None else f"version {one.version}" for one in (expected, found)]
+    return ChampionChangedError(
+        f"{names[1]} of {tracking.model_name!r} became champion meanwhile; this was judged against {names[0]}",
+        where=tracking.uri,
+        remedy="Run the same command again: it judges against the new champion",
     )
 
 
-def rollback(tracking: Tracking) -> tuple[Version, Version]:
-    """Return the champion alias to the previous champion.
+def _next(entries: list[Entry]) -> int:
+    return entries[-1].number + 1 if entries else 1
 
-    Returns:
-        The version that was champion and the one that is champion again.
 
-    Raises:
-        RegistryError: There is no champion (`no_champion`), no previous one (`no_previous_champion`), or it was deleted
-            (`no_such_version`).
-    """
-    present = by_alias(tracking, CHAMPION)
-    history = champions(tracking)
-    if len(history) < 2:
+def _from_before(tracking: Tracking) -> list[str]:
+    """Champions of a registry from before there was a history."""
+    found = tracking.client.search_registered_models(f"name = '{tracking.model_name}'")
+    tags = found[0].tags if found else {}
+    return [str(version) for version in json.loads(tags.get(HISTORY, "[]"))]
+
+
+def _explained(history: History, entries: list[Entry], present: Version, recorded: Held | None) -> Entry:
+    """The entry for an alias that the history does not explain: a killed command's, or that other hands moved it."""
+    for one in history.unfinished(entries):
+        same = one.previous.is_version(recorded) if one.previous and recorded else one.previous == recorded
+        if one.champion is not None and one.champion.is_version(present) and same:
+            return one
+    held = Held.of(present)
+    return Entry("found", held, recorded, held, "", facts={"note": "the alias was not moved by emoray"})
+
+
+def _tidy(tracking: Tracking, present: Version | None, entries: list[Entry]) -> None:
+    """What a killed command may have left: the champion's tags, and its alias as challenger."""
+    moves = [one for one in entries if one.kind in ("promoted", "first", "rolled back")]
+    last = moves[-1] if moves else None
+    if present is None or last is None or last.champion is None or not last.champion.is_version(present):
+        return
+    if last.kind != "rolled back" and present.tags.get("emoray.history_record") != last.record:
+        _tag(tracking, last, present)
+    elif CHALLENGER in present.aliases:
+        drop_alias(tracking, CHALLENGER)
+
+
+def _tag(tracking: Tracking, entry: Entry, crowned: Version | None) -> None:
+    """Make the decision readable from the version's own pages."""
+    if entry.kind in ("promoted", "refused", "first") and entry.subject is not None:
+        subject = crowned or by_version(tracking, entry.subject.version)
+        passed = "passed" if entry.facts.get("judged", True) else "not judged"
+        document = History(tracking).record(entry)
+        assert entry.record is not None
+        name = entry.record.replace("decisions/", "promotion/decision-")
+        tracking.client.log_dict(subject.run_id, document, name)
+        tags = {
+            "emoray.decision": "refused" if entry.kind == "refused" else passed,
+            "emoray.decided_at": entry.at,
+            "emoray.decided_by": entry.by,
+            "emoray.previous_champion": entry.previous.version if entry.previous else "none",
+            "emoray.decision_record": name,
+            "emoray.history_record": entry.record,
+        }
+        tag_version(tracking, subject, tags)
+    at = None if crowned is None else find_alias(tracking, CHALLENGER)
+    if crowned is not None and at is not None and at.version == crowned.version:
+        drop_alias(tracking, CHALLENGER)
+
+
+def _previous(tracking: Tracking, present: Version, line: tuple[Held, ...]) -> tuple[Version, tuple[str, ...]]:
+    skipped: list[str] = []
+    for held in reversed(line[:-1]):
+        if held.is_version(present):
+            continue
+        try:
+            return _usable(tracking, held), tuple(skipped)
+        except EmorayError as error:
+            skipped.append(f"version {held.version}: {error.what}")
+    tried = f" that can be used ({'; '.join(skipped)})" if skipped else ""
+    raise RegistryError(
+        f"version {present.version} of {tracking.model_name!r} has no champion before it{tried}",
+        where=tracking.uri,
+        remedy="Train and promote another version",
+        kind="no_previous_champion",
+    )
+
+
+def _former(tracking: Tracking, version: Version, state: State) -> Version:
+    if state.champion is not None and state.champion.uri == version.uri:
+        what = f"version {version.version} of {version.name!r} is champion already"
+        raise RegistryError(what, where=tracking.uri, remedy="See emoray history", kind="already_champion")
+    former = [one for one in ever_champion(state.entries) if one.is_version(version)]
+    if not former:
         raise RegistryError(
-            f"version {present.version} of {tracking.model_name!r} is the first champion: there is no previous one",
+            f"version {version.version} of {version.name!r} was never champion",
             where=tracking.uri,
-            remedy="Train and promote another version",
-            kind="no_previous_champion",
+            remedy=f"Let the gate judge it: emoray promote --version {version.version}",
+            kind="never_champion",
         )
-    before = by_version(tracking, history[-2])
-    set_alias(tracking, CHAMPION, before)
-    _remember(tracking, history[:-1])
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    tag_version(tracking, present, {"emoray.rolled_back_at": at, "emoray.rolled_back_to": before.version})
-    return present, before
+    return _usable(tracking, former[-1])
 
 
-def _remember(tracking: Tracking, history: list[str]) -> None:
-    tracking.client.set_registered_model_tag(tracking.model_name, HISTORY, json.dumps(history[-_REMEMBERED:]))
+def _usable(tracking: Tracking, held: Held) -> Version:
+    """The version, if it is still there, the same, and loads."""
+    version = by_version(tracking, held.version)
+    if not held.is_version(version):
+        raise RegistryError(f"another version has the number {held.version} today", kind="no_such_version")
+    load(tracking, version)
+    return version

@@ -19,6 +19,7 @@ from emoray.registry import clean_process, promotion, pyfunc, versions
 from emoray.registry.card import model_card
 from emoray.registry.config import TrackingConfig
 from emoray.registry.gate import Check, Decision, Latency, measure_latency
+from emoray.registry.history import History
 from emoray.registry.promotion import champions, promote, rollback
 from emoray.registry.tracking import connect, tracking_uri
 from emoray.scoring.bundle import open_bundle
@@ -346,11 +347,11 @@ def fresh(tracking, logged):
 def test_promotion_moves_the_alias_and_records_the_decision(fresh):
     tracking, (one, two, *_) = fresh
     versions.set_alias(tracking, "challenger", one)
-    assert promote(tracking, one, PASSED) is None
+    assert promote(tracking, one, PASSED, None).previous is None
     assert versions.by_alias(tracking, "champion").version == one.version
     assert versions.find_alias(tracking, "challenger") is None
     versions.set_alias(tracking, "challenger", two)
-    assert promote(tracking, two, PASSED).version == one.version
+    assert promote(tracking, two, PASSED, one).previous.version == one.version
     found = versions.by_alias(tracking, "champion")
     assert found.version == two.version
     assert found.tags["emoray.decision"] == "passed"
@@ -362,9 +363,9 @@ def test_promotion_moves_the_alias_and_records_the_decision(fresh):
 
 def test_a_refusal_changes_no_alias_and_is_recorded(fresh):
     tracking, (one, two, *_) = fresh
-    promote(tracking, one, PASSED)
+    promote(tracking, one, PASSED, None)
     versions.set_alias(tracking, "challenger", two)
-    promote(tracking, two, REFUSED)
+    promote(tracking, two, REFUSED, one)
     assert versions.by_alias(tracking, "champion").version == one.version
     assert versions.by_alias(tracking, "challenger").version == two.version
     assert versions.by_version(tracking, two.version).tags["emoray.decision"] == "refused"
@@ -373,27 +374,39 @@ def test_a_refusal_changes_no_alias_and_is_recorded(fresh):
 
 def test_rolling_back_twice_goes_back_two_champions_and_then_no_further(fresh):
     tracking, (one, two, three, _) = fresh
-    for version in (one, two, three):
-        promote(tracking, version, PASSED)
-    down, up = rollback(tracking)
-    assert (down.version, up.version) == (three.version, two.version)
-    down, up = rollback(tracking)
-    assert (down.version, up.version) == (two.version, one.version)
+    for version, before in ((one, None), (two, one), (three, two)):
+        promote(tracking, version, PASSED, before)
+    back = rollback(tracking)
+    assert (back.stepped_down.version, back.champion.version) == (three.version, two.version)
+    back = rollback(tracking)
+    assert (back.stepped_down.version, back.champion.version) == (two.version, one.version)
     assert versions.by_alias(tracking, "champion").version == one.version
     with pytest.raises(RegistryError) as caught:
         rollback(tracking)
     assert caught.value.kind == "no_previous_champion"
-    promote(tracking, three, PASSED)
+    promote(tracking, three, PASSED, one)
     assert champions(tracking) == [one.version, three.version]
 
 
 def test_an_alias_set_by_other_hands_counts(fresh):
     tracking, (one, two, *_) = fresh
-    promote(tracking, one, PASSED)
+    promote(tracking, one, PASSED, None)
     versions.set_alias(tracking, "champion", two)
     assert champions(tracking) == [one.version, two.version]
-    assert rollback(tracking)[1].version == one.version
-    assert promotion.HISTORY in tracking.client.get_registered_model(tracking.model_name).tags
+    assert rollback(tracking).champion.version == one.version
+    assert [entry.kind for entry in History(tracking).entries()] == ["first", "found", "rolled back"]
+
+
+def test_champions_from_before_there_was_a_history_count(fresh):
+    tracking, (one, two, three, _) = fresh
+    tag = json.dumps([one.version, two.version])
+    tracking.client.set_registered_model_tag(tracking.model_name, promotion.HISTORY, tag)
+    versions.set_alias(tracking, "champion", two)
+    assert champions(tracking) == [one.version, two.version]
+    promote(tracking, three, PASSED, two)
+    tracking.client.delete_registered_model_tag(tracking.model_name, promotion.HISTORY)
+    assert champions(tracking) == [one.version, two.version, three.version]
+    assert [rollback(tracking).champion.version for _ in range(2)] == [two.version, one.version]
 
 
 def test_latency_is_measured_per_clip(bundle):

@@ -20,8 +20,8 @@ from process_kit import until_ready
 
 from emoray.lake.tables import Lake
 from emoray.registry import versions
-from emoray_jobs import promote
 from emoray_jobs.evaluate import job as evaluate
+from emoray_jobs.promote import job as promote
 from emoray_jobs.score import job as score
 from emoray_jobs.train import job as train
 

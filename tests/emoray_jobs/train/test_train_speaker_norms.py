@@ -13,10 +13,10 @@ from annotate_kit import leave_out_encoder
 from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.scoring.bundle import open_bundle
-from emoray_jobs import promote
 from emoray_jobs.annotate import job as annotate
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.evaluate import predictions
+from emoray_jobs.promote import job as promote
 from emoray_jobs.train import job as train
 
 LEVELS = ("audio/unknown/reference", "audio/enrolled-2/reference")
