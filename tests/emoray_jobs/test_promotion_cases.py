@@ -14,6 +14,7 @@ from error_kit import of_kind
 from emoray.errors import InputError, RegistryError
 from emoray.lake.tables import Lake
 from emoray.registry import promotion, versions
+from emoray.registry.champion import champions
 from emoray.registry.history import History
 from emoray_jobs import cli
 from emoray_jobs.evaluate.predictions import find_version
@@ -118,7 +119,7 @@ def test_of_two_promotions_at_once_the_second_is_judged_against_the_first(config
     while_judging(monkeypatch, [other])
     result = promote.run(config, version="2")
     assert (result.previous, result.passed, champion(config)) == ("3", True, "2")
-    assert promotion.champions(tracking) == ["1", "3", "2"]
+    assert champions(tracking) == ["1", "3", "2"]
 
 
 def test_a_champion_that_keeps_changing_ends_the_command(config, monkeypatch):
@@ -204,6 +205,13 @@ def test_an_approval_is_a_tag_that_somebody_gives(config):
     tracking = jobs_kit.store(config)
     versions.tag_version(tracking, versions.by_version(tracking, "1"), {"reviewed_by": "ann", "ticket": 7})
     assert promote.run(asked, version="1").passed
+
+
+def test_latency_may_be_compared_with_the_champions(config):
+    promote.run(config, version="1")
+    for ratio, passed in ((1e-9, False), (1e9, True)):
+        checks = promote.run(with_policy(config, max_latency_ratio=ratio), version="2").decision.checks
+        assert {check.name: check.passed for check in checks}["latency_ratio"] is passed
 
 
 def test_attempts_count_and_a_dry_run_is_one(config):

@@ -12,6 +12,7 @@ from rich.text import Text
 from emoray.errors import RegistryError
 from emoray.lake.tables import Lake
 from emoray.registry import history, promotion, versions
+from emoray.registry.champion import settle
 from emoray.registry.gate import Decision
 from emoray.registry.tracking import connect
 from emoray.registry.versions import CHALLENGER, Version
@@ -97,7 +98,7 @@ def run(config: Config, *, version: str | None = None, first: bool = False, dry_
     turn = 0
     while True:
         turn += 1
-        state = promotion.settle(tracking)
+        state = settle(tracking)
         if not first:
             state.expect_champion(tracking)
         champion = state.champion

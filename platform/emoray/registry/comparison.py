@@ -108,9 +108,9 @@ def checks(
         for (name, one), least in zip(gains.items(), config.min_gains.values(), strict=True)
     ]
     limits = {name: config.max_loss.get(name) for name in single}  # type: ignore[call-overload]
-    found += _not_worse("dimensions" if figures_of.dimensions else "uar", "figure", single, limits)
+    found += _not_worse("dimensions" if figures_of.dimensions else "uar", single, limits)
     if len(under) > 1:
-        found += _not_worse("conditions", "condition", under, dict.fromkeys(under, config.max_condition_loss))
+        found += _not_worse("conditions", under, dict.fromkeys(under, config.max_condition_loss))
     return [*found, _no_group_worse(groups, config)]
 
 
@@ -153,7 +153,7 @@ def _gain(name: str, title: str, difference: Interval, least: float, config: Gat
     return Check(name, enough and sure, text)
 
 
-def _not_worse(name: str, what: str, found: dict[str, Interval], limits: dict[str, float | None]) -> list[Check]:
+def _not_worse(name: str, found: dict[str, Interval], limits: dict[str, float | None]) -> list[Check]:
     """Non-inferiority of each: the lower end is above the negative limit. Undefined is not shown, so it fails.
 
     No check where nothing has a limit.
@@ -170,8 +170,8 @@ def _not_worse(name: str, what: str, found: dict[str, Interval], limits: dict[st
     if worse:
         return [Check(name, False, f"A loss cannot be ruled out: {'; '.join(worse)}")]
     least = min(found[one].low for one in judged)
-    plural = " is" if len(judged) == 1 else "s are"
-    return [Check(name, True, f"{len(judged)} {what}{plural} not worse than allowed; the lowest end is {least:+.4f}")]
+    what = f"{len(judged)} conditions" if name == "conditions" else ", ".join(judged)
+    return [Check(name, True, f"Not worse than allowed: {what}; the lowest end is {least:+.4f}")]
 
 
 def _groups(

@@ -8,38 +8,26 @@ The order of writes is the same for every move of the alias `champion`:
 4. the entry of the history, whose number only one process can take;
 5. tags, the copy in the version's run, the alias `challenger`: conveniences.
 
-A command that is killed after 3 is completed by the next one (`settle`), from the decision of 1. A process that set the
-alias and did not get the number was too late: it returns the alias to the champion of the history and judges again.
+A command that is killed after 3 is completed by the next one, from the decision of 1 (`emoray.registry.champion`). A
+process that set the alias and did not get the number was too late: it returns the alias to the champion of the history
+and judges again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from emoray.errors import EmorayError, RegistryError
+from emoray.registry.champion import State, next_number, settle, tag_decision
 from emoray.registry.gate import Decision
-from emoray.registry.history import Entry, EntryTakenError, Held, History, Kind, ever_champion, succession
+from emoray.registry.history import MOVES, Entry, EntryTakenError, Held, History, Kind, ever_champion, succession
 from emoray.registry.tracking import Tracking
-from emoray.registry.versions import (
-    CHALLENGER,
-    CHAMPION,
-    Version,
-    by_version,
-    drop_alias,
-    find_alias,
-    load,
-    own,
-    set_alias,
-    tag_version,
-)
+from emoray.registry.versions import CHAMPION, Version, by_version, load, own, set_alias, tag_version
 
 #: What a command that used `crown_first` tells its user.
 NOT_JUDGED = "It is champion without the gate: there was none to compare it with."
-#: Tag in which registries from before the history have their champions, as JSON.
-HISTORY = "emoray.champions"
 
 
 class ChampionChangedError(RegistryError):
@@ -49,77 +37,12 @@ class ChampionChangedError(RegistryError):
 
 
 @dataclass(frozen=True)
-class State:
-    """The registered model, once alias and history agree.
-
-    Attributes:
-        champion: The version with the alias; None without one.
-        line: Champions that led to it, oldest first; also without the alias.
-    """
-
-    champion: Version | None
-    entries: tuple[Entry, ...]
-    line: tuple[Held, ...]
-
-    def expect_champion(self, tracking: Tracking) -> None:
-        """Refuse a registry whose champion lost its alias.
-
-        Raises:
-            RegistryError: The history has a champion, and no version has the alias (`champion_missing`).
-        """
-        if self.champion is None and self.line:
-            last = self.line[-1].version
-            raise RegistryError(
-                f"no version of {tracking.model_name!r} has the alias champion, but version {last} was champion:"
-                " the alias or the version was deleted",
-                where=tracking.uri,
-                remedy=f"Restore it: emoray rollback --to {last} (or an earlier one, see emoray history). To let a"
-                " version in without comparing it: emoray promote --first",
-                kind="champion_missing",
-            )
-
-
-@dataclass(frozen=True)
 class Back:
     """What a rollback did: the version that stepped down (None without one), the champion, and why others were not."""
 
     stepped_down: Version | None
     champion: Version
     skipped: tuple[str, ...]
-
-
-def champions(tracking: Tracking) -> list[str]:
-    """Numbers of the champions that led to the present one, oldest first; changes nothing.
-
-    An alias that was not set by emoray counts: its version is put at the end.
-    """
-    present, entries = find_alias(tracking, CHAMPION), History(tracking).entries()
-    line = [one.version for one in succession(entries)] if entries else _from_before(tracking)
-    if present is not None and (not line or line[-1] != present.version):
-        line.append(present.version)
-    return line
-
-
-def settle(tracking: Tracking) -> State:
-    """Make alias and history agree: complete what a killed command began, and note what other hands did."""
-    history = History(tracking)
-    while True:
-        entries = history.entries()
-        present = find_alias(tracking, CHAMPION)
-        line = succession(entries)
-        missing: Entry | None = None
-        if not entries and (before := _from_before(tracking)):
-            last = Held(before[-1])
-            missing = Entry("imported", last, None, last, "", facts={"succession": before})
-        elif present is not None and not (line and line[-1].is_version(present)):
-            missing = _explained(history, entries, present, line[-1] if line else None)
-        if missing is None:
-            _tidy(tracking, present, entries)
-            return State(present, tuple(entries), tuple(line))
-        try:
-            history.append(missing, _next(entries))
-        except EntryTakenError:
-            continue
 
 
 def promote(
@@ -227,7 +150,7 @@ def _carry_out(tracking: Tracking, entry: Entry, document: Mapping[str, Any], cr
     entries = list(state.entries)
     while True:
         try:
-            entry = history.append(entry, _next(entries))
+            entry = history.append(entry, next_number(entries))
             break
         except EntryTakenError:
             entries = history.entries()
@@ -238,12 +161,12 @@ def _carry_out(tracking: Tracking, entry: Entry, document: Mapping[str, Any], cr
             line = succession(entries)
             if crowned is not None and line and line != list(state.line):
                 if line[-1].is_version(crowned):
-                    entry = entries[-1]
+                    entry = next(one for one in reversed(entries) if one.kind in MOVES)
                     break
                 winner = by_version(tracking, line[-1].version)
                 set_alias(tracking, CHAMPION, winner)
                 raise _changed(tracking, entry.previous, winner) from None
-    _tag(tracking, entry, crowned)
+    tag_decision(tracking, entry, crowned)
     return entry
 
 
@@ -254,62 +177,6 @@ def _changed(tracking: Tracking, expected: Held | None, found: Version | None) -
         where=tracking.uri,
         remedy="Run the same command again: it judges against the new champion",
     )
-
-
-def _next(entries: list[Entry]) -> int:
-    return entries[-1].number + 1 if entries else 1
-
-
-def _from_before(tracking: Tracking) -> list[str]:
-    """Champions of a registry from before there was a history."""
-    found = tracking.client.search_registered_models(f"name = '{tracking.model_name}'")
-    tags = found[0].tags if found else {}
-    return [str(version) for version in json.loads(tags.get(HISTORY, "[]"))]
-
-
-def _explained(history: History, entries: list[Entry], present: Version, recorded: Held | None) -> Entry:
-    """The entry for an alias that the history does not explain: a killed command's, or that other hands moved it."""
-    for one in history.unfinished(entries):
-        same = one.previous.is_version(recorded) if one.previous and recorded else one.previous == recorded
-        if one.champion is not None and one.champion.is_version(present) and same:
-            return one
-    held = Held.of(present)
-    return Entry("found", held, recorded, held, "", facts={"note": "the alias was not moved by emoray"})
-
-
-def _tidy(tracking: Tracking, present: Version | None, entries: list[Entry]) -> None:
-    """What a killed command may have left: the champion's tags, and its alias as challenger."""
-    moves = [one for one in entries if one.kind in ("promoted", "first", "rolled back")]
-    last = moves[-1] if moves else None
-    if present is None or last is None or last.champion is None or not last.champion.is_version(present):
-        return
-    if last.kind != "rolled back" and present.tags.get("emoray.history_record") != last.record:
-        _tag(tracking, last, present)
-    elif CHALLENGER in present.aliases:
-        drop_alias(tracking, CHALLENGER)
-
-
-def _tag(tracking: Tracking, entry: Entry, crowned: Version | None) -> None:
-    """Make the decision readable from the version's own pages."""
-    if entry.kind in ("promoted", "refused", "first") and entry.subject is not None:
-        subject = crowned or by_version(tracking, entry.subject.version)
-        passed = "passed" if entry.facts.get("judged", True) else "not judged"
-        document = History(tracking).record(entry)
-        assert entry.record is not None
-        name = entry.record.replace("decisions/", "promotion/decision-")
-        tracking.client.log_dict(subject.run_id, document, name)
-        tags = {
-            "emoray.decision": "refused" if entry.kind == "refused" else passed,
-            "emoray.decided_at": entry.at,
-            "emoray.decided_by": entry.by,
-            "emoray.previous_champion": entry.previous.version if entry.previous else "none",
-            "emoray.decision_record": name,
-            "emoray.history_record": entry.record,
-        }
-        tag_version(tracking, subject, tags)
-    at = None if crowned is None else find_alias(tracking, CHALLENGER)
-    if crowned is not None and at is not None and at.version == crowned.version:
-        drop_alias(tracking, CHALLENGER)
 
 
 def _previous(tracking: Tracking, present: Version, line: tuple[Held, ...]) -> tuple[Version, tuple[str, ...]]:

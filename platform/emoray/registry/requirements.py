@@ -42,7 +42,7 @@ def _same(version: Candidate, champion: Candidate | None, config: GateConfig) ->
     other = [name for name in config.same if facts[name][0] != facts[name][1]]
     if other:
         parts = "; ".join(f"{name}: {texts[name][0]}, not {texts[name][1]}" for name in other)
-        return Check("same", False, f"Not as the champion, {parts}")
+        return Check("same", False, f"Not as the champion, {parts}. Where that is wanted, change promote.same")
     return Check("same", True, f"As the champion: {', '.join(config.same)}")
 
 

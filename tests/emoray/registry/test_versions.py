@@ -15,12 +15,13 @@ from error_kit import of_kind
 from emoray.config import read_preset
 from emoray.errors import ConfigError, RegistryError
 from emoray.lake.tables import Lake, LakeConfig
-from emoray.registry import clean_process, promotion, pyfunc, versions
+from emoray.registry import champion, clean_process, pyfunc, versions
 from emoray.registry.card import model_card
+from emoray.registry.champion import champions
 from emoray.registry.config import TrackingConfig
 from emoray.registry.gate import Check, Decision, Latency, measure_latency
 from emoray.registry.history import History
-from emoray.registry.promotion import champions, promote, rollback
+from emoray.registry.promotion import promote, rollback
 from emoray.registry.tracking import connect, tracking_uri
 from emoray.scoring.bundle import open_bundle
 from emoray.scoring.scorer import load_bundle
@@ -400,11 +401,11 @@ def test_an_alias_set_by_other_hands_counts(fresh):
 def test_champions_from_before_there_was_a_history_count(fresh):
     tracking, (one, two, three, _) = fresh
     tag = json.dumps([one.version, two.version])
-    tracking.client.set_registered_model_tag(tracking.model_name, promotion.HISTORY, tag)
+    tracking.client.set_registered_model_tag(tracking.model_name, champion.HISTORY, tag)
     versions.set_alias(tracking, "champion", two)
     assert champions(tracking) == [one.version, two.version]
     promote(tracking, three, PASSED, two)
-    tracking.client.delete_registered_model_tag(tracking.model_name, promotion.HISTORY)
+    tracking.client.delete_registered_model_tag(tracking.model_name, champion.HISTORY)
     assert champions(tracking) == [one.version, two.version, three.version]
     assert [rollback(tracking).champion.version for _ in range(2)] == [two.version, one.version]
 
