@@ -61,6 +61,16 @@ def test_figures_of_offline_encoders_are_those_of_the_results():
             assert shown == [text.replace("0.", ".").replace("-", "−") for text in found]
 
 
+def test_figures_of_the_gate_are_those_of_the_results():
+    figures = json.loads((RESULTS / "gate.json").read_text())
+    decision = (DOCS / "decisions" / "0034-promotion.md").read_text(encoding="utf-8")
+    for name in figures["4"]:
+        cells = " | ".join(f"{one[name]:.3f}" for one in figures.values())
+        assert f"| {name} | {cells} |" in decision
+    # The goal that the decision names.
+    assert max(one["equal: one of ten promoted"] for one in figures.values()) <= 0.03
+
+
 def test_the_map_names_every_room():
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     for package in ("platform/emoray", "jobs/emoray_jobs", "serving/emoray_serving"):
