@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from emoray.errors import RegistryError
-from emoray.registry.history import Entry, EntryTakenError, Held, History, succession
+from emoray.registry.history import MOVES, Entry, EntryTakenError, Held, History, succession
 from emoray.registry.tracking import Tracking
-from emoray.registry.versions import CHALLENGER, CHAMPION, Version, by_version, drop_alias, find_alias, tag_version
+from emoray.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
+    Version,
+    by_version,
+    drop_alias,
+    find_alias,
+    set_alias,
+    tag_version,
+)
 
+#: Two commands whose decisions are less apart may have met.
+AT_ONCE_S = 60.0
 #: Tag in which registries from before the history have their champions, as JSON.
 HISTORY = "emoray.champions"
 
@@ -70,7 +83,11 @@ def settle(tracking: Tracking) -> State:
             last = Held(before[-1])
             missing = Entry("imported", last, None, last, "", facts={"succession": before})
         elif present is not None and not (line and line[-1].is_version(present)):
-            missing = _explained(history, entries, present, line[-1] if line else None)
+            pending = [one for one in history.unfinished(entries) if one.champion and one.champion.is_version(present)]
+            if line and _too_late(pending, entries, line[-1]):
+                set_alias(tracking, CHAMPION, by_version(tracking, line[-1].version))
+                continue
+            missing = _explained(pending, present, line[-1] if line else None)
         if missing is None:
             _tidy(tracking, present, entries)
             return State(present, tuple(entries), tuple(line))
@@ -115,11 +132,19 @@ def _from_before(tracking: Tracking) -> list[str]:
     return [str(version) for version in json.loads(tags.get(HISTORY, "[]"))]
 
 
-def _explained(history: History, entries: list[Entry], present: Version, recorded: Held | None) -> Entry:
+def _too_late(pending: Sequence[Entry], entries: Sequence[Entry], recorded: Held) -> bool:
+    """Whether the alias was moved beside the last entry's command, by one that was killed before it could undo that."""
+    if not pending or (pending[0].previous and pending[0].previous.is_version(recorded)):
+        return False
+    last = next(one for one in reversed(entries) if one.kind in MOVES)
+    apart = datetime.fromisoformat(pending[0].at) - datetime.fromisoformat(last.at)
+    return abs(apart.total_seconds()) < AT_ONCE_S
+
+
+def _explained(pending: Sequence[Entry], present: Version, recorded: Held | None) -> Entry:
     """The entry for an alias that the history does not explain: a killed command's, or that other hands moved it."""
-    for one in history.unfinished(entries):
-        same = one.previous.is_version(recorded) if one.previous and recorded else one.previous == recorded
-        if one.champion is not None and one.champion.is_version(present) and same:
+    for one in pending:
+        if one.previous.is_version(recorded) if one.previous and recorded else one.previous == recorded:
             return one
     held = Held.of(present)
     return Entry("found", held, recorded, held, "", facts={"note": "the alias was not moved by emoray"})
@@ -132,6 +157,7 @@ def _tidy(tracking: Tracking, present: Version | None, entries: list[Entry]) -> 
     if present is None or last is None or last.champion is None or not last.champion.is_version(present):
         return
     if last.kind != "rolled back" and present.tags.get("emoray.history_record") != last.record:
-        tag_decision(tracking, last, present)
+        with contextlib.suppress(RegistryError):  # the record is gone: tags are a convenience
+            tag_decision(tracking, last, present)
     elif CHALLENGER in present.aliases:
         drop_alias(tracking, CHALLENGER)

@@ -8,6 +8,7 @@ one fails (docs/decisions/0034). Aliases, versions and tags may be deleted, this
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import getpass
 import json
@@ -177,8 +178,10 @@ class History:
         if run is None:
             return []
         paths = [one.path for one in self._client.list_artifacts(run.info.run_id, _RECORDS)]
-        documents = [self._document(run, path) for path in sorted(set(paths) - known, reverse=True)]
-        found = [Entry.from_json(document["entry"]) for document in documents]
+        found = []
+        for path in sorted(set(paths) - known, reverse=True):
+            with contextlib.suppress(RegistryError):  # a file that cannot be read explains nothing
+                found.append(Entry.from_json(self._document(run, path)["entry"]))
         return [one for one in found if one.kind in MOVES]
 
     def _document(self, run: Run, path: str) -> dict[str, Any]:

