@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -150,14 +151,14 @@ class Judge:
         latency: bool,
     ) -> Candidate:
         folder = versions.model_folder(self.tracking, version)
-        signature = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8")).get("signature")
+        signature = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8")).get("signature") or {}
         return Candidate(
             frames=frames,
             latency=self._latency(version, frames[0]) if latency else Latency(np.nan, np.nan, 0),
             dimensional=bundle.dimensional,
             classes=tuple(bundle.config.classes),
             scale=bundle.scale,
-            signature=None if signature is None else yaml.safe_dump(signature),
+            signature={part: json.loads(signature.get(part) or "[]") for part in ("inputs", "outputs", "params")},
             size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             coverage=_coverage(bundle, frames, levels),
             coverage_level=bundle.conformal_level,

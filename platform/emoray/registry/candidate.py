@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -37,7 +38,7 @@ class Candidate:
         dimensional: Whether it was trained to score dimensions.
         classes: Classes that it tells apart; empty for a version of dimensions alone.
         scale: Ends of its corpus's scale.
-        signature: Signature of its MLflow model, as text.
+        signature: Signature of its MLflow model: `inputs`, `outputs` and `params` → columns, as in the file MLmodel.
         size_bytes: Size of its files.
         coverage: Dimension → share of the gate's labels within its intervals.
         coverage_level: What that share should be.
@@ -49,7 +50,7 @@ class Candidate:
     dimensional: bool = True
     classes: tuple[str, ...] = ()
     scale: tuple[float, float] | None = None
-    signature: str | None = None
+    signature: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     size_bytes: int = 0
     coverage: Mapping[str, float] = field(default_factory=dict)
     coverage_level: float = 0.9

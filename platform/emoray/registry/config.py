@@ -82,7 +82,7 @@ class GateConfig(Section):
         max_coverage_shortfall: How far the share of labels within the challenger's intervals may lie below their
             nominal level, for each dimension.
         same: What must be as the champion's: `classes` (and whether dimensions are scored), `scale`, `signature` (of
-            the MLflow model).
+            the MLflow model: nothing that callers use may go; more outputs and optional inputs may come).
         latency_budget_ms: p95 time of the scorer per clip (batch of one, everything in process, with the threads of
             `serve.scorer`).
         latency_clips: Clips to measure the latency on.

@@ -32,18 +32,33 @@ def _same(version: Candidate, champion: Candidate | None, config: GateConfig) ->
     facts: dict[str, list[Any]] = {
         "classes": [(sorted(one.classes), one.dimensional) for one in (version, champion)],
         "scale": [one.scale for one in (version, champion)],
-        "signature": [one.signature for one in (version, champion)],
     }
     texts = {
         "classes": [_outputs(one) for one in (version, champion)],
         "scale": ["unknown" if one.scale is None else "{:g} to {:g}".format(*one.scale) for one in (version, champion)],
-        "signature": ["another signature", "the champion's"],
     }
-    other = [name for name in config.same if facts[name][0] != facts[name][1]]
-    if other:
-        parts = "; ".join(f"{name}: {texts[name][0]}, not {texts[name][1]}" for name in other)
-        return Check("same", False, f"Not as the champion, {parts}. Where that is wanted, change promote.same")
+    parts = [
+        f"{name}: {texts[name][0]}, not {texts[name][1]}"
+        for name in config.same
+        if name in facts and facts[name][0] != facts[name][1]
+    ]
+    if "signature" in config.same and (broken := _broken(version, champion)):
+        parts.append(f"signature: {broken}")
+    if parts:
+        return Check(
+            "same", False, f"Not as the champion, {'; '.join(parts)}. Where that is wanted, change promote.same"
+        )
     return Check("same", True, f"As the champion: {', '.join(config.same)}")
+
+
+def _broken(version: Candidate, champion: Candidate) -> str:
+    """What callers of the champion's MLflow model would miss; more outputs and optional inputs break nobody."""
+    new, old = version.signature, champion.signature
+    gone = [one["name"] for part in old for one in old[part] if one not in new.get(part, ())]
+    known = {one["name"] for one in old.get("inputs", ())}
+    asked = [one["name"] for one in new.get("inputs", ()) if one.get("required") and one["name"] not in known]
+    said = [f"{', '.join(gone)} gone or of another type"] if gone else []
+    return " and ".join(said + ([f"{', '.join(asked)} required"] if asked and old else []))
 
 
 def _outputs(version: Candidate) -> str:

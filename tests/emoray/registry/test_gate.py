@@ -166,9 +166,17 @@ def _with_classes(frame, classes):
     return frame.with_columns(classes["emotion_true"], classes["emotion_pred"])
 
 
+SIGNATURE = {
+    "inputs": [{"type": "any", "name": "audio", "required": True}],
+    "outputs": [{"type": "double", "name": "valence", "required": False}],
+}
+NEW = {"type": "string", "name": "note", "required": False}
+NEEDS_MORE = {**SIGNATURE, "inputs": [*SIGNATURE["inputs"], {**NEW, "required": True}]}
+
+
 def _sides(challenger, champion, config=CONFIG, dimensional=True, attempt=1, **challengers):
     """The decision between two versions of classes."""
-    facts = {"classes": CLASSES, "dimensional": dimensional}
+    facts = {"classes": CLASSES, "dimensional": dimensional, "signature": SIGNATURE}
     new = Candidate([challenger], challengers.pop("latency", FAST), **(facts | challengers))
     return decide(new, Candidate([champion], FAST, **facts), config, clean=CLEAN, attempt=attempt)
 
@@ -302,7 +310,9 @@ def test_each_further_challenger_of_a_champion_needs_more_significance():
         ("tags", {"required_tags": ("commit",)}, {"tags": {"commit": "c"}}, {"tags": {"commit": ""}}),
         ("approvals", {"approvals": {"by": "ann"}}, {"tags": {"by": "ann"}}, {"tags": {"by": "bob"}}),
         ("same", {}, {"classes": CLASSES[::-1]}, {"scale": (1.0, 7.0)}),
-        ("same", {}, {}, {"signature": "other"}),
+        ("same", {}, {"signature": {**SIGNATURE, "outputs": [*SIGNATURE["outputs"], NEW]}}, {"signature": {}}),
+        ("same", {}, {}, {"signature": {**SIGNATURE, "outputs": [{**SIGNATURE["outputs"][0], "type": "string"}]}}),
+        ("same", {}, {"signature": {**SIGNATURE, "inputs": [*SIGNATURE["inputs"], NEW]}}, {"signature": NEEDS_MORE}),
         ("same", {}, {}, {"classes": (*CLASSES, "joy")}),
     ],
 )
