@@ -7,7 +7,7 @@ used, because there is no speaker left to select by. UAR over the pooled predict
 acoustic model is trained with each kind of offline encoder, and set against support vector machines on the same
 features and clips, the usual method for so small a corpus: `statistics_svm`, and on log-mels one with five statistics.
 These measure features against the speaker (`model.encoder.speaker_norms`), of whom no clip is known, or ten: training
-draws one of the two per clip, the machines are fitted anew to each, and enrolment clips are not tested.
+draws one of the two per clip, the machines are fitted to each separately, and enrolment clips are not tested.
 Features and predictions are kept in the lake. A fold of the six takes 28 s of a core with `acoustic`, 34 with
 `emosphere` and 184 with `cnn14`.
 """
@@ -151,7 +151,7 @@ def runs_of(
     for seed in range(seeds):
         recipe = Recipe(*configured(sections, name, seed, epochs))
         known = training_set.conditions if recipe.model.encoder.speaker_norms else training_set.conditions[-1:]
-        # Support vector machines are fitted anew to each condition, a network once to all.
+        # Support vector machines are fitted to each condition separately, a network once to all.
         at_once = [[one] for one in known] if recipe.model.name in WITHOUT_GRADIENT else [known]
         parts = []
         for fold in every[:folds]:

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from emoray.lake.tables import Lake
-from emoray.registry import versions
+from emoray.registry import example, versions
 from emoray.registry.tracking import Tracking, connect
 from emoray.scoring.bundle_files import FittedStages, open_stages
 from emoray_serving.config import AppConfig
@@ -45,7 +45,7 @@ class Versions:
         store = self._store()
         found = versions.by_version(store, version)
         scorer = versions.load(store, found, speakers=Lake(self._config.lake))
-        versions.check_scores(scorer, found)
+        example.check(scorer, found.version, found.tags, found.source)
         return scorer
 
     def fitted(self, version: str) -> FittedStages:

@@ -21,7 +21,7 @@ from emoray.evaluation.pages import SYNTHETIC_NOTE
 from emoray.evaluation.report import Report, write_report
 from emoray.evaluation.summary import TITLES, level_title
 from emoray.lake.tables import Lake
-from emoray.registry import versions
+from emoray.registry import example, versions
 from emoray.registry.tracking import Tracking, connect
 from emoray.registry.versions import Version
 from emoray.scoring.bundle import Bundle, open_bundle
@@ -104,7 +104,7 @@ def _evaluate_split(
         facts={
             "model version": version.version,
             "MLflow run": version.run_id,
-            **{name: value for name, value in version.tags.items() if name != versions.EXAMPLE},
+            **{name: value for name, value in version.tags.items() if name != example.TAG},
         },
         protocol=[
             f"Speakers of train occur in no other split; {'the epoch was selected on dev' if has_dev else NO_DEV}.",

@@ -122,8 +122,7 @@ class EncoderConfig(Section):
     Attributes:
         kind: `logmel` and `cnn14` are trained from scratch on log-mels; `ssl` starts from a pre-trained checkpoint;
             `moonshine` is frozen, and `moonshine_logmel` has the log-mels of `logmel` beside its states.
-        speaker_norms: Measure features against what is usual for the speaker, as far as enrolment clips tell (not
-            `ssl`).
+        speaker_norms: Features relative to what is usual for the speaker, estimated from enrolment clips (not `ssl`).
         logmel: Options of `logmel`, and of the log-mels of `moonshine_logmel`.
         cnn14: Options of `cnn14`.
         ssl: Options of `ssl`.

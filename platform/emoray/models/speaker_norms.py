@@ -17,7 +17,7 @@ from emoray.models.batch import Batch, frame_mask
 
 
 class SpeakerNorms(nn.Module):
-    """Shifts and scales each feature by its usual mean and deviation: the speaker's, as far as they are known [ours].
+    """Shifts and scales each feature by its usual mean and deviation for the speaker, or for the corpus [ours].
 
     What is usual of a speaker is a weighted mean of the corpus and of the speaker's own n enrolment clips, with the
     weight n·b / (n·b + w) of the latter: b is the variance of a measure between speakers, w that between the clips of

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import getpass
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -21,20 +20,17 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import mlflow
-import numpy as np
 import pandas as pd
-import soundfile
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 import emoray
 from emoray.audio import moonshine
-from emoray.audio.io import AUDIO_HZ
 from emoray.errors import InputError, RegistryError
 from emoray.lake.atomic import atomic_folder
 from emoray.lake.tables import Lake
+from emoray.registry import example
 from emoray.registry.tracking import Tracking
-from emoray.schema import DIMENSIONS
 
 if TYPE_CHECKING:
     from emoray.models.config import ModelConfig
@@ -45,10 +41,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 CARD = "model_card.md"
-#: Tag: scores of `example_wav` when the version was registered, as JSON.
-EXAMPLE = "emoray.example"
-#: Other machines round otherwise; other weights differ by more.
-EXAMPLE_TOLERANCE = 2e-3
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 #: Packages that loading and scoring any version needs; each is pinned to the version installed here.
@@ -131,7 +123,7 @@ def log_bundle(
                 pip_requirements=pip_requirements(config),
                 signature=SIGNATURE,
                 model_config={"addresses": []},  # MLflow lets whoever loads the model change only keys that are there
-                input_example=pd.DataFrame({"audio": [data_uri(example_wav())]}),
+                input_example=pd.DataFrame({"audio": [data_uri(example.wav())]}),
             )
     with contextlib.suppress(MlflowException):  # it exists already
         tracking.client.create_registered_model(tracking.model_name)
@@ -139,7 +131,7 @@ def log_bundle(
         tracking.model_name,
         source=info.model_uri,
         run_id=run_id,
-        tags={EXAMPLE: json.dumps(example_scores(scorer)), **{key: str(value) for key, value in tags.items()}},
+        tags={example.TAG: json.dumps(example.scores(scorer)), **{key: str(value) for key, value in tags.items()}},
         model_id=info.model_id,
     )
     return _version(made)
@@ -153,46 +145,6 @@ def pip_requirements(config: ModelConfig) -> list[str]:
     if encoder.kind == "ssl" and encoder.ssl.tuning == "lora":
         needed.append("peft")
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed]
-
-
-def example_wav() -> bytes:
-    """A third of a second of a falling tone: a valid input that needs no file."""
-    time_s = np.arange(round(0.3 * AUDIO_HZ)) / AUDIO_HZ
-    tone = 0.2 * np.sin(2 * np.pi * (200 * time_s - 60 * time_s**2))
-    file = io.BytesIO()
-    soundfile.write(file, tone, AUDIO_HZ, format="WAV", subtype="PCM_16")
-    return file.getvalue()
-
-
-def example_scores(scorer: Scorer) -> dict[str, float]:
-    """The dimensions of the example clip, scored from its sound alone: what a version is recognised by."""
-    from emoray.audio.io import decode
-    from emoray.scoring.score import ScoreRequest
-
-    samples = decode(example_wav(), scorer.audio.model_copy(update={"min_duration_s": 0.0})).samples
-    (score,) = scorer.score([ScoreRequest(samples, semantics="none", time_course=False)])
-    return {name: getattr(score, name).value for name in DIMENSIONS}
-
-
-def check_scores(scorer: Scorer, version: Version) -> None:
-    """Compare a loaded version with what it scored when it was registered.
-
-    Raises:
-        AudioError: It has no finite score.
-        RegistryError: It scores otherwise (`changed_scores`): its files or a library changed.
-    """
-    recorded: dict[str, float] = json.loads(version.tags.get(EXAMPLE, "{}"))
-    found = example_scores(scorer)
-    apart = {name: abs(found[name] - value) for name, value in recorded.items()}
-    if apart and max(apart.values()) > EXAMPLE_TOLERANCE:
-        name = max(apart, key=lambda one: apart[one])
-        raise RegistryError(
-            f"version {version.version} scores its example as {name} {found[name]:.4f}, and scored it as"
-            f" {recorded[name]:.4f} when it was registered",
-            where=version.source,
-            remedy="Restore its files and the packages that it pins, or promote another version",
-            kind="changed_scores",
-        )
 
 
 # --- finding --------------------------------------------------------------------------------------------------------

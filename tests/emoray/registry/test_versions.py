@@ -15,7 +15,7 @@ from error_kit import of_kind
 from emoray.config import read_preset
 from emoray.errors import ConfigError, RegistryError
 from emoray.lake.tables import Lake, LakeConfig
-from emoray.registry import champion, clean_process, pyfunc, versions
+from emoray.registry import champion, clean_process, example, pyfunc, versions
 from emoray.registry.card import model_card
 from emoray.registry.champion import champions
 from emoray.registry.config import TrackingConfig
@@ -135,7 +135,7 @@ def test_a_run_holds_parameters_tags_and_its_dataset(tracking):
 
 
 def test_a_version_has_signature_pins_card_and_tags(tracking, logged):
-    assert {name: value for name, value in logged.tags.items() if name != versions.EXAMPLE} == {
+    assert {name: value for name, value in logged.tags.items() if name != example.TAG} == {
         "config_hash": "abc",
         "seed": "7",
     }
@@ -152,11 +152,11 @@ def test_a_version_has_signature_pins_card_and_tags(tracking, logged):
 
 def test_a_version_knows_its_example_by_its_scores(tracking, logged):
     scorer = versions.load(tracking, logged)
-    versions.check_scores(scorer, logged)
-    versions.check_scores(scorer, dataclasses.replace(logged, tags={}))  # registered before there were such scores
-    other = {**json.loads(logged.tags[versions.EXAMPLE]), "arousal": 0.0}
+    example.check(scorer, logged.version, logged.tags, logged.source)
+    example.check(scorer, logged.version, {}, logged.source)  # registered before there were such scores
+    other = {**json.loads(logged.tags[example.TAG]), "arousal": 0.0}
     with pytest.raises(RegistryError, match="arousal", check=of_kind("changed_scores")):
-        versions.check_scores(scorer, dataclasses.replace(logged, tags={versions.EXAMPLE: json.dumps(other)}))
+        example.check(scorer, logged.version, {example.TAG: json.dumps(other)}, logged.source)
 
 
 def test_no_pickle_anywhere(tracking, logged):
