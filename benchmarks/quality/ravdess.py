@@ -3,12 +3,12 @@
     python -m benchmarks.quality.ravdess --path FOLDER [--encoders logmel moonshine moonshine_logmel] [--seeds 2]
 
 FOLDER holds Actor_01 and so on, with audio files in RAVDESS's own names. The acoustic model is trained with each kind
-of encoder for a fixed number of epochs, and `statistics_svm` on the same features and clips. Both measure features against
-the speaker (`model.encoder.speaker_norms`), of whom 0, 2, 5, 10 or 20 enrolment clips are known: training draws one of
-these states per clip; the machines are fitted to each separately. Enrolment clips are not tested. There is no dev
-split: which of two recipes a fold uses is chosen within its twelve training actors (trained on eight, judged on four),
-never on those that it is tested on. UAR over the pooled predictions, intervals over the sixteen speakers, differences
-on the same clips. Features and predictions are kept in the lake: another run prints them at once.
+of encoder for a fixed number of epochs, and `statistics_svm` on the same features and clips. Both measure features
+against the speaker (`model.encoder.speaker_norms`), of whom 0, 2, 5, 10 or 20 enrolment clips are known: training draws
+one of these states per clip; the machines are fitted to each separately. Enrolment clips are not tested. There is no
+dev split: which of two recipes a fold uses is chosen within its twelve training actors (trained on eight, judged on
+four), never on those that it is tested on. UAR over the pooled predictions, intervals over the sixteen speakers,
+differences on the same clips. Features and predictions are kept in the lake: another run prints them at once.
 
 Livingstone & Russo 2018, doi 10.1371/journal.pone.0196391, CC BY-NC-SA: measurements only, no weights are kept.
 """
