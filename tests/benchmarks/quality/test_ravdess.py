@@ -13,6 +13,7 @@ from benchmarks.quality.rows import configuration
 
 from emoray.lake.tables import Lake
 from emoray.schema import utterances_table
+from emoray.stages.conditions import FittedCondition
 
 
 def write_actors(folder: Path, per_class: int = 1) -> None:
@@ -43,23 +44,25 @@ def test_recipes_are_chosen_and_models_trained_without_the_tested_actors(tmp_pat
     actor_of = {str(row["utterance_id"]): str(row["speaker_id"]) for row in ravdess.read(tmp_path / "audio")}
     calls = []
 
-    def note(_lake, training_set, recipe, _launch, train_ids, test_ids):
+    under = [FittedCondition(name, {}, "no such norms") for name in ("enrolled-20/reference", "unknown/reference")]
+
+    def note(_lake, training_set, recipe, _launch, train_ids, test_ids, _conditions):
         calls.append(({actor_of[name] for name in train_ids}, {actor_of[name] for name in test_ids}, recipe))
         part = training_set.frame.filter(pl.col("utterance_id").is_in(list(test_ids)))
         return part.rename({"emotion": "emotion_true"}).with_columns(emotion_pred=pl.lit("calm"))
 
     monkeypatch.setattr(ravdess, "predicted", note)
-    runs, machines, chosen = ravdess.measured(sections, "logmel", 2)
+    runs, machines = ravdess.measured(sections, "logmel", 2, under)
     assert [run.height for run in runs] == [96, 96]
-    assert machines.height == 96
+    assert machines.height == 2 * 96  # fitted to each condition
     monkeypatch.setitem(ravdess.RECIPES, "logmel", ({}, {"epochs": 3}))
     calls.clear()
-    *_, chosen = ravdess.measured(sections, "logmel", 1)
-    assert chosen == [0, 0, 0]
-    for place in range(0, len(calls), 4):
-        first, second, final, machine = calls[place : place + 4]
+    ravdess.measured(sections, "logmel", 1, under)
+    for place in range(0, len(calls), 5):
+        first, second, final, *machines = calls[place : place + 5]
         assert not final[0] & final[1]
-        assert machine[2].model.name == "statistics_svm"
+        assert final[2].train.epochs == first[2].train.epochs != second[2].train.epochs  # both are as good: the first
+        assert [machine[2].model.name for machine in machines] == ["statistics_svm"] * 2
         for inner in (first, second):
             assert not (inner[0] | inner[1]) & final[1]
             assert not inner[0] & inner[1]

@@ -145,7 +145,7 @@ def test_classes_alone_are_selected_and_reported_by_uar(tmp_path):
     assert all(trial.outcome.dev["score"] == trial.outcome.dev["uar"] for trial in result.trials)
     found = result.reports[0].metrics
     assert (found["dimensions"], len(found["classes"])) == ([], 4)
-    assert set(found["levels"]["audio"]["metrics"]) == {"ua", "wa", "macro_f1"}
+    assert set(found["levels"]["audio"]["metrics"]) == {"ua", "wa", "macro_f1", "ece", "brier"}
 
 
 def test_partitions_of_msp_podcast_and_the_run_of_train_are_the_same(tmp_path):
