@@ -36,7 +36,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """What a version's files are, as far as loading it is concerned."""
+    """What a version's files are to whoever loads it."""
     folder = tmp_path_factory.mktemp("files")
     kit.make_bundle(folder / "artifacts" / "bundle", "acoustic")
     (folder / "MLmodel").write_text("flavors: {}\n")
