@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import logging
 import os
 import tempfile
@@ -12,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
 from rich.console import Console
 
 from emoray.lake.tables import Lake
@@ -56,8 +55,7 @@ def _log(tracking: TrackingConfig, lake: Lake, annotate: AnnotateConfig, result:
     run_id = store.start_run(f"annotate {result.corpus}", params=params, tags={"emoray.verb": "annotate"})
     store.log_metrics(run_id, metrics(result))
     with tempfile.TemporaryDirectory(prefix="emoray-summary-") as folder:
-        document = json.dumps({**dataclasses.asdict(result), "prices": result.prices.model_dump()}, indent=1)
-        Path(folder, "summary.json").write_text(document + "\n", encoding="utf-8")
+        Path(folder, "summary.json").write_bytes(to_json(result, indent=1) + b"\n")
         with Path(folder, "summary.txt").open("w", encoding="utf-8") as file:
             Console(file=file, width=WIDTH).print(render(result))
         store.log_folder(run_id, folder, "summary")

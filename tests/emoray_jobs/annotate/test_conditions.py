@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from annotate_kit import CHEAP_STAGES, config_for, leave_out_encoder, make_corpus
 from rich.console import Console
 
 from emoray.lake.tables import Lake
+from emoray.registry import tracking
 from emoray.stages import pipeline
 from emoray.stages.norms import Norms
 from emoray_jobs.annotate import job as annotate
 from emoray_jobs.annotate import plan as annotate_plan
+from emoray_jobs.annotate import tracking as annotate_tracking
 from emoray_jobs.annotate.state import state
 from emoray_jobs.train.training_set import training_keys
 
@@ -103,3 +107,15 @@ def test_another_source_of_words_is_another_condition(done):
     assert heard["unknown/moonshine"]["transcribe"].computed == 0
     # A buzz has no words: that is an outcome, and the norms are those of the given words.
     assert {one.norms_hash for one in result.further[1:]} == {result.norms_hash, result.further[0].norms_hash}
+
+
+def test_the_summary_of_every_condition_is_logged(done):
+    config, result = done
+    store = tracking.connect(config.tracking, Lake(config.lake))
+    annotate_tracking.track(config.tracking, Lake(config.lake), config.annotate, result, status="FINISHED")
+    (run,) = store.client.search_runs([store.experiment_id])
+    path = store.client.download_artifacts(run.info.run_id, "summary/summary.json")
+    with open(path, encoding="utf-8") as file:
+        summary = json.load(file)
+    assert [one["condition"] for one in (summary, *summary["further"])] == ["enrolled-5/reference", "unknown/reference"]
+    assert summary["further"][0]["counts"]["complete"] == CLIPS
