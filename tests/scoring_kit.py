@@ -60,7 +60,12 @@ def model_config(name: str = "msf_ser", **changes) -> ModelConfig:
         "width": 16,
         "hidden": 16,
         "attention": 8,
-        "encoder": {"logmel": {"width": 16, "layers": 1, "heads": 2}, "cnn14": {"mels": 32, "width": 1 / 64}},
+        "encoder": {
+            "kind": "logmel",
+            "speaker_norms": False,
+            "logmel": {"width": 16, "layers": 1, "heads": 2},
+            "cnn14": {"mels": 32, "width": 1 / 64},
+        },
         "fusion": {"moe": {"experts": 3, "inner": 8}},
     }
     return ModelConfig.model_validate(merge(merge(read_preset("laptop")["model"], small), changes))

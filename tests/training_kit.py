@@ -37,6 +37,8 @@ TINY_MODEL: dict[str, Any] = {
     "attention": 8,
     "text_width": TEXT_WIDTH,
     "encoder": {
+        "kind": "logmel",
+        "speaker_norms": False,
         "logmel": {"mels": 12, "width": 16, "heads": 2, "layers": 1, "strides": [2, 2]},
         "cnn14": {"mels": CNN14_MELS, "width": 1 / 64},
     },

@@ -31,7 +31,7 @@ from emoray.training.predict import predict
 #: Clips in memory while their prosody is measured.
 CLIPS_AT_ONCE = 64
 #: Raised when the same configuration would give other predictions.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)

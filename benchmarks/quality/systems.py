@@ -136,6 +136,8 @@ def chosen(names: Sequence[str] | None) -> dict[str, tuple[Row, ...]]:
     return {system: rows for system, rows in picked.items() if rows}
 
 
+#: The published systems are compared over one encoder that is trained with each of them.
+LOG_MELS = ("model.encoder.kind=logmel", "model.encoder.speaker_norms=false")
 #: Training set of a row: whether it consists of dialogues, and the kind of encoder.
 Needed = tuple[bool, str]
 
@@ -177,7 +179,7 @@ def packed(sections: Sections, wanted: Iterable[Needed], processes: int, report:
 def main(arguments: list[str] | None = None) -> int:
     """Build, annotate, train what is missing, print the table and write the page."""
     options = table.options_of("benchmarks.quality.systems", __doc__, ROWS, "systems").parse_args(arguments)
-    report, sections, systems = Reporter(), table.configuration(options), chosen(options.rows)
+    report, sections, systems = Reporter(), table.configuration(options, *LOG_MELS), chosen(options.rows)
     wanted = [needed(row, sections) for rows in systems.values() for row in rows]
     jobs = jobs_of(systems, options.seeds, sections, packed(sections, wanted, options.processes, report))
     table.train_missing(jobs, options.processes, report)

@@ -87,6 +87,8 @@ def training_set(folder: Path, clips: int, epochs: int) -> dict[str, Any]:
     overrides = [
         f"lake.root={folder / 'lake'}",
         f"train.epochs={epochs}",
+        "model.encoder.kind=logmel",  # an encoder that is trained, so that there is something to compute
+        "model.encoder.speaker_norms=false",
         "train.augment.modality_dropout=0",
         "cluster.num_cpus=1",  # one core trains, one loads
         "cluster.object_store_mib=512",

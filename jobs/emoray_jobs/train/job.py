@@ -196,7 +196,7 @@ def _baselines(lake: Lake, tracking: Tracking, prepared: PreparedRun, record: Ru
     lake.write_parquet(frame.to_arrow(), *baselines_file(record.run))
     # The clips that the model's own score is of.
     over_dialogues = issubclass(MODELS[spec.model.name], OVER_DIALOGUES)
-    selecting, _ = training_set.halves(training_set.ids("dev"), dialogues=over_dialogues)
+    selecting, _ = training_set.divide_dev(training_set.ids("dev"), dialogues=over_dialogues)
     dev, by_classes = frame.filter(pl.col("utterance_id").is_in(selecting)), spec.train.objective.ccc == 0
     scores = {
         str(name): summarise(part, training_set.classes, by_classes=by_classes)["score"]

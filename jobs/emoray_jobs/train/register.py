@@ -189,7 +189,7 @@ def _bundle(
     load_trained_weights(model, checkpoint.best)
     levels, dev = levels_of(spec.model, training_set.conditions), training_set.ids("dev")
     frames = predict_levels(model, training_set, dev, levels if dev else (), spec.launch)
-    _, calibrating = training_set.halves(dev, dialogues=isinstance(model, OVER_DIALOGUES))
+    _, calibrating = training_set.divide_dev(dev, dialogues=isinstance(model, OVER_DIALOGUES))
     metrics = {
         f"dev/{level}/{name}": value
         for level, frame in frames.items()

@@ -1,4 +1,4 @@
-"""Moonshine tiny's files, and its encoder: from sound to 41.7 vectors per second.
+"""Moonshine tiny's files, and its encoder: from sound to 41.7 vectors per second, of the last layer and of inner ones.
 
 Jeffries et al. 2024, "Moonshine: Speech Recognition for Live Transcription and Voice Commands", arXiv 2410.15608. The
 package `moonshine-voice` (MIT) carries the weights as ONNX Runtime files. Only those are used: its own code, made for
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from emoray.audio.inner_states import with_outputs
 from emoray.audio.io import AUDIO_HZ
 from emoray.errors import ConfigError, MissingExtraError
 
@@ -24,6 +25,11 @@ PACKAGE = "moonshine-voice"
 ENCODER, DECODER, TOKENIZER = FILES = ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin")
 #: Width D of the encoder's vectors, and samples from one to the next.
 WIDTH, HOP_SAMPLES = 288, 384
+#: The encoder's output, and inside it the output of a layer (the first is 0).
+LAST, LAYER = "last_hidden_state", "/layers.{}/Add_1_output_0"
+#: Of the six layers those, counted from 1, whose states tell how something is said: they stand at thirds of the way.
+INNER_LAYERS = (2, 4)
+INNER_WIDTH = WIDTH * len(INNER_LAYERS)
 #: What it was trained with is no longer than this.
 WINDOW_S = 30.0
 #: Shorter sound does not fill a frame of the encoder: silence is put behind it.
@@ -33,17 +39,18 @@ SHORTEST_S = 0.1
 @functools.cache
 def encoder() -> Any:
     """This process's session of the encoder; it may be called from several threads."""
-    return session(ENCODER)
+    network = (model_folder() / ENCODER).read_bytes()
+    return session(with_outputs(network, [LAST, *(LAYER.format(layer - 1) for layer in INNER_LAYERS)]))
 
 
-def session(name: str) -> Any:
-    """A new ONNX Runtime session of one of the files, on as many threads as `OMP_NUM_THREADS` says, by default one."""
+def session(network: bytes | Path) -> Any:
+    """A new ONNX Runtime session, on as many threads as `OMP_NUM_THREADS` says, by default one."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
     options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model_folder() / name, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
 def padded(samples_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -52,11 +59,25 @@ def padded(samples_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.pad(samples_S, (0, lacking))[None].astype(np.float32)
 
 
-def encode(session: Any, sound_1S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def encode(sound_1S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The encoder's last states (1, T, D) of `padded` sound of at most 30 s."""
-    mask_1S = np.ones(sound_1S.shape, np.int64)
-    states_1TD: npt.NDArray[np.float32] = session.run(None, {"input_values": sound_1S, "attention_mask": mask_1S})[0]
+    states_1TD: npt.NDArray[np.float32] = _run(sound_1S)[0]
     return states_1TD
+
+
+def inner_states(sound_1S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The states (T, L·D) of the L inner layers, side by side, each on the scale of a layer normalisation."""
+    layers_LTD = np.concatenate(_run(sound_1S)[1:])
+    centred_LTD = layers_LTD - layers_LTD.mean(-1, keepdims=True)
+    normed_LTD = centred_LTD / np.sqrt(centred_LTD.var(-1, keepdims=True) + 1e-5)
+    return np.concatenate(list(normed_LTD), axis=1)
+
+
+def _run(sound_1S: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+    outputs: list[npt.NDArray[np.float32]] = encoder().run(
+        None, {"input_values": sound_1S, "attention_mask": np.ones(sound_1S.shape, np.int64)}
+    )
+    return outputs
 
 
 def model_folder() -> Path:

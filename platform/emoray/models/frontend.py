@@ -125,55 +125,54 @@ class WaveformFrontend(Frontend):
         return samples[:, None]
 
 
-#: Standard deviation of all values of Moonshine's states over the clips of RAVDESS and of EMO-DB (.537, .534); their
-#: mean is .01.
-STATE_SCALE = 0.54
+#: Encoder's states that are averaged into one frame: what a clip's statistics tell does not need 42 of them a second.
+STATES_PER_FRAME = 2
 
 
 class MoonshineFrontend(Frontend):
-    """The states of Moonshine's encoder, on a fixed scale, and behind them a clip's log-mels, if wanted.
+    """States of inner layers of Moonshine's encoder, and beside them a clip's log-mels, if wanted.
 
-    Each log-mel is the mean over the frames nearest to a state. A clip beyond 30 s is heard in pieces. The encoder is
-    opened where the first clip is heard, so that the front-end can be sent to another process.
+    The last layer knows words, the inner ones still know the voice (docs/decisions/0035). Two states make a frame, and
+    each log-mel is the mean over the same time. A clip beyond 30 s is heard in pieces. The encoder is opened where the
+    first clip is heard, so that the front-end can be sent to another process.
 
     Attributes:
-        revision: Hash of the encoder's file.
+        revision: Hash of the encoder's file and of the layers that are read.
 
     Raises:
         ConfigError: `revision` is of another encoder than the installed one.
         MissingExtraError: The package that carries the encoder is not installed.
     """
 
-    frame_hz = AUDIO_HZ / moonshine.HOP_SAMPLES
+    frame_hz = AUDIO_HZ / moonshine.HOP_SAMPLES / STATES_PER_FRAME
 
     def __init__(self, revision: str | None, mel: MelConfig | None) -> None:
-        here = moonshine.revision((moonshine.ENCODER,))
+        here = digest([moonshine.revision((moonshine.ENCODER,)), list(moonshine.INNER_LAYERS)])
         if revision not in (None, here):
             raise ConfigError(
                 f"the model was trained on Moonshine's encoder {revision}, the installed one is {here}",
                 where="model.encoder.moonshine.revision",
-                remedy=f"Install the version of {moonshine.PACKAGE} that it was trained with",
+                remedy=f"Install the version of {moonshine.PACKAGE} that it was trained with, or train it again",
             )
         self.revision = here
         self._mel = None if mel is None else LogMelFrontend(mel)
         self.mels = 0 if mel is None else mel.mels
-        self.width = moonshine.WIDTH + self.mels
+        self.width = moonshine.INNER_WIDTH + self.mels
 
     def options(self) -> dict[str, Any]:
         """See `Frontend.options`."""
         mel = None if self._mel is None else self._mel.options()
-        return {"kind": "moonshine", "revision": self.revision, "scale": STATE_SCALE, "mel": mel}
+        return {"kind": "moonshine", "revision": self.revision, "states": STATES_PER_FRAME, "mel": mel}
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """See `Frontend.features`."""
         parts = []
         for piece in cut_into_pieces(samples, moonshine.WINDOW_S):
-            states_TD = moonshine.encode(moonshine.encoder(), moonshine.padded(piece))[0] / STATE_SCALE
-            if self._mel is not None:
-                mel_TF = _average(self._mel.features(piece), len(states_TD))
-                states_TD = np.concatenate([states_TD, mel_TF], axis=1)
-            parts.append(states_TD)
-        return np.concatenate(parts).astype(np.float32)
+            states_TD = moonshine.inner_states(moonshine.padded(piece))
+            frames = -(-len(states_TD) // STATES_PER_FRAME)
+            found = [states_TD] if self._mel is None else [states_TD, self._mel.features(piece)]
+            parts.append(np.concatenate([_average(part, frames) for part in found], axis=1))
+        return np.concatenate(parts)
 
 
 def _average(frames_NF: np.ndarray, count: int) -> np.ndarray:

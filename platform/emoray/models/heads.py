@@ -12,7 +12,7 @@ from emoray.models.batch import Batch, Output
 from emoray.models.cnn14_encoder import Cnn14Encoder, MaskedBatchNorm
 from emoray.models.config import EncoderConfig, ModelConfig
 from emoray.models.encoders import GivenStates, LogMelEncoder, SslEncoder
-from emoray.models.pooling import AttentiveStatistics
+from emoray.models.pooling import AttentiveStatistics, mean_deviation
 from emoray.schema import DIMENSIONS
 
 #: Middle of the label scale: outputs start there.
@@ -21,7 +21,7 @@ LABEL_CENTER = 0.5
 
 def feature_width(config: EncoderConfig) -> int:
     """Features per frame F of an encoder's front-end."""
-    states = {"moonshine": moonshine.WIDTH, "moonshine_logmel": moonshine.WIDTH + config.logmel.mels}
+    states = {"moonshine": moonshine.INNER_WIDTH, "moonshine_logmel": moonshine.INNER_WIDTH + config.logmel.mels}
     return {"logmel": config.logmel.mels, "cnn14": config.cnn14.mels, "ssl": 1, **states}[config.kind]
 
 
@@ -37,16 +37,17 @@ def build_encoder(config: EncoderConfig) -> LogMelEncoder | Cnn14Encoder | SslEn
 class PooledSound(nn.Module):
     """h_a = W_a ASP(H): the encoder and attentive statistics, projected to the common width.
 
-    Over a frozen encoder whose states the front-end gives, h_a = W_a Drop(BN(ASP(H))): its statistics differ in scale
-    by a factor of ten, and without the normalisation a network learns less from them than a support vector machine
-    (docs/decisions/0031).
+    Over a frozen encoder whose states the front-end gives, h_a = W_a Drop(BN([mean; deviation])): there is too little
+    to learn an attention from, and statistics differ in scale by a factor of ten, so that without the normalisation a
+    network learns less from them than a support vector machine (docs/decisions/0031, 0035).
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.encoder = build_encoder(config.encoder)
-        self.pool = AttentiveStatistics(self.encoder.width, config.attention)
-        self.norm = MaskedBatchNorm(2 * self.encoder.width) if isinstance(self.encoder, GivenStates) else None
+        frozen = isinstance(self.encoder, GivenStates)
+        self.pool = mean_deviation if frozen else AttentiveStatistics(self.encoder.width, config.attention)
+        self.norm = MaskedBatchNorm(2 * self.encoder.width) if frozen else None
         self.dropout = nn.Dropout(config.encoder.moonshine.dropout)
         self.project = nn.Linear(2 * self.encoder.width, config.width)
 

@@ -80,8 +80,8 @@ def last_epoch(_learner: Learner) -> Metrics:
 class DevEvaluation:
     """Scores the dev split: the clips (or dialogues) are divided among the workers, and each gets the metrics of all.
 
-    Only the first half of its clips counts (`TrainingSet.halves`): the second calibrates the intervals. Each metric is
-    its mean over the conditions of the training set, with all text vectors. UAR selects if the objective has no CCC
+    Only the first part of its clips counts (`TrainingSet.divide_dev`): the other calibrates the intervals. Each metric
+    is its mean over the conditions of the training set, with all text vectors. UAR selects if the objective has no CCC
     (`train.objective.ccc` 0): V, A and D are then not trained.
 
     Raises:
@@ -97,7 +97,7 @@ class DevEvaluation:
     def __call__(self, learner: Learner) -> Metrics:
         """Metrics of the learner's model; `score` selects."""
         over_dialogues = isinstance(learner.model, OVER_DIALOGUES)
-        selecting, _ = self._training_set.halves(self._ids, dialogues=over_dialogues)
+        selecting, _ = self._training_set.divide_dev(self._ids, dialogues=over_dialogues)
         units = inseparable_groups(learner.model, self._training_set, selecting)
         mine = [selecting[place] for unit in units[learner.rank :: learner.world] for place in unit]
         every = [self._under(learner, mine, condition) for condition in self._training_set.conditions]

@@ -181,7 +181,7 @@ def test_training_stops_early_and_keeps_the_best_weights(packed):
     assert len(scores) == result.best_epoch + 1 + 2 < 30
     assert result.best_score == max(scores) == scores[result.best_epoch]
     training_set = TrainingSet.open(lake, set_hash)
-    selecting, _ = training_set.halves(training_set.ids("dev"))
+    selecting, _ = training_set.divide_dev(training_set.ids("dev"))
     again = summarise(predict(learner.model, training_set, selecting, batch_size=64))
     assert again["score"] == pytest.approx(result.best_score, abs=1e-6)
     for name, weight in trained_weights(learner.model).items():

@@ -27,7 +27,7 @@ class Moonshine:
     """The recogniser, one clip at a time: no result depends on what else is recognised."""
 
     def __init__(self) -> None:
-        self._encoder, self._decoder = files.encoder(), files.session(files.DECODER)
+        self._decoder = files.session(files.model_folder() / files.DECODER)
         self._tokens = read_tokens((files.model_folder() / files.TOKENIZER).read_bytes())
         self._outputs = [output.name for output in self._decoder.get_outputs()]
         self._past = [given.name for given in self._decoder.get_inputs() if given.name.startswith("past_key_values.")]
@@ -50,7 +50,7 @@ class Moonshine:
     def _decode(self, samples_S: npt.NDArray[np.float32]) -> tuple[list[int], list[float]]:
         """Tokens, and the logarithm of each one's probability, that of the end included."""
         sound_1S = files.padded(samples_S)
-        states_1TD = files.encode(self._encoder, sound_1S)
+        states_1TD = files.encode(sound_1S)
         given: dict[str, Any] = {
             "encoder_hidden_states": states_1TD,
             # Of samples here too: the decoder takes one in 384.

@@ -30,9 +30,9 @@ from emoray.training.data.augment import change
 from emoray.training.data.pack import column
 from emoray.training.seeds import derive, generator
 
-#: Speakers of dev from which on its halves have none in common.
+#: Speakers of dev from which on its two parts have none in common.
 FEWEST_SPEAKERS = 4
-#: Clips of dev from which on it is halved at all.
+#: Clips of dev from which on it is divided at all.
 FEWEST_CLIPS = 16
 
 
@@ -123,11 +123,12 @@ class TrainingSet:
             )
         return frame.sort("utterance_id")["utterance_id"].to_list()
 
-    def halves(self, ids: Sequence[str], *, dialogues: bool = False) -> tuple[list[str], list[str]]:
-        """Clips in two halves without a speaker (or, if asked for, a dialogue) in common: dealt out by a hash.
+    def divide_dev(self, ids: Sequence[str], *, dialogues: bool = False) -> tuple[list[str], list[str]]:
+        """Clips in two parts without a speaker (or, if asked for, a dialogue) in common: dealt out by a hash.
 
-        The first selects an epoch, the second calibrates intervals. With fewer than `FEWEST_SPEAKERS` speakers, or
-        dialogues, single clips are dealt out; fewer than `FEWEST_CLIPS` are both halves.
+        A third of the speakers selects an epoch, the others calibrate intervals: a quantile of errors needs more voices
+        than the choice between epochs. With fewer than `FEWEST_SPEAKERS` speakers, or dialogues, single clips are dealt
+        out; fewer than `FEWEST_CLIPS` are both parts.
         """
         if len(ids) < FEWEST_CLIPS:
             return list(ids), list(ids)
@@ -138,7 +139,7 @@ class TrainingSet:
             known = [None] * len(known)
         units = [unit if unit is not None else f"\0{name}" for unit, name in zip(known, ids, strict=True)]
         order = sorted(set(units), key=lambda unit: derive("halves", unit))
-        first = set(order[::2])
+        first = set(order[::3])
         return (
             [name for name, unit in zip(ids, units, strict=True) if unit in first],
             [name for name, unit in zip(ids, units, strict=True) if unit not in first],

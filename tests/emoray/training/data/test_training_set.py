@@ -293,18 +293,19 @@ def test_a_batch_knows_the_speakers_as_far_as_their_enrolment_clips_tell(tmp_pat
     assert set(seen) <= pairs
 
 
-def test_halves_share_no_speaker_and_few_clips_are_not_halved(tmp_path):
+def test_the_parts_of_dev_share_no_speaker_and_few_clips_are_not_divided(tmp_path):
     lake, set_hash = pack_rows(str(tmp_path), planted_rows(70, seed=0), model_config())
     training_set = TrainingSet.open(lake, set_hash)
     ids = training_set.frame["utterance_id"].to_list()
     speakers = dict(zip(ids, training_set.frame["speaker_id"], strict=True))
-    one, other = training_set.halves(ids)
+    one, other = training_set.divide_dev(ids)
     assert sorted(one + other) == ids
     assert not {speakers[name] for name in one} & {speakers[name] for name in other}
+    assert len({speakers[name] for name in one}) < len({speakers[name] for name in other})
     assert {speakers[name] for name in ids} == {speakers[name] for name in one + other}
-    assert training_set.halves(list(reversed(ids)))[0] == list(reversed(one))
-    assert training_set.halves(ids[:15]) == (ids[:15], ids[:15])
+    assert training_set.divide_dev(list(reversed(ids)))[0] == list(reversed(one))
+    assert training_set.divide_dev(ids[:15]) == (ids[:15], ids[:15])
     few = [name for name in ids if speakers[name] in ("s0", "s1", "s2")]  # too few speakers: clips are dealt out
-    one, other = training_set.halves(few)
+    one, other = training_set.divide_dev(few)
     assert {speakers[name] for name in one} & {speakers[name] for name in other}
     assert not set(one) & set(other)
