@@ -24,7 +24,6 @@ class CompactResult:
     """What was tidied up.
 
     Attributes:
-        tables: Per stage and fingerprint, what was done.
         abandoned: Scratch folders and unfinished files of killed runs that were removed.
         grace_s: How long replaced files stay.
     """

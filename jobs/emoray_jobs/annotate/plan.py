@@ -39,7 +39,6 @@ class StagePlan:
     """What a run would do for one stage.
 
     Attributes:
-        name: The stage.
         compute: Utterances without an outcome.
         reuse: Utterances with one.
         audio_s: Seconds of audio to put through it.
@@ -62,16 +61,12 @@ class Plan:
     """What a run would do.
 
     Attributes:
-        corpus: Name of the corpus.
         filtered: Utterances that the filters exclude, by reason. Unmeasured ones count as to be computed.
-        stages: Per stage, in order.
         norms_hash: The fitted norms; None if they must be fitted first: every text stage is then to be computed.
         machines: What there is to do it with.
         pools: The workers of each phase with something to do.
         seconds: How long it takes; None where a cost is unknown.
         price: What all machines cost for that time; None without prices or time.
-        condition: Name of the condition that this is for.
-        further: The plan for each further condition.
     """
 
     corpus: str

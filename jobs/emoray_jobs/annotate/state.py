@@ -26,8 +26,6 @@ class State:
     """Which annotations of a corpus are current.
 
     Attributes:
-        fingerprints: Fingerprint of each stage.
-        norms: The fitted norms.
         conditions: The conditions under which it is annotated; the first has the fingerprints and norms above.
     """
 

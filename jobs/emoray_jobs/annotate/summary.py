@@ -58,8 +58,6 @@ class StageSummary:
     """What a run did for one stage.
 
     Attributes:
-        name: The stage.
-        fingerprint: Under which its outcomes are kept.
         computed: Outcomes of this run.
         reused: Outcomes that were there before.
         failed: Errors among both, by type.
@@ -86,18 +84,12 @@ class AnnotateResult:
     """What an annotate run did.
 
     Attributes:
-        corpus: Name of the corpus.
-        condition: Name of the condition that it was annotated under.
-        counts: What became of the utterances.
-        stages: What was done, per stage, in order.
-        fingerprints: Fingerprint of each stage.
         norms_hash: Which norms the text stages measured against.
         audio_s: Seconds of audio of the utterances that could be decoded.
         wall_s: How long the run took.
         resources: Who took part, and with how much memory.
         flush_rows: Rows per stage that the writer gathers before it writes a file.
         prices: What an hour and a token cost.
-        further: What was done under each further condition.
     """
 
     corpus: str
