@@ -54,12 +54,7 @@ class SplitComparison:
 
 @dataclass(frozen=True)
 class CompareResult:
-    """A comparison.
-
-    Attributes:
-        splits: One comparison per test split that both were evaluated on.
-        synthetic: Whether the corpus is synthetic: its figures test machinery.
-    """
+    """A comparison, on each test split that both versions were evaluated on."""
 
     first: EvaluateResult
     second: EvaluateResult
@@ -68,12 +63,7 @@ class CompareResult:
 
 
 def run(config: Config, *, first: str, second: str) -> CompareResult:
-    """Compare two registered versions on the corpus's test splits.
-
-    Args:
-        config: What `evaluate` reads.
-        first: Number, alias or `models:/…`.
-        second: The same of the other.
+    """Compare two registered versions, each a number, an alias or `models:/…`, on the corpus's test splits.
 
     Raises:
         RegistryError: There is no such version.

@@ -44,7 +44,6 @@ def run(config: Config, *, model: str | None = None) -> EvaluateResult:
     """Evaluate a registered version on the corpus's test splits and log the report to its MLflow run.
 
     Args:
-        config: Lake, tracking store, corpus and options of the report; training options that predict.
         model: Number, alias or `models:/…`; the challenger if left out, the champion if there is none.
 
     Raises:

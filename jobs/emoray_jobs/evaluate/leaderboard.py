@@ -54,7 +54,6 @@ class SplitBoard:
 
     Attributes:
         headline: Metric that orders them.
-        metrics: Metrics that are shown.
         standings: Best first.
         best: The tree of the first version's metrics.json.
     """
@@ -76,7 +75,6 @@ class LeaderboardResult:
     """A leaderboard.
 
     Attributes:
-        splits: One board per test split.
         skipped: Version → why it is not in the table.
         command: Command that makes the page again.
     """

@@ -46,11 +46,7 @@ Scored = tuple[Condition, pl.DataFrame]
 
 @dataclass(frozen=True)
 class RobustnessResult:
-    """A version's scores under each condition.
-
-    Attributes:
-        report: The stored report; its metrics list the conditions.
-    """
+    """A version's scores under each condition, which the metrics of the stored report list."""
 
     title: str
     report: SplitReport
@@ -61,7 +57,6 @@ def run(config: Config, *, model: str | None = None) -> RobustnessResult:
     """Score clips of the first test split as they are and made worse, and report what that costs.
 
     Args:
-        config: Lake, tracking store, corpus, conditions, and options of the intervals.
         model: Number, alias or `models:/…`; the challenger if left out, the champion if there is none.
 
     Raises:

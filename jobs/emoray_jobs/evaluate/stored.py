@@ -68,7 +68,6 @@ class EvaluateResult:
     Attributes:
         model_name: Name that the version is registered under.
         kind: Name of the model.
-        reports: One per test split.
     """
 
     model_name: str

@@ -14,12 +14,7 @@ BELOW, BESIDE = "\n{:{sign}.3f} … {:{sign}.3f}", " [{:{sign}.3f}, {:{sign}.3f}
 
 
 def table(title: str, text: Sequence[str], figures: Sequence[str]) -> Table:
-    """An empty table.
-
-    Args:
-        text: Headings of the columns with text.
-        figures: Headings of the columns with figures, after those.
-    """
+    """An empty table: columns with these headings for text, then for figures."""
     made = Table(title=title, title_justify="left")
     for heading in text:
         made.add_column(heading)
