@@ -32,7 +32,6 @@ class PromoteResult:
     """What the gate decided.
 
     Attributes:
-        version: The version that was judged.
         previous: The champion that it was compared with, None if there was none.
         dry_run: Whether the alias stayed where it was in any case.
         number: Number of the decision in the history.
@@ -57,7 +56,6 @@ class RollbackResult:
 
     Attributes:
         stepped_down: The version that was champion; None where no version had the alias.
-        champion: The version that is champion again.
         skipped: Champions between them that cannot be used, and why.
     """
 

@@ -51,7 +51,6 @@ class TrialResult:
 
     Attributes:
         outcome: None if it failed.
-        error: Why it failed.
         reused: Whether an earlier call finished it.
     """
 
@@ -96,7 +95,6 @@ def run(config: Config, *, seeds: Sequence[int] = (), leave_out: Literal["speake
     """Train and test the configured model on every fold with every seed, and report on the pooled predictions.
 
     Args:
-        config: The whole configuration: a run's parameters are logged.
         seeds: Seeds; those of the configuration if left out.
         leave_out: What is left out in turn; `protocol.leave_out` if left out.
 

@@ -31,13 +31,7 @@ PREDICTIONS, OUTCOME = "test.parquet", "test.json"
 
 @dataclass(frozen=True)
 class Trial:
-    """The task of a trial.
-
-    Attributes:
-        assignment: The training, its seed and fold.
-        tests: Test splits to predict.
-        levels: Semantic levels to predict at.
-    """
+    """The task of a trial: a training, and the test splits and semantic levels to predict."""
 
     assignment: RunSpec
     tests: tuple[str, ...]
@@ -69,7 +63,6 @@ class TrialOutcome:
     """The outcome of a finished trial.
 
     Attributes:
-        steps: Steps of its training.
         best_epoch: Epoch whose weights made the predictions, from 0; selected on dev.
         dev: Dev metrics of that epoch.
         seconds: Duration of the call that finished it.
@@ -83,9 +76,6 @@ class TrialOutcome:
 
 def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None:
     """Train in this process if that is not done, predict the test clips and store the outcome.
-
-    Args:
-        on_checkpoint: Called with each checkpoint once it is stored.
 
     Raises:
         TrainingError: The training cannot continue, or its checkpoint is broken.

@@ -43,7 +43,6 @@ def run_trials(
 
     Args:
         cluster: Which Ray runs them; with `launch.workers=0` they stay in this process.
-        options: How they share it.
         stack: Keeps Ray, where it has to be started, beyond this call.
 
     Returns:

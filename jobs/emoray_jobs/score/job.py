@@ -56,7 +56,6 @@ class ScoreResult:
     """The scores of a call.
 
     Attributes:
-        model: Registered model.
         scores: Per clip, the first `HEAD` of a table: utterance_id, `value` as `ScoreStage.value_type` says, or
             `error` {type, message, attempts}.
         failed: Number of clips that could not be scored.
@@ -88,9 +87,6 @@ def run(
         sources: Audio files and folders.
         table: Instead: a corpus of the lake, or a manifest file.
         model: `models:/name@alias`, `models:/name/number`, a number or an alias; the champion if left out.
-        transcript: Transcript of the one file.
-        speaker: Speaker of the files.
-        semantics: Which semantics a score may use.
         name: Name of a table's stored scores; the table's name if left out.
 
     Raises:
@@ -186,11 +182,7 @@ def _score(decoded: Any, scored: Any) -> dict[str, Any]:
 def _write(
     path: str, lake: Lake, utterances: pa.Table, stages: Sequence[Stage], fingerprints: Mapping[str, str]
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Write the outcomes of a table's clips as its scores: one row per clip, with or without an error.
-
-    Returns:
-        Number of clips with an error, and the first rows.
-    """
+    """Write a table's scores, a row per clip, with or without an error; the number of errors and the first rows."""
     errors: dict[str, dict[str, Any]] = {}
     for stage in reversed(stages):  # the first stage that failed explains the error
         errors |= pending.errors(lake, stage.name, fingerprints[stage.name])
