@@ -50,7 +50,6 @@ class TrainResult:
 
     Attributes:
         run: Name of the run; `checkpoints/<run>/` in the lake.
-        run_id: Its MLflow run.
         model_name: Name that it is registered under.
         alias: Alias that it got; None if it was there before.
         reused: The same training was finished before, nothing was done.
@@ -141,11 +140,7 @@ def _train(
     tracking: Tracking,
     stack: contextlib.ExitStack,
 ) -> int | None:
-    """Have the workers run to the end.
-
-    Returns:
-        The step that they went on from; None for a new run.
-    """
+    """Have the workers run to the end; returns the step that they resumed from, None for a new run."""
     assignment = prepared.assignment
     before = Checkpoint.latest(lake, record.run)
     first = 0 if before is None else before.step
