@@ -43,7 +43,6 @@ class ImportResult:
     """What an import came to.
 
     Attributes:
-        source: What was imported.
         alias: Alias that the version got; None if it had one before.
         reused: The same files with the same scale were imported before.
         licence: The licence that the checkpoint's card names.

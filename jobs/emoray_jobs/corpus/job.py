@@ -55,7 +55,6 @@ class Stats:
         timed: Utterances whose words have times.
         voted: Utterances with raters' votes.
         books: What the import left out and found odd, and what was published; None where nothing was imported.
-        folds: The folds of the corpus, if it has some.
     """
 
     corpus: str

@@ -114,11 +114,7 @@ def errors(lake: Lake, stage: str, fingerprint: str) -> dict[str, dict[str, Any]
 
 
 def forget_failures(lake: Lake, stage: str, fingerprint: str) -> int:
-    """Drop the errors of a stage table, file by file, so that the anti-join finds those rows again.
-
-    Returns:
-        How many errors were dropped.
-    """
+    """Drop the errors of a stage table, file by file, so that the anti-join finds those rows; returns how many."""
     dropped = 0
     for path in lake.list_files("annotations", stage, fingerprint):
         with lake.fs.open(path) as file:
@@ -139,7 +135,6 @@ class PendingWork:
     """Rows of a phase that lack an outcome of at least one of its stages.
 
     Attributes:
-        stages: The phase's stages, in order.
         rows: utterance_id, seconds and, by the name of each stage, whether it is lacking; in order of id.
     """
 

@@ -53,9 +53,7 @@ class StageOperator:
     """The stages of one operator, over blocks of rows. An actor's may be called from several threads at a time.
 
     Args:
-        stages: Stages to run, in order.
         output_schema: Schema of the rows that the next operator reads; None for the last operator.
-        fingerprints: Fingerprint of each stage.
         lake: Where the batches of the first operator are; None for a later operator, whose blocks hold the rows.
         sink: Actor that takes the outcomes.
     """
@@ -134,10 +132,7 @@ class RayPipeline:
     """A phase's stages as something that batches can be sent through.
 
     Args:
-        stages: Stages to run, in order.
         types: Type of every stage's value, of those too that are only read.
-        fingerprints: Fingerprint of each stage.
-        lake: Where the batches are.
         sink: Actor that takes the outcomes.
     """
 
@@ -240,12 +235,7 @@ class RayPipeline:
 
 
 def concurrent_calls(stages: Sequence[Stage], rows: pa.ChunkedArray) -> int:
-    """Batches that a worker takes at a time: those that fill its engine, as many to follow, and one that is stored.
-
-    Args:
-        stages: What it runs.
-        rows: Rows of the batches.
-    """
+    """Batches that a worker takes at a time: those that fill its engine, as many to follow, and one that is stored."""
     rows_at_a_time = min(stage.rows_at_a_time for stage in stages)
     if not rows_at_a_time:
         return 1
