@@ -214,11 +214,7 @@ class DescriberEngineConfig(Section):
         return self
 
     def over(self, fitted: EngineConfig) -> EngineConfig:
-        """The engine for a version.
-
-        Args:
-            fitted: The engine that annotate had for it.
-        """
+        """The engine for a version, from the one that annotate had for it."""
         if self.kind in ("vllm", "endpoint"):
             return fitted.model_copy(update={"kind": self.kind, "vllm": self.vllm, "endpoint": self.endpoint})
         treatment = self.endpoint.model_dump(include=_TREATMENT)

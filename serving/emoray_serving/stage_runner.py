@@ -35,9 +35,7 @@ class StageSet:
     """Stages as one model version was fitted with them.
 
     Attributes:
-        stages: In order.
         fingerprints: Fingerprint by stage name.
-        guard: Attempts and backoff.
         absent: Stages that cannot be run here, with the reason.
         asking: Stages that ask an engine, after the others: each clip in its own thread, as the engine forms batches
             itself, and no clip waits for another's answer.
@@ -107,8 +105,6 @@ class StageRunner:
         """Run the stages of `asking` on a job's row and the values that `run` found, within the job's budget.
 
         Args:
-            job: The job.
-            found: What `run` made of it.
             since: When the budget began, on the clock of `time.monotonic`; by default now.
 
         Returns:
