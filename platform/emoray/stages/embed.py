@@ -116,7 +116,6 @@ class EmbedSemanticsWithNumbers(EmbedSemantics):
     """ES vectors with the clip's deviations behind them, whoever wrote the semantics.
 
     Args:
-        config: Encoder.
         norms: What the clip is measured against.
         against: Whose norms: the `speaker`'s or the `corpus`'s.
     """

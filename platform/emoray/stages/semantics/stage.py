@@ -47,10 +47,6 @@ class CuesSemantics(Semantics):
     """Writes from measured prosody; reads the transcript for the speaking rate only, never for its words.
 
     Fields of the record that nothing was measured for (emotion, attitude, intention …) are null.
-
-    Args:
-        config: Whose norms.
-        norms: What to hold the clip against.
     """
 
     version = 2
