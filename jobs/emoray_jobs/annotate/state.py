@@ -33,11 +33,6 @@ class State:
     norms: Norms
     conditions: tuple[FittedCondition, ...]
 
-    @property
-    def norms_hash(self) -> str:
-        """Hash of the norms."""
-        return self.norms.hash
-
 
 def state(lake: Lake, corpus: str, annotate: AnnotateConfig) -> State:
     """The current annotations of a corpus, without Ray.
