@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from emoray.errors import ErrorBudgetExceeded, LakeError
 from emoray.lake.tables import Lake
@@ -17,6 +16,7 @@ from emoray.stages.conditions import Condition
 from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.executor import RunResources, StageExecutor
 from emoray_jobs.pipeline.rates import price
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import PlanConfig
@@ -208,11 +208,8 @@ def check_error_budget(counts: Counts, stages: Sequence[StageSummary], max_error
 
 def render(result: AnnotateResult) -> RenderableType:
     """The summary, as it is printed."""
-    table = Table(title=f"annotate {result.corpus}", title_justify="left")
-    for name in ("stage", "fingerprint"):
-        table.add_column(name)
-    for name in ("computed", "reused", "failed", "busy s", "real-time factor"):
-        table.add_column(name, justify="right")
+    figures = ("computed", "reused", "failed", "busy s", "real-time factor")
+    table = titled_table(f"annotate {result.corpus}", ("stage", "fingerprint"), figures)
     for stage in result.stages:
         failed = ", ".join(f"{kind} {number}" for kind, number in stage.failed.items()) or "0"
         factor = "–" if stage.real_time_factor is None else f"{stage.real_time_factor:.4f}"
@@ -254,10 +251,8 @@ def _spending(result: AnnotateResult) -> list[RenderableType]:
     """What each stage took, beside what was planned."""
     if not result.resources.spending:
         return []
-    table = Table(title="machine time by stage: planned, and measured", title_justify="left")
-    table.add_column("stage")
-    for name in ("planned", "took", "of planned", "loading", "price"):
-        table.add_column(name, justify="right")
+    figures = ("planned", "took", "of planned", "loading", "price")
+    table = titled_table("machine time by stage: planned, and measured", ("stage",), figures)
     lines = []
     for one in result.resources.spending:
         planned = "unknown" if one.planned_s is None else f"{one.planned_s:,.1f} s"

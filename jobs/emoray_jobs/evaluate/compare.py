@@ -23,6 +23,7 @@ from emoray.lake.tables import Lake
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.evaluate import stored, tables
 from emoray_jobs.evaluate.stored import EvaluateResult, SplitReport
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -145,7 +146,7 @@ def render(result: CompareResult) -> RenderableType:
     parts: list[RenderableType] = []
     for split in result.splits:
         some = next(iter(next(iter(split.levels.values())).values()))["difference"]
-        table = tables.table(
+        table = titled_table(
             f"{split.split}: {split.n_clips:,} clips, {100 * some['level']:g} % intervals over {split.unit}s",
             ["input", "metric"],
             [

@@ -34,6 +34,7 @@ from emoray_jobs.evaluate import stored, tables
 from emoray_jobs.evaluate.predictions import corpus_scorer, find_version, utterance_rows
 from emoray_jobs.evaluate.stored import SplitReport
 from emoray_jobs.progress import track
+from emoray_jobs.tables import titled_table
 from emoray_jobs.train.local import torch_threads
 from emoray_jobs.train.register import levels_of
 
@@ -183,7 +184,7 @@ def _write(
 def render(result: RobustnessResult) -> RenderableType:
     """The table as it is printed."""
     found = result.report.metrics
-    table = tables.table(
+    table = titled_table(
         f"{result.title}, {result.report.split}: {found['n_clips']:,} clips",
         ["condition"],
         [*(TITLES[name] for name in found["shown"]), "difference from clean"],

@@ -13,7 +13,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as pads
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from emoray.interchange import parquet
 from emoray.interchange.atomic_output import atomic_output
@@ -39,6 +38,7 @@ from emoray_jobs.pipeline.executor import StageExecutor
 from emoray_jobs.progress import spinner, track
 from emoray_jobs.score.sources import read
 from emoray_jobs.score.stage import ScoreStage, with_score_columns
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -212,12 +212,11 @@ def to_json(result: ScoreResult) -> str:
 
 def render(result: ScoreResult) -> RenderableType:
     """Scores as they are printed: in [0, 1] and, below, in units of the corpus's scale; classes with probabilities."""
-    table = Table(title=f"{result.model} version {result.version}", title_justify="left")
     scored = next((score["value"] for score in result.scores if score["value"]), None)
     dimensions = DIMENSIONS if scored is None or scored["valence"] else ()
     classes = ("class",) if scored is not None and scored["emotion"] else ()
-    for name in ("clip", *dimensions, *classes, "emphasised", "semantics"):
-        table.add_column(name)
+    headings = ("clip", *dimensions, *classes, "emphasised", "semantics")
+    table = titled_table(f"{result.model} version {result.version}", headings)
     for score in result.scores:
         if score["error"] is not None:
             table.add_row(score["utterance_id"], f"{score['error']['type']}: {score['error']['message']}")
