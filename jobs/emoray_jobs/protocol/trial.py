@@ -6,7 +6,6 @@ finished one is read. Nothing is registered.
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Callable
@@ -92,9 +91,7 @@ def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None
     training_set = open_training_set(assignment)
     ids = [name for split in trial.tests for name in training_set.ids(split)]
     predicted = pl.concat(predict_levels(model, training_set, ids, trial.levels, assignment.launch).values())
-    buffer = io.BytesIO()
-    predicted.write_parquet(buffer)
-    lake.write_bytes(buffer.getvalue(), "checkpoints", trial.run, PREDICTIONS)
+    lake.write_parquet(predicted.to_arrow(), "checkpoints", trial.run, PREDICTIONS)
     outcome = {
         "steps": checkpoint.step,
         "best_epoch": checkpoint.best_epoch,
@@ -131,7 +128,7 @@ def finished(lake: Lake, trial: Trial) -> TrialOutcome | None:
 
 def test_predictions(lake: Lake, trial: Trial) -> pl.DataFrame:
     """The predictions of a finished trial, with its seed; `fold` is null with the corpus's own partitions."""
-    frame = pl.read_parquet(io.BytesIO(lake.read_bytes("checkpoints", trial.run, PREDICTIONS)))
+    frame = pl.read_parquet(lake.read_bytes("checkpoints", trial.run, PREDICTIONS))
     return frame.with_columns(seed=pl.lit(trial.seed, pl.Int64), fold=pl.lit(trial.fold, pl.Int32))
 
 
