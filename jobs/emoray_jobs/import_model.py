@@ -72,10 +72,6 @@ def run(
 ) -> ImportResult:
     """Read a public checkpoint and register it as challenger.
 
-    Args:
-        encoder: Folder or hub id of the encoder whose configuration the checkpoint only refers to.
-        champion: Make the version champion if there is none yet.
-
     Raises:
         ConfigError: The checkpoint cannot be fetched, is of no known layout, or its weights do not fit.
     """

@@ -41,8 +41,6 @@ def run(
     """Annotate what is missing of the configured corpus, under each condition of `annotate.conditions`.
 
     Args:
-        retry_failed: Forget recorded errors first, so that those rows are tried again.
-        refit_norms: Fit the norms again from the measured prosody, even if there are norms.
         splits: Only these splits; the others count as filtered, as does what `annotate.filters` leaves out. Empty for
             all.
 

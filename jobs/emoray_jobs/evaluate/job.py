@@ -44,9 +44,6 @@ Predict = Callable[[str, Sequence[str]], pl.DataFrame]
 def run(config: Config, *, model: str | None = None) -> EvaluateResult:
     """Evaluate a registered version on the corpus's test splits and log the report to its MLflow run.
 
-    Args:
-        model: Number, alias or `models:/…`; the challenger if left out, the champion if there is none.
-
     Raises:
         RegistryError: There is no such version.
         InputError: The corpus has no labelled test split (`no_test_split`).

@@ -57,9 +57,6 @@ class RobustnessResult:
 def run(config: Config, *, model: str | None = None) -> RobustnessResult:
     """Score clips of the first test split as they are and made worse, and report what that costs.
 
-    Args:
-        model: Number, alias or `models:/…`; the challenger if left out, the champion if there is none.
-
     Raises:
         RegistryError: There is no such version.
         InputError: The corpus has no labelled test split (`no_test_split`), or no label of what the model predicts.

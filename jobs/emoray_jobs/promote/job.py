@@ -68,11 +68,6 @@ class RollbackResult:
 def run(config: Config, *, version: str | None = None, first: bool = False, dry_run: bool = False) -> PromoteResult:
     """Judge a version on the corpus's gate split and make it champion if it passes. Decision and figures are recorded.
 
-    Args:
-        version: Number, alias or address; the challenger if left out.
-        first: A champion whose alias is missing is no obstacle.
-        dry_run: Judge and record, and change nothing else.
-
     Raises:
         RegistryError: There is no such version (`no_challenger` …), it is of another registered model
             (`foreign_version`), it is champion already (`already_champion`), the champion lost its alias
@@ -132,9 +127,6 @@ def run(config: Config, *, version: str | None = None, first: bool = False, dry_
 
 def rollback(config: Config, *, to: str | None = None) -> RollbackResult:
     """Make the previous champion that can still be loaded champion again.
-
-    Args:
-        to: This one instead; it must have been champion.
 
     Raises:
         RegistryError: See `emoray.registry.promotion.rollback`.

@@ -95,10 +95,6 @@ class ProtocolResult:
 def run(config: Config, *, seeds: Sequence[int] = (), leave_out: Literal["speaker"] | None = None) -> ProtocolResult:
     """Train and test the configured model on every fold with every seed, and report on the pooled predictions.
 
-    Args:
-        seeds: Seeds; those of the configuration if left out.
-        leave_out: What is left out in turn; `protocol.leave_out` if left out.
-
     Raises:
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
         SchemaError: A known speaker of train is in dev or a test set.

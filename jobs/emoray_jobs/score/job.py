@@ -83,12 +83,6 @@ def run(
 ) -> ScoreResult:
     """Score recordings.
 
-    Args:
-        sources: Audio files and folders.
-        table: Instead: a corpus of the lake, or a manifest file.
-        model: `models:/name@alias`, `models:/name/number`, a number or an alias; the champion if left out.
-        name: Name of a table's stored scores; the table's name if left out.
-
     Raises:
         InputError: Nothing to score (`nothing_to_score`), no such table (`unknown_table`), one transcript for several
             files (`transcript_for_several`).

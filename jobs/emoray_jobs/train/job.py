@@ -79,10 +79,6 @@ class TrainResult:
 def run(config: Config, *, fresh: bool = False, champion: bool = False) -> TrainResult:
     """Train the configured model on the configured corpus and register it as challenger.
 
-    Args:
-        fresh: Start from the beginning, even if the same run is finished or under way.
-        champion: Make the version champion, without the gate, if the model never had one.
-
     Raises:
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
         StoppedError: SIGTERM or SIGINT came while it trained.
