@@ -200,11 +200,7 @@ class RayPipeline:
         return dataset
 
     def run_isolated(self, batches: pa.Table) -> list[str]:
-        """Run every batch as a task of its own, in a process that works on nothing else meanwhile.
-
-        Returns:
-            utterance_ids of the batches whose process died.
-        """
+        """Run every batch as a task in a process of its own; returns the utterance_ids of those whose process died."""
         operator = StageOperator(self.stages, None, self.fingerprints, self.guard, self.lake, self.sink)
         # Twice, so that no row is blamed for the loss of the machine that it was on.
         lone = ray.remote(num_cpus=1, max_retries=1)(_consume)

@@ -103,13 +103,9 @@ def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None
 
 
 def run_trial_safely(trial: Trial, on_step: Callable[[int], None]) -> str | None:
-    """Run a trial whose failure must not stop others.
+    """Run a trial whose failure must not stop others; returns its error on one line, None if it is finished.
 
-    Args:
-        on_step: Called with the step of each checkpoint once it is stored.
-
-    Returns:
-        Its error, on one line; None if it is finished.
+    `on_step` is called with the step of each checkpoint once it is stored.
     """
     try:
         run_trial(trial, lambda checkpoint: on_step(checkpoint.step))
