@@ -97,9 +97,6 @@ class StageRunner:
 
         Args:
             since: When the budget began, on the clock of `time.monotonic`; by default now.
-
-        Returns:
-            Everything found; for a stage without a value the reason.
         """
         ends_at = None
         if job.budget_s is not None:
