@@ -47,15 +47,7 @@ COMMON = Group("Configuration", sort_key=100)
 @Parameter(name="*", group=COMMON)
 @dataclass(frozen=True)
 class Common:
-    """Options that every verb has.
-
-    Attributes:
-        preset: Shipped configuration to start from.
-        config: YAML file with what differs.
-        set: Override one key, value in YAML; may be repeated.
-        show_config: Print the configuration that would be in force, and stop.
-        debug: Show the trace of an error, and log more.
-    """
+    """Options that every verb has."""
 
     preset: Annotated[
         str, Parameter(alias="-p", help=f"Shipped configuration to start from: {', '.join(PRESETS)}.")

@@ -59,11 +59,6 @@ class EnrolResult:
 def run(config: Config, *, speaker: str, sources: Sequence[str], model: str | None = None) -> EnrolResult:
     """Measure a speaker's usual way of speaking; an earlier enrolment is replaced.
 
-    Args:
-        speaker: The id that requests will name.
-        sources: Audio files and folders of that speaker alone.
-        model: Version whose stages measure: number, alias or `models:/…`; the champion if left out.
-
     Raises:
         InputError: There is nothing to read, or no recording can be used (`nothing_enrolled`).
         RegistryError: There is no such version.

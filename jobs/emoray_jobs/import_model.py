@@ -43,7 +43,6 @@ class ImportResult:
     """What an import came to.
 
     Attributes:
-        source: What was imported.
         alias: Alias that the version got; None if it had one before.
         reused: The same files with the same scale were imported before.
         licence: The licence that the checkpoint's card names.
@@ -72,10 +71,6 @@ def run(
     champion: bool = False,
 ) -> ImportResult:
     """Read a public checkpoint and register it as challenger.
-
-    Args:
-        encoder: Folder or hub id of the encoder whose configuration the checkpoint only refers to.
-        champion: Make the version champion if there is none yet.
 
     Raises:
         ConfigError: The checkpoint cannot be fetched, is of no known layout, or its weights do not fit.

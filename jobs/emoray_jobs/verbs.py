@@ -12,7 +12,8 @@ class Verb:
 
     Attributes:
         module: Module under `emoray_jobs` with its function and its `render`.
-        function: Function that takes the configuration and does the work.
+        function: Function that does the work. It takes the configuration and, by name, the command's options, which
+            `emoray_jobs.cli` explains.
         tracking: It reads or writes the tracking store.
         ray: Its work runs on Ray: the cluster at `cluster.address`, or a local one.
         local_files: Its arguments may name files of this machine.

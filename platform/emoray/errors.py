@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class EmorayError(Exception):
     """Base of every error that emoray raises on purpose.
@@ -31,11 +33,7 @@ class EmorayError(Exception):
         return f"{text}. {self.remedy}" if self.remedy else text
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.what, self.where, self.remedy, self.kind)
-
-
-def _rebuild(cls: type[EmorayError], what: str, where: str | None, remedy: str | None, kind: str) -> EmorayError:
-    return cls(what, where=where, remedy=remedy, kind=kind)
+        return partial(type(self), where=self.where, remedy=self.remedy, kind=self.kind), (self.what,)
 
 
 class ConfigError(EmorayError):

@@ -73,11 +73,7 @@ class AliasWatcher(Generic[T]):
             await asyncio.sleep(self._poll_s)
 
     async def check(self) -> bool:
-        """Check the alias once; load and swap if it names another version.
-
-        Returns:
-            Whether the version changed.
-        """
+        """Check the alias once; load and swap if it names another version. Returns whether it did."""
         if self.previous is not None and self._clock() >= self._drop_previous_at:
             self.previous = None
         try:

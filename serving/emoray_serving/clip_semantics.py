@@ -37,11 +37,7 @@ class ClipSemantics:
     absent: dict[str, str] = field(default_factory=dict)
 
     def add(self, annotated: Annotated, *, display_only: Iterable[str] = ()) -> None:
-        """Add the result of a deployment.
-
-        Args:
-            display_only: Stages whose values are shown in the reply but not passed to the scorer.
-        """
+        """Add the result of a deployment; values of `display_only` stages are shown, but not passed to the scorer."""
         hidden = set(display_only)
         self.shown |= annotated.values
         for stage, value in annotated.values.items():

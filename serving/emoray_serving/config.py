@@ -93,18 +93,12 @@ class ReplicasConfig(Section):
 
     def options(self) -> dict[str, Any]:
         """The section as keyword arguments of a Ray Serve deployment."""
+        scaling = {"min_replicas", "max_replicas", "target_ongoing_requests", "upscale_delay_s", "downscale_delay_s"}
         return {
-            "autoscaling_config": {
-                "min_replicas": self.min_replicas,
-                "max_replicas": self.max_replicas,
-                "target_ongoing_requests": self.target_ongoing_requests,
-                "upscale_delay_s": self.upscale_delay_s,
-                "downscale_delay_s": self.downscale_delay_s,
-            },
-            "max_ongoing_requests": self.max_ongoing_requests,
-            "max_queued_requests": self.max_queued_requests,
+            "autoscaling_config": self.model_dump(include=scaling),
+            "ray_actor_options": self.model_dump(include={"num_cpus", "num_gpus"}),
             "graceful_shutdown_timeout_s": self.drain_timeout_s,
-            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
+            **self.model_dump(include={"max_ongoing_requests", "max_queued_requests"}),
         }
 
 
@@ -214,11 +208,7 @@ class DescriberEngineConfig(Section):
         return self
 
     def over(self, fitted: EngineConfig) -> EngineConfig:
-        """The engine for a version.
-
-        Args:
-            fitted: The engine that annotate had for it.
-        """
+        """The engine for a version, from the one that annotate had for it."""
         if self.kind in ("vllm", "endpoint"):
             return fitted.model_copy(update={"kind": self.kind, "vllm": self.vllm, "endpoint": self.endpoint})
         treatment = self.endpoint.model_dump(include=_TREATMENT)

@@ -85,13 +85,7 @@ class Describer:
 
 
 def stages_of(version: str, fitted: FittedStages, config: DescriberEngineConfig) -> StageSet:
-    """The describer's stages as a version was fitted with them, semantics by a language model on this service's engine.
-
-    Args:
-        version: Its name, for messages.
-        fitted: Its stages.
-        config: The engine.
-    """
+    """A version's stages as it was fitted with them; semantics by a language model run on this service's engine."""
     semantics = fitted.annotate.semantics
     stages: list[Stage] = [Emphasis(fitted.annotate.emphasis.prosody, fitted.norms)]
     prints = chained_fingerprints(stages, fitted.fingerprints, fitted.norms.hash)

@@ -22,7 +22,6 @@ class StageJob:
     """One request's row, to be annotated by a version's stages.
 
     Attributes:
-        version: Version of the registered model.
         variant: Which of the version's stage sets: `AS_FITTED`, `ALIGN` or `RECOGNISE`.
         wanted: Names of the stages to run.
         row: The utterance with the stages' values so far, and its waveform where a stage reads it.
@@ -62,7 +61,6 @@ class ScoreJob:
     Attributes:
         version: Version whose stages computed the values. If it is not loaded, or None, the current one scores.
         samples: float32 (S,), mono, 16 kHz.
-        semantics: How much of the values may be used.
         speaker_id: Speaker, if known.
         values: Stage values by stage name.
         fingerprints: Their fingerprints.

@@ -28,12 +28,10 @@ class Clip:
     """A clip whose semantics are requested.
 
     Attributes:
-        request_id: The request.
         samples: float32 (S,), mono, 16 kHz.
         transcript: The given transcript, if there is one.
         speaker_id: Speaker, if known.
         semantics: Requested level: `transcript` or `full`.
-        version: Version that will score.
         hears: Whether the version's semantics are written by a model that hears the clip.
         transcripts: Sources of words that the version knows, by the fingerprint of their stage.
         recogniser: The recogniser for missing words.

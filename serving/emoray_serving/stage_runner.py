@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from emoray.engines.budget import LATE, budget
 from emoray.errors import ConfigError
-from emoray.stages.base import WAVEFORM, Row, Stage
-from emoray.stages.fingerprint import fingerprint
+from emoray.stages.base import Row, Stage
+from emoray.stages.fingerprint import chained_fingerprint
 from emoray.stages.guard import BATCH_LEVEL_ERRORS, GuardConfig, run_isolating_rows
 from emoray_serving.messages import Annotated, StageJob
 
@@ -35,9 +35,7 @@ class StageSet:
     """Stages as one model version was fitted with them.
 
     Attributes:
-        stages: In order.
         fingerprints: Fingerprint by stage name.
-        guard: Attempts and backoff.
         absent: Stages that cannot be run here, with the reason.
         asking: Stages that ask an engine, after the others: each clip in its own thread, as the engine forms batches
             itself, and no clip waits for another's answer.
@@ -51,20 +49,11 @@ class StageSet:
 
 
 def chained_fingerprints(stages: Sequence[Stage], known: Mapping[str, str], norms_hash: str) -> dict[str, str]:
-    """Fingerprints of some stages of a chain, as this installation computes them.
-
-    Args:
-        stages: In order.
-    """
+    """Fingerprints of some stages of a chain, in order, as this installation computes them."""
     found = dict(known)
     for stage in stages:
-        # The waveform is the value of decode.
-        names = {"decode" if name == WAVEFORM else name for name in (*stage.requires, *stage.uses)}
-        inputs = {name: found[name] for name in sorted(names)}
-        if stage.needs_norms:
-            inputs["norms"] = norms_hash
         try:
-            found[stage.name] = fingerprint(stage, inputs)
+            found[stage.name] = chained_fingerprint(stage, found, norms_hash)
         except ConfigError:
             found[stage.name] = UNKNOWN  # its model is not installed here; running the stage reports that
     return {stage.name: found[stage.name] for stage in stages}
@@ -107,12 +96,7 @@ class StageRunner:
         """Run the stages of `asking` on a job's row and the values that `run` found, within the job's budget.
 
         Args:
-            job: The job.
-            found: What `run` made of it.
             since: When the budget began, on the clock of `time.monotonic`; by default now.
-
-        Returns:
-            Everything found; for a stage without a value the reason.
         """
         ends_at = None
         if job.budget_s is not None:

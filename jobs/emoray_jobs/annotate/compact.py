@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from emoray.lake.compaction import Compaction, compact_stage, sweep
 from emoray.lake.tables import Lake
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -24,7 +24,6 @@ class CompactResult:
     """What was tidied up.
 
     Attributes:
-        tables: Per stage and fingerprint, what was done.
         abandoned: Scratch folders and unfinished files of killed runs that were removed.
         grace_s: How long replaced files stay.
     """
@@ -53,11 +52,8 @@ def run(config: Config) -> CompactResult:
 
 def render(result: CompactResult) -> RenderableType:
     """What was done, as it is printed."""
-    table = Table(title="compacted stage tables", title_justify="left")
-    for name in ("stage", "fingerprint"):
-        table.add_column(name)
-    for name in ("files", "now", "repeats dropped", "removed", "to be removed"):
-        table.add_column(name, justify="right")
+    figures = ("files", "now", "repeats dropped", "removed", "to be removed")
+    table = titled_table("compacted stage tables", ("stage", "fingerprint"), figures)
     for (stage, fingerprint), one in result.tables.items():
         cells = (one.merged, one.into, one.repeats, one.removed, one.waiting)
         table.add_row(stage, fingerprint, *(f"{number:,}" for number in cells))

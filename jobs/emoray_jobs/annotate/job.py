@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow.dataset as pads
-from rich.console import RenderableType
 
 from emoray.errors import ErrorBudgetExceeded, StageError
 from emoray.lake.tables import Lake
@@ -26,7 +25,7 @@ from emoray.stages.filters import FiltersConfig
 from emoray.stages.norms import Norms
 from emoray_jobs.annotate import summary
 from emoray_jobs.annotate.state import NORMS_READ, load_norms, norms_pointer, norms_source, select_splits
-from emoray_jobs.annotate.summary import AnnotateResult
+from emoray_jobs.annotate.summary import AnnotateResult, render
 from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.batches import join_stage_values
 from emoray_jobs.pipeline.executor import StageExecutor
@@ -42,8 +41,6 @@ def run(
     """Annotate what is missing of the configured corpus, under each condition of `annotate.conditions`.
 
     Args:
-        retry_failed: Forget recorded errors first, so that those rows are tried again.
-        refit_norms: Fit the norms again from the measured prosody, even if there are norms.
         splits: Only these splits; the others count as filtered, as does what `annotate.filters` leaves out. Empty for
             all.
 
@@ -156,11 +153,6 @@ def _annotate(
             flush_rows=annotate.flush_rows,
             prices=prices,
         )
-
-
-def render(result: AnnotateResult) -> RenderableType:
-    """The summary, as it is printed."""
-    return summary.render(result)
 
 
 def _filter_checkpoints(audio: Sequence[Stage], config: FiltersConfig) -> list[list[Stage]]:

@@ -29,6 +29,7 @@ from emoray_jobs.pipeline.estimate import WorkEstimate, estimate_work
 from emoray_jobs.pipeline.pending import PendingWork
 from emoray_jobs.pipeline.pools import Pool
 from emoray_jobs.pipeline.rates import Amount, StageCost, stage_cost, total_price
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -39,7 +40,6 @@ class StagePlan:
     """What a run would do for one stage.
 
     Attributes:
-        name: The stage.
         compute: Utterances without an outcome.
         reuse: Utterances with one.
         audio_s: Seconds of audio to put through it.
@@ -62,16 +62,12 @@ class Plan:
     """What a run would do.
 
     Attributes:
-        corpus: Name of the corpus.
         filtered: Utterances that the filters exclude, by reason. Unmeasured ones count as to be computed.
-        stages: Per stage, in order.
         norms_hash: The fitted norms; None if they must be fitted first: every text stage is then to be computed.
         machines: What there is to do it with.
         pools: The workers of each phase with something to do.
         seconds: How long it takes; None where a cost is unknown.
         price: What all machines cost for that time; None without prices or time.
-        condition: Name of the condition that this is for.
-        further: The plan for each further condition.
     """
 
     corpus: str
@@ -225,10 +221,8 @@ def _price(options: PlanConfig, there: ClusterResources, seconds: float | None) 
 
 def render(plan: Plan) -> RenderableType:
     """The plan, as it is printed."""
-    table = Table(title=f"plan for {plan.corpus}", title_justify="left")
-    table.add_column("stage")
-    for name in ("to compute", "to reuse", "hours of audio", "work", "measured on"):
-        table.add_column(name, justify="right")
+    figures = ("to compute", "to reuse", "hours of audio", "work", "measured on")
+    table = titled_table(f"plan for {plan.corpus}", ("stage",), figures)
     for stage in plan.stages:
         work = "unknown" if stage.work_s is None else _duration(stage.work_s) if stage.work_s else "–"
         basis = f"{stage.measured_rows:,} rows" if stage.work_s else "–"
@@ -261,13 +255,8 @@ def _further(plan: Plan) -> str:
 
 def _costs(plan: Plan) -> list[RenderableType]:
     """Hours and price of each stage, on its own line: recognition may cost more than the language model."""
-    table = Table(
-        title="cost by stage: 1,000 hours of speech like this corpus; what is to compute", title_justify="left"
-    )
-    for name in ("stage", "model"):
-        table.add_column(name)
-    for name in ("hours / 1,000 h", "price / 1,000 h", "hours", "price"):
-        table.add_column(name, justify="right")
+    title = "cost by stage: 1,000 hours of speech like this corpus; what is to compute"
+    table = titled_table(title, ("stage", "model"), ("hours / 1,000 h", "price / 1,000 h", "hours", "price"))
     table.add_column("rate")
     for stage in plan.stages:
         cost = stage.cost
@@ -305,11 +294,7 @@ def _money(price: float) -> str:
 
 
 def _pools(pools: Sequence[Pool]) -> Table:
-    table = Table(title="pools", title_justify="left")
-    for name in ("stages", "workers"):
-        table.add_column(name)
-    for name in ("cores asked for", "GPUs", "memory MiB"):
-        table.add_column(name, justify="right")
+    table = titled_table("pools", ("stages", "workers"), ("cores asked for", "GPUs", "memory MiB"))
     for pool in pools:
         number = f"{pool.workers}" if pool.fixed or pool.workers == 1 else f"up to {pool.workers}"
         kind = ("actor" if pool.uses_actors else "task") + "s" * (pool.workers != 1)

@@ -26,19 +26,12 @@ class State:
     """Which annotations of a corpus are current.
 
     Attributes:
-        fingerprints: Fingerprint of each stage.
-        norms: The fitted norms.
         conditions: The conditions under which it is annotated; the first has the fingerprints and norms above.
     """
 
     fingerprints: dict[str, str]
     norms: Norms
     conditions: tuple[FittedCondition, ...]
-
-    @property
-    def norms_hash(self) -> str:
-        """Hash of the norms."""
-        return self.norms.hash
 
 
 def state(lake: Lake, corpus: str, annotate: AnnotateConfig) -> State:

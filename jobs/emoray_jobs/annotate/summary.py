@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from emoray.errors import ErrorBudgetExceeded, LakeError
 from emoray.lake.tables import Lake
@@ -17,6 +16,7 @@ from emoray.stages.conditions import Condition
 from emoray_jobs.pipeline import pending
 from emoray_jobs.pipeline.executor import RunResources, StageExecutor
 from emoray_jobs.pipeline.rates import price
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import PlanConfig
@@ -58,8 +58,6 @@ class StageSummary:
     """What a run did for one stage.
 
     Attributes:
-        name: The stage.
-        fingerprint: Under which its outcomes are kept.
         computed: Outcomes of this run.
         reused: Outcomes that were there before.
         failed: Errors among both, by type.
@@ -86,18 +84,12 @@ class AnnotateResult:
     """What an annotate run did.
 
     Attributes:
-        corpus: Name of the corpus.
-        condition: Name of the condition that it was annotated under.
-        counts: What became of the utterances.
-        stages: What was done, per stage, in order.
-        fingerprints: Fingerprint of each stage.
         norms_hash: Which norms the text stages measured against.
         audio_s: Seconds of audio of the utterances that could be decoded.
         wall_s: How long the run took.
         resources: Who took part, and with how much memory.
         flush_rows: Rows per stage that the writer gathers before it writes a file.
         prices: What an hour and a token cost.
-        further: What was done under each further condition.
     """
 
     corpus: str
@@ -216,11 +208,8 @@ def check_error_budget(counts: Counts, stages: Sequence[StageSummary], max_error
 
 def render(result: AnnotateResult) -> RenderableType:
     """The summary, as it is printed."""
-    table = Table(title=f"annotate {result.corpus}", title_justify="left")
-    for name in ("stage", "fingerprint"):
-        table.add_column(name)
-    for name in ("computed", "reused", "failed", "busy s", "real-time factor"):
-        table.add_column(name, justify="right")
+    figures = ("computed", "reused", "failed", "busy s", "real-time factor")
+    table = titled_table(f"annotate {result.corpus}", ("stage", "fingerprint"), figures)
     for stage in result.stages:
         failed = ", ".join(f"{kind} {number}" for kind, number in stage.failed.items()) or "0"
         factor = "–" if stage.real_time_factor is None else f"{stage.real_time_factor:.4f}"
@@ -262,10 +251,8 @@ def _spending(result: AnnotateResult) -> list[RenderableType]:
     """What each stage took, beside what was planned."""
     if not result.resources.spending:
         return []
-    table = Table(title="machine time by stage: planned, and measured", title_justify="left")
-    table.add_column("stage")
-    for name in ("planned", "took", "of planned", "loading", "price"):
-        table.add_column(name, justify="right")
+    figures = ("planned", "took", "of planned", "loading", "price")
+    table = titled_table("machine time by stage: planned, and measured", ("stage",), figures)
     lines = []
     for one in result.resources.spending:
         planned = "unknown" if one.planned_s is None else f"{one.planned_s:,.1f} s"

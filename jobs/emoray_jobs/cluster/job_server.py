@@ -89,10 +89,7 @@ def auth_headers() -> dict[str, str]:
 
 
 def server_version(address: str, timeout_s: float) -> str:
-    """Ray version of a job server.
-
-    Args:
-        address: As `resolve_address` gives it.
+    """Ray version of the job server at an address of `resolve_address`.
 
     Raises:
         ServiceError: It does not answer, refuses the token, or is no job server.

@@ -39,9 +39,8 @@ def run(config: Config, *, path: str, force: bool = False) -> corpus.Stats:
     return corpus.stats(config)
 
 
-def render(result: corpus.Stats) -> object:
-    """The corpus's statistics, as they are printed."""
-    return corpus.render(result)
+#: The corpus's statistics, as they are printed.
+render = corpus.render
 
 
 def _read(path: str, name: str) -> pa.Table:

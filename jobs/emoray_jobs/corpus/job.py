@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import polars as pl
 from rich.columns import Columns
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from emoray import corpora
@@ -16,6 +15,7 @@ from emoray.corpora.import_report import Published
 from emoray.lake.tables import Lake
 from emoray.schema import DIMENSIONS, UNKNOWN_SPEAKER
 from emoray_jobs.progress import track
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -55,7 +55,6 @@ class Stats:
         timed: Utterances whose words have times.
         voted: Utterances with raters' votes.
         books: What the import left out and found odd, and what was published; None where nothing was imported.
-        folds: The folds of the corpus, if it has some.
     """
 
     corpus: str
@@ -145,12 +144,10 @@ def render(result: Stats | Listing) -> RenderableType:
         lines = [f"{name}: {rows:,} utterances" for name, rows in result.corpora.items()]
         return Text("\n".join(lines) or f"no corpora in {result.root} yet: emoray corpus build")
     published = result.books.published if result.books else None
-    table = Table(title=f"corpus {result.corpus}", title_justify="left")
-    table.add_column("split")
-    for name in ("utterances", "speakers", "of unknown speakers", "hours"):
-        table.add_column(name, justify="right")
+    figures = ["utterances", "speakers", "of unknown speakers", "hours"]
     if published and published.splits:
-        table.add_column(f"published ({published.version})", justify="right")
+        figures.append(f"published ({published.version})")
+    table = titled_table(f"corpus {result.corpus}", ("split",), figures)
     for split in result.splits:
         cells = [f"{split.utterances:,}", f"{split.speakers:,}", f"{split.unknown_speakers:,}", f"{split.hours:.2f}"]
         if published and published.splits:

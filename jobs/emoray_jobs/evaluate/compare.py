@@ -23,6 +23,7 @@ from emoray.lake.tables import Lake
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.evaluate import stored, tables
 from emoray_jobs.evaluate.stored import EvaluateResult, SplitReport
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -54,12 +55,7 @@ class SplitComparison:
 
 @dataclass(frozen=True)
 class CompareResult:
-    """A comparison.
-
-    Attributes:
-        splits: One comparison per test split that both were evaluated on.
-        synthetic: Whether the corpus is synthetic: its figures test machinery.
-    """
+    """A comparison, on each test split that both versions were evaluated on."""
 
     first: EvaluateResult
     second: EvaluateResult
@@ -68,12 +64,7 @@ class CompareResult:
 
 
 def run(config: Config, *, first: str, second: str) -> CompareResult:
-    """Compare two registered versions on the corpus's test splits.
-
-    Args:
-        config: What `evaluate` reads.
-        first: Number, alias or `models:/…`.
-        second: The same of the other.
+    """Compare two registered versions, each a number, an alias or `models:/…`, on the corpus's test splits.
 
     Raises:
         RegistryError: There is no such version.
@@ -155,7 +146,7 @@ def render(result: CompareResult) -> RenderableType:
     parts: list[RenderableType] = []
     for split in result.splits:
         some = next(iter(next(iter(split.levels.values())).values()))["difference"]
-        table = tables.table(
+        table = titled_table(
             f"{split.split}: {split.n_clips:,} clips, {100 * some['level']:g} % intervals over {split.unit}s",
             ["input", "metric"],
             [

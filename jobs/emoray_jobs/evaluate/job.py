@@ -29,6 +29,7 @@ from emoray_jobs.evaluate import stored, tables
 from emoray_jobs.evaluate.predictions import find_version, predictions
 from emoray_jobs.evaluate.stored import EvaluateResult, SplitReport
 from emoray_jobs.progress import spinner
+from emoray_jobs.tables import titled_table
 from emoray_jobs.train.register import levels_of
 
 if TYPE_CHECKING:
@@ -42,10 +43,6 @@ Predict = Callable[[str, Sequence[str]], pl.DataFrame]
 
 def run(config: Config, *, model: str | None = None) -> EvaluateResult:
     """Evaluate a registered version on the corpus's test splits and log the report to its MLflow run.
-
-    Args:
-        config: Lake, tracking store, corpus and options of the report; training options that predict.
-        model: Number, alias or `models:/…`; the challenger if left out, the champion if there is none.
 
     Raises:
         RegistryError: There is no such version.
@@ -147,7 +144,7 @@ def table(results: Sequence[EvaluateResult], split: str) -> Table:
     first = reports[0][1].metrics
     names = tables.metric_names(first)
     nominal = next((found for _, report in reports if (found := report.metrics["conformal_level"]) is not None), None)
-    shown = tables.table(
+    shown = titled_table(
         f"{split}: {first['n_clips']:,} clips, {first['n_speakers']} speakers;"
         f" {100 * first['interval_level']:g} % intervals over {first['unit']}s",
         ["model", "input"],

@@ -28,6 +28,7 @@ from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.evaluate import stored, tables
 from emoray_jobs.evaluate.stored import EvaluateResult, SplitReport
 from emoray_jobs.progress import track
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -54,7 +55,6 @@ class SplitBoard:
 
     Attributes:
         headline: Metric that orders them.
-        metrics: Metrics that are shown.
         standings: Best first.
         best: The tree of the first version's metrics.json.
     """
@@ -76,7 +76,6 @@ class LeaderboardResult:
     """A leaderboard.
 
     Attributes:
-        splits: One board per test split.
         skipped: Version → why it is not in the table.
         command: Command that makes the page again.
     """
@@ -195,7 +194,7 @@ def render(result: LeaderboardResult) -> RenderableType:
     """The tables as they are printed."""
     parts: list[RenderableType] = []
     for board in result.splits:
-        table = tables.table(
+        table = titled_table(
             f"{result.title}, {board.name}: {board.best['n_clips']:,} clips",
             ["version", "model", "input"],
             [*(TITLES[name] for name in board.metrics), "difference from the first"],

@@ -99,11 +99,7 @@ def predictions(
 
 
 def utterance_rows(lake: Lake, corpus: str, ids: Sequence[str], bundle: Bundle) -> list[Row]:
-    """Rows of utterances with their waveforms; clips that cannot be decoded are left out.
-
-    Args:
-        bundle: The version, whose rules for usable audio apply.
-    """
+    """Rows of utterances with their waveforms; clips that the version's rules for usable audio refuse are left out."""
     frame = pl.DataFrame(lake.utterances(corpus))
     rows: list[Row] = frame.filter(pl.col("utterance_id").is_in(list(ids))).sort("utterance_id").to_dicts()
     storage = lake.fs.storage_options or None

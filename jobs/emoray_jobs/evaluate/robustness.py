@@ -34,6 +34,7 @@ from emoray_jobs.evaluate import stored, tables
 from emoray_jobs.evaluate.predictions import corpus_scorer, find_version, utterance_rows
 from emoray_jobs.evaluate.stored import SplitReport
 from emoray_jobs.progress import track
+from emoray_jobs.tables import titled_table
 from emoray_jobs.train.local import torch_threads
 from emoray_jobs.train.register import levels_of
 
@@ -46,11 +47,7 @@ Scored = tuple[Condition, pl.DataFrame]
 
 @dataclass(frozen=True)
 class RobustnessResult:
-    """A version's scores under each condition.
-
-    Attributes:
-        report: The stored report; its metrics list the conditions.
-    """
+    """A version's scores under each condition, which the metrics of the stored report list."""
 
     title: str
     report: SplitReport
@@ -59,10 +56,6 @@ class RobustnessResult:
 
 def run(config: Config, *, model: str | None = None) -> RobustnessResult:
     """Score clips of the first test split as they are and made worse, and report what that costs.
-
-    Args:
-        config: Lake, tracking store, corpus, conditions, and options of the intervals.
-        model: Number, alias or `models:/…`; the challenger if left out, the champion if there is none.
 
     Raises:
         RegistryError: There is no such version.
@@ -188,7 +181,7 @@ def _write(
 def render(result: RobustnessResult) -> RenderableType:
     """The table as it is printed."""
     found = result.report.metrics
-    table = tables.table(
+    table = titled_table(
         f"{result.title}, {result.report.split}: {found['n_clips']:,} clips",
         ["condition"],
         [*(TITLES[name] for name in found["shown"]), "difference from clean"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import tempfile
@@ -68,7 +67,6 @@ class EvaluateResult:
     Attributes:
         model_name: Name that the version is registered under.
         kind: Name of the model.
-        reports: One per test split.
     """
 
     model_name: str
@@ -124,14 +122,14 @@ def log_report(tracking: Tracking, run_id: str, split: str, report: Report) -> N
 
 def stored_predictions(lake: Lake, where: Sequence[str]) -> pl.DataFrame:
     """The predictions that a report rests on, at all semantic levels."""
-    return pl.read_parquet(io.BytesIO(lake.read_bytes(*where, PREDICTIONS)))
+    return pl.read_parquet(lake.read_bytes(*where, PREDICTIONS))
 
 
 def baselines_of(lake: Lake, run: str | None, split: str) -> pl.DataFrame | None:
     """Predictions of a training's baselines on a split; None where it stored none, as before there were any."""
     if run is None or not lake.exists(*baselines_file(run)):
         return None
-    frame = pl.read_parquet(io.BytesIO(lake.read_bytes(*baselines_file(run)))).filter(pl.col("split") == split)
+    frame = pl.read_parquet(lake.read_bytes(*baselines_file(run))).filter(pl.col("split") == split)
     return None if frame.is_empty() else frame
 
 

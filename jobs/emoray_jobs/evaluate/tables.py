@@ -1,31 +1,14 @@
-"""Tables of metrics as the verbs print them: columns, cells and the rows that they share."""
+"""Tables of metrics as the verbs print them: cells, and the rows that they share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from emoray.evaluation.summary import headline_metrics
 
 #: Place of an interval in a cell: on the next line, or after the estimate.
 BELOW, BESIDE = "\n{:{sign}.3f} … {:{sign}.3f}", " [{:{sign}.3f}, {:{sign}.3f}]"
-
-
-def table(title: str, text: Sequence[str], figures: Sequence[str]) -> Table:
-    """An empty table.
-
-    Args:
-        text: Headings of the columns with text.
-        figures: Headings of the columns with figures, after those.
-    """
-    made = Table(title=title, title_justify="left")
-    for heading in text:
-        made.add_column(heading)
-    for heading in figures:
-        made.add_column(heading, justify="right")
-    return made
 
 
 def metric_names(metrics: Mapping[str, Any]) -> list[str]:

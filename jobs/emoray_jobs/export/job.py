@@ -63,13 +63,8 @@ def run(
     """Export the configured corpus with its current annotations, or scores.
 
     Args:
-        format: audformat | emotionml | msp | parquet.
         scores: Instead of the corpus: name of a table's scores in the lake (`calls`, or `calls/emoray-3-full` where
             there are several), a Parquet file of them, or a file that `emoray score --json` printed.
-        out: File (audformat: folder) to write; below `exports` in the lake if left out.
-        splits: Only these splits of the corpus.
-        audio_root: Folder that the audio is named below (audformat, emotionml); whole addresses if left out.
-        force: Replace an earlier export.
 
     Raises:
         InputError: There is nothing to export, it cannot be said in this format, or something is there already.

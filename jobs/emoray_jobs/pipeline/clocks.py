@@ -7,11 +7,7 @@ from collections.abc import Callable
 
 
 class SharedClock:
-    """A clock of a process: while n batches run, each is charged an n-th of the time.
-
-    Args:
-        now: Seconds on the underlying clock.
-    """
+    """A clock of a process over `now`, in seconds: while n batches run, each is charged an n-th of the time."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now

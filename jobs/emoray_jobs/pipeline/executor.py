@@ -77,7 +77,6 @@ class StageSpending:
     """What a stage was expected to take, and what it took.
 
     Attributes:
-        name: The stage.
         device: What its time is the time of.
         planned_s: Seconds of work by the rates that were known before the run, loading not included; None where none
             was known.
@@ -106,7 +105,6 @@ class RunResources:
         peak_memory_bytes: Largest resident memory of each of them and of the driver, summed: an upper bound.
         spilled_bytes: What the cluster's object stores wrote to disk meanwhile, whoever's it was; None if they did not
             say.
-        pools: The pools, in order.
         spending: What each stage that ran took, in order.
     """
 

@@ -72,11 +72,7 @@ def outcome_status(lake: Lake, stage: str, fingerprint: str, ids: pl.Series) -> 
 
 
 def positions(ids: pl.Series, some: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of ids among sorted ids, and whether each is among them.
-
-    Returns:
-        Place of each (any, where it is not among them), and whether it is among them.
-    """
+    """Positions of ids among sorted ids (any, where it is not among them), and whether each is among them."""
     named = pl.Series(some, dtype=pl.String)
     if ids.is_empty():
         return np.zeros(len(named), np.int64), np.zeros(len(named), bool)
@@ -114,11 +110,7 @@ def errors(lake: Lake, stage: str, fingerprint: str) -> dict[str, dict[str, Any]
 
 
 def forget_failures(lake: Lake, stage: str, fingerprint: str) -> int:
-    """Drop the errors of a stage table, file by file, so that the anti-join finds those rows again.
-
-    Returns:
-        How many errors were dropped.
-    """
+    """Drop the errors of a stage table, file by file, so that the anti-join finds those rows; returns how many."""
     dropped = 0
     for path in lake.list_files("annotations", stage, fingerprint):
         with lake.fs.open(path) as file:
@@ -139,7 +131,6 @@ class PendingWork:
     """Rows of a phase that lack an outcome of at least one of its stages.
 
     Attributes:
-        stages: The phase's stages, in order.
         rows: utterance_id, seconds and, by the name of each stage, whether it is lacking; in order of id.
     """
 
@@ -165,11 +156,7 @@ class PendingWork:
 def outstanding(
     lake: Lake, utterances: pl.DataFrame, stages: Sequence[Stage], fingerprints: Mapping[str, str]
 ) -> PendingWork:
-    """Hold the utterances against the stage tables.
-
-    Args:
-        utterances: utterance_id and seconds, in order of id.
-    """
+    """What utterances (utterance_id and seconds, in order of id) lack by the stage tables."""
     ids = utterances["utterance_id"]
     lacks = [~outcome_status(lake, one.name, fingerprints[one.name], ids)["answered"].alias(one.name) for one in stages]
     return PendingWork(stages, utterances.with_columns(lacks).filter(pl.any_horizontal(one.name for one in stages)))

@@ -102,7 +102,7 @@ def gpus_of_worker(stages: Sequence[Stage], machines: ClusterResources) -> int:
 
 
 def size_pools(demands: Sequence[PoolDemand], machines: ClusterResources, batches: int) -> list[Pool]:
-    """Workers of each pool of a phase.
+    """Workers of each pool of a phase, in the order of the demands.
 
     All pools together ask for no more than there is, and each has at least one worker that can start whatever the
     others use: a task asks for no more than what the fullest cluster must have free on some machine. That holds when
@@ -110,9 +110,6 @@ def size_pools(demands: Sequence[PoolDemand], machines: ClusterResources, batche
 
     Args:
         demands: The pools, in order of the flow; `gpus` as `gpus_of_worker` says.
-
-    Returns:
-        One pool per demand, in order.
     """
     gpu_workers = _on_gpus(demands, machines, batches)
     on_cores = [place for place in range(len(demands)) if place not in gpu_workers and not demands[place].waits]

@@ -48,7 +48,6 @@ class StageCost:
     """What a stage costs.
 
     Attributes:
-        stage: Its name.
         model: The model that it runs; empty without one.
         device: What its hours are hours of.
         thousand: For 1,000 hours of speech as this corpus has it; None where unknown.
@@ -77,20 +76,12 @@ class ShippedRate:
 
 
 def device_of(stage: Stage, gpus: int) -> Device:
-    """What a stage's hours are hours of.
-
-    Args:
-        gpus: GPUs of one worker.
-    """
+    """What a stage's hours are hours of, if one worker has so many GPUs."""
     return "endpoint" if stage.waits else "GPU" if gpus else "core"
 
 
 def gpus_of_stage(stage: Stage, machines: ClusterResources, on_cores: Collection[str] = ()) -> int:
-    """GPUs of a stage's worker: none where the cluster has none, or where its pool was left to the cores.
-
-    Args:
-        on_cores: Names of stages whose pools got no GPU.
-    """
+    """GPUs of a stage's worker: none where the cluster has none, or its pool was left to the cores (`on_cores`)."""
     return stage.gpus if stage.resources == "actor" and machines.gpus and stage.name not in on_cores else 0
 
 

@@ -12,6 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,73 +50,63 @@ IDS = pa.schema([("utterance_id", pa.string())])
 ENDS_RUN = (ConfigError, MissingExtraError, RefusedError)
 
 
+@dataclass(eq=False)  # not frozen: Ray Data sets attributes of its own
 class StageOperator:
     """The stages of one operator, over blocks of rows. An actor's may be called from several threads at a time.
 
-    Args:
-        stages: Stages to run, in order.
+    Attributes:
         output_schema: Schema of the rows that the next operator reads; None for the last operator.
-        fingerprints: Fingerprint of each stage.
         lake: Where the batches of the first operator are; None for a later operator, whose blocks hold the rows.
         sink: Actor that takes the outcomes.
     """
 
-    def __init__(
-        self,
-        stages: Sequence[Stage],
-        output_schema: pa.Schema | None,
-        fingerprints: Mapping[str, str],
-        guard: GuardConfig,
-        lake: LakeConfig | None,
-        sink: Any,
-    ) -> None:
-        self._stages = stages
-        self._fingerprints = fingerprints
-        self._guard = guard
-        self._lake = Lake(lake) if lake else None
-        self._sink = sink
-        self._passes_on = output_schema
+    stages: Sequence[Stage]
+    output_schema: pa.Schema | None
+    fingerprints: Mapping[str, str]
+    guard: GuardConfig
+    lake: LakeConfig | None
+    sink: Any
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Run a block: descriptors of batches for the first operator, the rows of whole batches for the later ones."""
-        if self._lake is None:
+        if self.lake is None:
             for number in pc.unique(block[BATCH]):
                 yield from self._run(functools.partial(block.filter, pc.field(BATCH) == number))
             return
         for batch in block.to_pylist():
-            yield from self._run(functools.partial(read_batch, self._lake, batch["path"], batch["row_group"]))
+            yield from self._run(functools.partial(read_batch, Lake(self.lake), batch["path"], batch["row_group"]))
 
     def _run(self, read: Callable[[], pa.Table]) -> Iterator[pa.Table]:
         end_with_raylet()
         try:
-            ray.get(self._sink.raise_if_pointless.remote())
+            ray.get(self.sink.raise_if_pointless.remote())
             rows = _to_rows(read())
             outcomes, work = {}, {}
             started = _busy.start()
             try:
-                for stage in self._stages:
+                for stage in self.stages:
                     made, work[stage.name] = self._annotate(stage, rows)
                     done = [outcome for outcome in made if not outcome.stays_to_do]
-                    outcomes[(stage.name, self._fingerprints[stage.name])] = _outcome_table(stage, done)
+                    outcomes[(stage.name, self.fingerprints[stage.name])] = _outcome_table(stage, done)
                     rows = self._without_those_that_stay(rows, made)
             finally:
                 busy_s = _busy.stop(started)
-            pool, (machine, _) = "+".join(stage.name for stage in self._stages), hardware.kind_of_worker()
-            self._sink.record_timing.remote(BatchTiming(pool, machine, busy_s, work))
+            pool, (machine, _) = "+".join(stage.name for stage in self.stages), hardware.kind_of_worker()
+            self.sink.record_timing.remote(BatchTiming(pool, machine, busy_s, work))
             context = ray.get_runtime_context()
             process = f"{context.get_node_id()}:{context.get_worker_id()}"
             recorded = {name: table for name, table in outcomes.items() if table.num_rows}
-            ray.get(self._sink.add.remote(recorded, process, peak_memory_bytes()))
-            yield _to_table(rows, self._passes_on or IDS)
+            ray.get(self.sink.add.remote(recorded, process, peak_memory_bytes()))
+            yield _to_table(rows, self.output_schema or IDS)
         except Exception as error:
             # Not a row's fault (those are outcomes): a disk that is full, storage that is away. These rows stay to do.
-            self._sink.record_failure.remote(one_line(error), ends_run=isinstance(error, ENDS_RUN))
+            self.sink.record_failure.remote(one_line(error), ends_run=isinstance(error, ENDS_RUN))
 
     def _without_those_that_stay(self, rows: list[Row], outcomes: list[RowOutcome]) -> list[Row]:
         """The rows that go on: what was not done for a passing reason is done in a later pass."""
         stay = {outcome.utterance_id: outcome.error for outcome in outcomes if outcome.stays_to_do}
         for problem in {f"{error['type']}: {error['message']}" for error in stay.values() if error}:
-            self._sink.record_failure.remote(problem)
+            self.sink.record_failure.remote(problem)
         return [row for row in rows if row["utterance_id"] not in stay]
 
     def _annotate(self, stage: Stage, rows: list[Row]) -> tuple[list[RowOutcome], CostSums]:
@@ -125,36 +116,26 @@ class StageOperator:
         if stage.name == Decode.name:
             # Done before, but a later stage needs the waveform. Where decoding failed, that stage says missing_input.
             again = [row for row in rows if stage.name not in row[LACKING] and row.get(stage.name) is not None]
-            _, more = run_measured(stage, again, self._guard, kind, on_gpu=on_gpu)
-        outcomes, work = run_measured(stage, missing, self._guard, kind, on_gpu=on_gpu)
+            _, more = run_measured(stage, again, self.guard, kind, on_gpu=on_gpu)
+        outcomes, work = run_measured(stage, missing, self.guard, kind, on_gpu=on_gpu)
         return outcomes, work + more
 
 
+@dataclass(frozen=True)
 class RayPipeline:
     """A phase's stages as something that batches can be sent through.
 
-    Args:
-        stages: Stages to run, in order.
+    Attributes:
         types: Type of every stage's value, of those too that are only read.
-        fingerprints: Fingerprint of each stage.
-        lake: Where the batches are.
         sink: Actor that takes the outcomes.
     """
 
-    def __init__(
-        self,
-        stages: Sequence[Stage],
-        types: Mapping[str, pa.DataType],
-        fingerprints: Mapping[str, str],
-        guard: GuardConfig,
-        lake: LakeConfig,
-        sink: Any,
-    ) -> None:
-        self._stages = stages
-        self._types = types
-        self._shared = (dict(fingerprints), guard)
-        self._lake = lake
-        self._sink = sink
+    stages: Sequence[Stage]
+    types: Mapping[str, pa.DataType]
+    fingerprints: Mapping[str, str]
+    guard: GuardConfig
+    lake: LakeConfig
+    sink: Any
 
     def run(self, batches: pa.Table, pools: Sequence[Pool], *, in_turn: bool) -> Iterator[int]:
         """Send batches through with Ray Data. Batches whose process dies are left out: they stay to do.
@@ -179,7 +160,7 @@ class RayPipeline:
             yield ids.num_rows
 
     def _dataset(self, batches: pa.Table, pools: Sequence[Pool], *, in_turn: bool) -> ray.data.Dataset:
-        groups = group_stages(self._stages)
+        groups = group_stages(self.stages)
         largest = pc.max(batches["rows"]).as_py()
         size = -(-batches.num_rows // min(MAX_BLOCKS, BLOCKS_PER_WORKER * pools[0].workers))
         blocks = [batches.slice(start, size) for start in range(0, batches.num_rows, size)]
@@ -188,8 +169,9 @@ class RayPipeline:
         dataset.context.enable_progress_bars = False
         for position, (group, pool) in enumerate(zip(groups, pools, strict=True)):
             later = [stage for rest in groups[position + 1 :] for stage in rest]
-            output_schema = _row_schema(later, self._types) if later else None
-            arguments = (group, output_schema, *self._shared, None if position else self._lake, self._sink)
+            output_schema = _row_schema(later, self.types) if later else None
+            lake = None if position else self.lake
+            arguments = (group, output_schema, self.fingerprints, self.guard, lake, self.sink)
             # The first operator's blocks hold batches, one in a row; those of the later ones hold the batches' rows.
             options: dict[str, Any] = {"batch_size": None if position else 1, "batch_format": "pyarrow"}
             options["num_cpus"] = pool.cpus
@@ -218,12 +200,8 @@ class RayPipeline:
         return dataset
 
     def run_isolated(self, batches: pa.Table) -> list[str]:
-        """Run every batch as a task of its own, in a process that works on nothing else meanwhile.
-
-        Returns:
-            utterance_ids of the batches whose process died.
-        """
-        operator = StageOperator(self._stages, None, *self._shared, self._lake, self._sink)
+        """Run every batch as a task in a process of its own; returns the utterance_ids of those whose process died."""
+        operator = StageOperator(self.stages, None, self.fingerprints, self.guard, self.lake, self.sink)
         # Twice, so that no row is blamed for the loss of the machine that it was on.
         lone = ray.remote(num_cpus=1, max_retries=1)(_consume)
         tasks = [
@@ -240,12 +218,7 @@ class RayPipeline:
 
 
 def concurrent_calls(stages: Sequence[Stage], rows: pa.ChunkedArray) -> int:
-    """Batches that a worker takes at a time: those that fill its engine, as many to follow, and one that is stored.
-
-    Args:
-        stages: What it runs.
-        rows: Rows of the batches.
-    """
+    """Batches that a worker takes at a time: those that fill its engine, as many to follow, and one that is stored."""
     rows_at_a_time = min(stage.rows_at_a_time for stage in stages)
     if not rows_at_a_time:
         return 1

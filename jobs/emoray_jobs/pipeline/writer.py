@@ -73,10 +73,7 @@ class OutcomeWriter:
                 self._write(table)
 
     def add(self, outcomes: dict[tuple[str, str], pa.Table], process: str, peak_rss_bytes: int) -> None:
-        """Take outcomes of a batch.
-
-        Args:
-            outcomes: Rows of stage tables by (stage, fingerprint).
+        """Take outcomes of a batch: rows of stage tables by (stage, fingerprint).
 
         Raises:
             EmorayError: A file could not be written; all rows stay in the buffer.

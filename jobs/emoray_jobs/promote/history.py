@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from emoray.errors import InputError
@@ -17,6 +16,7 @@ from emoray.registry.history import Entry, Held, History
 from emoray.registry.tracking import connect
 from emoray.registry.versions import CHAMPION, find_alias
 from emoray_jobs.promote.judge import report
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -80,9 +80,8 @@ def render(result: HistoryResult | Explained) -> RenderableType:
         return Text("\n".join([head, entry.command, *policy, *lines]))
     if not result.entries:
         return Text(f"Nothing was decided on {result.model_name} yet.")
-    table = Table(title=f"Champions of {result.model_name}; now {_version(result.champion)}", title_justify="left")
-    for column in ("#", "when (UTC)", "who", "what", "champion", "difference"):
-        table.add_column(column)
+    headings = ("#", "when (UTC)", "who", "what", "champion", "difference")
+    table = titled_table(f"Champions of {result.model_name}; now {_version(result.champion)}", headings)
     for entry in result.entries:
         after = f"{_held(entry.previous)} → {_held(entry.champion)}"
         table.add_row(str(entry.number), entry.at[:19], entry.by, _what(entry), after, _difference(entry))

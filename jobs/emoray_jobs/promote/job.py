@@ -32,7 +32,6 @@ class PromoteResult:
     """What the gate decided.
 
     Attributes:
-        version: The version that was judged.
         previous: The champion that it was compared with, None if there was none.
         dry_run: Whether the alias stayed where it was in any case.
         number: Number of the decision in the history.
@@ -57,7 +56,6 @@ class RollbackResult:
 
     Attributes:
         stepped_down: The version that was champion; None where no version had the alias.
-        champion: The version that is champion again.
         skipped: Champions between them that cannot be used, and why.
     """
 
@@ -69,11 +67,6 @@ class RollbackResult:
 
 def run(config: Config, *, version: str | None = None, first: bool = False, dry_run: bool = False) -> PromoteResult:
     """Judge a version on the corpus's gate split and make it champion if it passes. Decision and figures are recorded.
-
-    Args:
-        version: Number, alias or address; the challenger if left out.
-        first: A champion whose alias is missing is no obstacle.
-        dry_run: Judge and record, and change nothing else.
 
     Raises:
         RegistryError: There is no such version (`no_challenger` …), it is of another registered model
@@ -134,9 +127,6 @@ def run(config: Config, *, version: str | None = None, first: bool = False, dry_
 
 def rollback(config: Config, *, to: str | None = None) -> RollbackResult:
     """Make the previous champion that can still be loaded champion again.
-
-    Args:
-        to: This one instead; it must have been champion.
 
     Raises:
         RegistryError: See `emoray.registry.promotion.rollback`.

@@ -34,6 +34,7 @@ from emoray_jobs.protocol.mlflow_runs import FAILED, ProtocolRuns
 from emoray_jobs.protocol.report import write_reports
 from emoray_jobs.protocol.trial import Trial, TrialOutcome, finished
 from emoray_jobs.protocol.trials import PlannedTrial, run_trials
+from emoray_jobs.tables import titled_table
 from emoray_jobs.train.inputs import TrainingInputs, load_inputs, prepare_run
 from emoray_jobs.train.register import levels_of
 
@@ -51,7 +52,6 @@ class TrialResult:
 
     Attributes:
         outcome: None if it failed.
-        error: Why it failed.
         reused: Whether an earlier call finished it.
     """
 
@@ -94,11 +94,6 @@ class ProtocolResult:
 
 def run(config: Config, *, seeds: Sequence[int] = (), leave_out: Literal["speaker"] | None = None) -> ProtocolResult:
     """Train and test the configured model on every fold with every seed, and report on the pooled predictions.
-
-    Args:
-        config: The whole configuration: a run's parameters are logged.
-        seeds: Seeds; those of the configuration if left out.
-        leave_out: What is left out in turn; `protocol.leave_out` if left out.
 
     Raises:
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
@@ -224,7 +219,7 @@ def _table(result: ProtocolResult, report: SplitReport) -> Table:
     heading += f", {len(m['folds'])} folds" if m["folds"] else ""
     seeds = f"{len(m['seeds'])} seeds (mean ± sd)" if len(m["seeds"]) > 1 else f"seed {m['seeds'][0]}"
     interval = f"{100 * m['interval_level']:g} % intervals over {m['unit']}s"
-    shown = tables.table(f"{heading}, {seeds}; {interval}", ["test clips"], [TITLES[name] for name in names])
+    shown = titled_table(f"{heading}, {seeds}; {interval}", ["test clips"], [TITLES[name] for name in names])
     for level, figures in m["levels"].items():
         shown.add_row(level_title(level), *(tables.cell(figures["metrics"][name]) for name in names))
     fullest = m["levels"][report.fullest]

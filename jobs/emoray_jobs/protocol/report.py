@@ -35,15 +35,12 @@ def write_reports(
     runs: ProtocolRuns,
     tracking: Tracking | None,
 ) -> list[SplitReport]:
-    """Report on finished trials; a report that is stored and logged is read.
+    """Report on finished trials, test split by test split; a report that is stored and logged is read.
 
     Args:
         lake: Lake of the trials and the reports, which go to `reports/protocols/<name>/<split>/`.
         planned: Trials of whole seeds: every fold of each is finished.
         tracking: The parent run gets reports and metrics in this store; None if trials are missing.
-
-    Returns:
-        One report per test split.
     """
     if not planned:
         return []

@@ -6,7 +6,6 @@ finished one is read. Nothing is registered.
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Callable
@@ -31,13 +30,7 @@ PREDICTIONS, OUTCOME = "test.parquet", "test.json"
 
 @dataclass(frozen=True)
 class Trial:
-    """The task of a trial.
-
-    Attributes:
-        assignment: The training, its seed and fold.
-        tests: Test splits to predict.
-        levels: Semantic levels to predict at.
-    """
+    """The task of a trial: a training, and the test splits and semantic levels to predict."""
 
     assignment: RunSpec
     tests: tuple[str, ...]
@@ -69,7 +62,6 @@ class TrialOutcome:
     """The outcome of a finished trial.
 
     Attributes:
-        steps: Steps of its training.
         best_epoch: Epoch whose weights made the predictions, from 0; selected on dev.
         dev: Dev metrics of that epoch.
         seconds: Duration of the call that finished it.
@@ -83,9 +75,6 @@ class TrialOutcome:
 
 def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None:
     """Train in this process if that is not done, predict the test clips and store the outcome.
-
-    Args:
-        on_checkpoint: Called with each checkpoint once it is stored.
 
     Raises:
         TrainingError: The training cannot continue, or its checkpoint is broken.
@@ -102,9 +91,7 @@ def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None
     training_set = open_training_set(assignment)
     ids = [name for split in trial.tests for name in training_set.ids(split)]
     predicted = pl.concat(predict_levels(model, training_set, ids, trial.levels, assignment.launch).values())
-    buffer = io.BytesIO()
-    predicted.write_parquet(buffer)
-    lake.write_bytes(buffer.getvalue(), "checkpoints", trial.run, PREDICTIONS)
+    lake.write_parquet(predicted.to_arrow(), "checkpoints", trial.run, PREDICTIONS)
     outcome = {
         "steps": checkpoint.step,
         "best_epoch": checkpoint.best_epoch,
@@ -116,13 +103,9 @@ def run_trial(trial: Trial, on_checkpoint: Callable[[Checkpoint], None]) -> None
 
 
 def run_trial_safely(trial: Trial, on_step: Callable[[int], None]) -> str | None:
-    """Run a trial whose failure must not stop others.
+    """Run a trial whose failure must not stop others; returns its error on one line, None if it is finished.
 
-    Args:
-        on_step: Called with the step of each checkpoint once it is stored.
-
-    Returns:
-        Its error, on one line; None if it is finished.
+    `on_step` is called with the step of each checkpoint once it is stored.
     """
     try:
         run_trial(trial, lambda checkpoint: on_step(checkpoint.step))
@@ -141,7 +124,7 @@ def finished(lake: Lake, trial: Trial) -> TrialOutcome | None:
 
 def test_predictions(lake: Lake, trial: Trial) -> pl.DataFrame:
     """The predictions of a finished trial, with its seed; `fold` is null with the corpus's own partitions."""
-    frame = pl.read_parquet(io.BytesIO(lake.read_bytes("checkpoints", trial.run, PREDICTIONS)))
+    frame = pl.read_parquet(lake.read_bytes("checkpoints", trial.run, PREDICTIONS))
     return frame.with_columns(seed=pl.lit(trial.seed, pl.Int64), fold=pl.lit(trial.fold, pl.Int32))
 
 

@@ -39,15 +39,11 @@ def run_trials(
     planned: Sequence[PlannedTrial],
     runs: ProtocolRuns,
 ) -> dict[str, str]:
-    """Run the trials that are not finished; one that fails does not stop the others.
+    """Run the trials that are not finished; one that fails stops no other. Returns run → what stopped it.
 
     Args:
         cluster: Which Ray runs them; with `launch.workers=0` they stay in this process.
-        options: How they share it.
         stack: Keeps Ray, where it has to be started, beyond this call.
-
-    Returns:
-        Run → what stopped it, of those that failed.
     """
     pending = []
     for one in planned:

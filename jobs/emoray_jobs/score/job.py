@@ -13,7 +13,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as pads
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from emoray.interchange import parquet
 from emoray.interchange.atomic_output import atomic_output
@@ -39,6 +38,7 @@ from emoray_jobs.pipeline.executor import StageExecutor
 from emoray_jobs.progress import spinner, track
 from emoray_jobs.score.sources import read
 from emoray_jobs.score.stage import ScoreStage, with_score_columns
+from emoray_jobs.tables import titled_table
 
 if TYPE_CHECKING:
     from emoray_jobs.config import Config
@@ -56,7 +56,6 @@ class ScoreResult:
     """The scores of a call.
 
     Attributes:
-        model: Registered model.
         scores: Per clip, the first `HEAD` of a table: utterance_id, `value` as `ScoreStage.value_type` says, or
             `error` {type, message, attempts}.
         failed: Number of clips that could not be scored.
@@ -83,15 +82,6 @@ def run(
     name: str | None = None,
 ) -> ScoreResult:
     """Score recordings.
-
-    Args:
-        sources: Audio files and folders.
-        table: Instead: a corpus of the lake, or a manifest file.
-        model: `models:/name@alias`, `models:/name/number`, a number or an alias; the champion if left out.
-        transcript: Transcript of the one file.
-        speaker: Speaker of the files.
-        semantics: Which semantics a score may use.
-        name: Name of a table's stored scores; the table's name if left out.
 
     Raises:
         InputError: Nothing to score (`nothing_to_score`), no such table (`unknown_table`), one transcript for several
@@ -186,11 +176,7 @@ def _score(decoded: Any, scored: Any) -> dict[str, Any]:
 def _write(
     path: str, lake: Lake, utterances: pa.Table, stages: Sequence[Stage], fingerprints: Mapping[str, str]
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Write the outcomes of a table's clips as its scores: one row per clip, with or without an error.
-
-    Returns:
-        Number of clips with an error, and the first rows.
-    """
+    """Write a table's scores, a row per clip, with or without an error; the number of errors and the first rows."""
     errors: dict[str, dict[str, Any]] = {}
     for stage in reversed(stages):  # the first stage that failed explains the error
         errors |= pending.errors(lake, stage.name, fingerprints[stage.name])
@@ -220,12 +206,11 @@ def to_json(result: ScoreResult) -> str:
 
 def render(result: ScoreResult) -> RenderableType:
     """Scores as they are printed: in [0, 1] and, below, in units of the corpus's scale; classes with probabilities."""
-    table = Table(title=f"{result.model} version {result.version}", title_justify="left")
     scored = next((score["value"] for score in result.scores if score["value"]), None)
     dimensions = DIMENSIONS if scored is None or scored["valence"] else ()
     classes = ("class",) if scored is not None and scored["emotion"] else ()
-    for name in ("clip", *dimensions, *classes, "emphasised", "semantics"):
-        table.add_column(name)
+    headings = ("clip", *dimensions, *classes, "emphasised", "semantics")
+    table = titled_table(f"{result.model} version {result.version}", headings)
     for score in result.scores:
         if score["error"] is not None:
             table.add_row(score["utterance_id"], f"{score['error']['type']}: {score['error']['message']}")

@@ -40,7 +40,6 @@ class SubmitResult:
 
     Attributes:
         submission_id: Ray's name for the job.
-        address: The job server.
         status: Ray's: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; the last one known where nobody waited.
         message: Ray's explanation of a failure.
         seconds: Since the submission.

@@ -34,16 +34,13 @@ def package_folders() -> list[str]:
 
 @contextlib.contextmanager
 def build_job_package(config: Config, words: Sequence[str], verb: Verb, address: str) -> Iterator[tuple[str, str]]:
-    """Fill a temporary working directory for a job.
+    """Fill a temporary working directory for a job; yields the folder, and the command to run in it.
 
     Args:
         config: The resolved configuration; the job gets exactly this, with its local paths made right for the cluster.
         words: The command that the job runs: verb and arguments.
         verb: The verb's entry: whether the tracking store's address and local files among the arguments travel along.
         address: The job server. Where all nodes are this machine, local folders stay what they are.
-
-    Yields:
-        The folder, and the command to run in it.
 
     Raises:
         ConfigError: Tables are in a folder that the cluster does not see.

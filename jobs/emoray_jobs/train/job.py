@@ -50,7 +50,6 @@ class TrainResult:
 
     Attributes:
         run: Name of the run; `checkpoints/<run>/` in the lake.
-        run_id: Its MLflow run.
         model_name: Name that it is registered under.
         alias: Alias that it got; None if it was there before.
         reused: The same training was finished before, nothing was done.
@@ -79,10 +78,6 @@ class TrainResult:
 
 def run(config: Config, *, fresh: bool = False, champion: bool = False) -> TrainResult:
     """Train the configured model on the configured corpus and register it as challenger.
-
-    Args:
-        fresh: Start from the beginning, even if the same run is finished or under way.
-        champion: Make the version champion, without the gate, if the model never had one.
 
     Raises:
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
@@ -141,11 +136,7 @@ def _train(
     tracking: Tracking,
     stack: contextlib.ExitStack,
 ) -> int | None:
-    """Have the workers run to the end.
-
-    Returns:
-        The step that they went on from; None for a new run.
-    """
+    """Have the workers run to the end; returns the step that they resumed from, None for a new run."""
     assignment = prepared.assignment
     before = Checkpoint.latest(lake, record.run)
     first = 0 if before is None else before.step

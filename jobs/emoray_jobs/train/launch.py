@@ -94,11 +94,7 @@ def _trainer(assignment: RunSpec, lake: Lake, share_cores: bool) -> TorchTrainer
 
 
 def _fit(trainer: TorchTrainer) -> queue.SimpleQueue[BaseException | None]:
-    """Fit in a thread: in the main thread Ray Train handles Ctrl-C itself and ends with another error.
-
-    Returns:
-        Where its error comes, or None, once it has ended.
-    """
+    """Fit in a thread, as Ray Train handles Ctrl-C itself in the main one; its error, or None, comes into the queue."""
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def fit() -> None:

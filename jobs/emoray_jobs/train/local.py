@@ -17,13 +17,10 @@ from emoray.training.predict import predict
 def predict_levels(
     model: nn.Module, training_set: TrainingSet, ids: Sequence[str], levels: Sequence[str], launch: LaunchConfig
 ) -> dict[str, pl.DataFrame]:
-    """Predictions at each semantic level, made in this process; the model is on the CPU afterwards.
+    """Predictions at each semantic level, as `predict` makes them, in this process; the model is on the CPU afterwards.
 
     Args:
         launch: Batch size, threads, and whether to compute on a GPU.
-
-    Returns:
-        Level → frame of `emoray.training.predict.predict`.
     """
     device, size = device_here(launch), launch.eval_batch_size
     model.to(device)

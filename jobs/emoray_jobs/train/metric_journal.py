@@ -79,11 +79,7 @@ class MetricLogger:
 
 
 class MetricJournalReader:
-    """Sees each entry of a run's journal once, in order.
-
-    Args:
-        on_entry: Called with each entry.
-    """
+    """Calls a function with each entry of a run's journal once, in order."""
 
     def __init__(self, lake: Lake, run: str, on_entry: Callable[[Mapping[str, Any]], None]) -> None:
         self._lake, self._run, self._see = lake, run, on_entry

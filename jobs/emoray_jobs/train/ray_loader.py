@@ -96,11 +96,7 @@ def _pack_shards(
     text_width: int,
     shard_rows: int,
 ) -> list[tuple[int, str, int, int]]:
-    """Pack neighbouring shards.
-
-    Returns:
-        Number, file name, rows packed and rows seen of each.
-    """
+    """Pack neighbouring shards; returns number, file name, rows packed and rows seen of each."""
     store = Lake(lake)
     rows, names = training_rows(store, corpus, conditions, ids), [one.name for one in conditions]
     written = []
@@ -116,9 +112,6 @@ class RayBatchLoader:
     """A worker's shares of the batch plan, collated ahead of it by Ray tasks anywhere in the cluster, in order.
 
     The shares depend on (plan, rank, world) alone, and reading can begin at any step. Why not Ray Data: 0008.
-
-    Args:
-        assignment: The training set, and how batches are made of it.
     """
 
     def __init__(self, assignment: RunSpec, rank: int, world: int) -> None:

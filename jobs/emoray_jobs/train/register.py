@@ -61,7 +61,6 @@ class PreparedRun:
     Attributes:
         assignment: What the workers are told.
         data: Its inputs, with the splits of its fold if there is one.
-        plan_hash: Fingerprint of the batch plan.
     """
 
     assignment: RunSpec
@@ -122,13 +121,9 @@ def begin_run(
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Make the MLflow run of a training, with its parameters, tags and dataset.
+    """Make the MLflow run of a training, with its parameters, tags and dataset; returns its id.
 
-    Args:
-        name: What the run is called; the name of its folder if left out.
-
-    Returns:
-        Its id.
+    It is called `name`, or like its folder.
     """
     tags = {**prepared.hashes, **(tags or {})}
     run_id = tracking.start_run(name or prepared.assignment.run, params=parameters(prepared), tags=tags)

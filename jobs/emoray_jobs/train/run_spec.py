@@ -16,8 +16,6 @@ class RunSpec:
 
     Attributes:
         run: Name of the run; its folder is `checkpoints/<run>/`.
-        train: What it learns.
-        launch: How it is carried out.
         training_set: Hash of the packed training set.
         plan: Path of the batch plan below the lake's root.
         fold: The fold whose splits apply; None for the corpus's own.

@@ -13,11 +13,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Which signal asked to stop, if one did.
-
-    Attributes:
-        signal: Its name, for example SIGTERM; None so far.
-    """
+    """Which signal asked to stop: its name, for example SIGTERM, or None so far."""
 
     def __init__(self) -> None:
         self.signal: str | None = None

@@ -25,12 +25,7 @@ from emoray.schema import assert_speaker_disjoint
 
 __all__ = [
     "CorpusConfig",
-    "EmodbConfig",
-    "HuggingfaceConfig",
-    "IemocapConfig",
     "ImportReport",
-    "ManifestConfig",
-    "MspPodcastConfig",
     "SyntheticConfig",
     "build",
     "ceiling",

@@ -72,9 +72,6 @@ class EmodbConfig(Section):
 def read(name: str, config: EmodbConfig) -> tuple[pa.Table, ImportReport]:
     """Read the folder; `fold` is the speaker's index in sorted order: the fold that leaves this speaker out.
 
-    Returns:
-        The utterances table, and the report of the import.
-
     Raises:
         InputError: The folder is missing or has no EMO-DB files, or there is no such test speaker.
     """

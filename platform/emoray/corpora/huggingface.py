@@ -49,9 +49,6 @@ class HuggingfaceConfig(RecordsConfig):
 def read(name: str, config: HuggingfaceConfig, lake: Lake, progress: Callable[[int, int], None]) -> pa.Table:
     """Read a dataset into an utterances table; audio inside its files is copied to `audio/<name>/` in the lake.
 
-    Args:
-        progress: Called with rows done and in all.
-
     Raises:
         InputError: There is no such dataset, or one of its rows cannot be used: names split, row and column.
         MissingExtraError: `datasets` is not installed.

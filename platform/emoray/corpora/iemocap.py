@@ -104,9 +104,6 @@ def read(name: str, config: IemocapConfig) -> tuple[pa.Table, ImportReport]:
 
     `dialogue_id` and `turn` give the order of all turns of a dialogue, those of excluded classes too.
 
-    Returns:
-        The utterances table, and the report of the import.
-
     Raises:
         InputError: The folder is missing or has no evaluations, or there is no such session.
     """

@@ -79,12 +79,6 @@ def read(name: str, config: MspPodcastConfig, progress: Callable[[int, int], Non
 
     `dialogue_id` is the podcast, `turn` a turn's index in it, those left out counted too.
 
-    Args:
-        progress: Called with utterances done and in all.
-
-    Returns:
-        The utterances table, and the report of the import.
-
     Raises:
         InputError: The folder is missing, is no release, or none of its rows can be used.
     """

@@ -120,9 +120,6 @@ def split(
     `utterances_meta/<name>-recordings.json` in the lake names the recordings that could not be read, and those without
     speech.
 
-    Args:
-        progress: Called with recordings done and in all.
-
     Raises:
         InputError: No recording has speech that could be read.
         SchemaError: The table breaks its contract.

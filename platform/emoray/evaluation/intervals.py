@@ -27,6 +27,8 @@ from emoray.schema import UNKNOWN_SPEAKER
 UNITS = ("speaker", "dialogue", "clip")
 #: With fewer, an interval says little, however it is made.
 FEW_UNITS = 20
+#: Predictions, or a frame per training seed on the same clips.
+Frames = pl.DataFrame | Sequence[pl.DataFrame]
 #: Closest to ±1 that a correlation is taken through Fisher's z.
 _LARGEST_CCC = 1 - 1e-9
 
@@ -119,9 +121,7 @@ def _prefixed(frame: pl.DataFrame, column: str, kind: str) -> pl.Expr:
     return pl.when(known).then(pl.concat_str(pl.lit(f"{kind}:"), name))
 
 
-def interval(
-    metric: Metric, frame: pl.DataFrame | Sequence[pl.DataFrame], unit: str = "speaker", *, level: float = 0.95
-) -> Interval:
+def interval(metric: Metric, frame: Frames, unit: str = "speaker", *, level: float = 0.95) -> Interval:
     """Interval of a metric.
 
     Args:
@@ -136,14 +136,7 @@ def interval(
     return _as_interval(whole_T, (back(low), back(high)), level, frames[0].height, groups)
 
 
-def paired_difference(
-    metric: Metric,
-    challenger: pl.DataFrame | Sequence[pl.DataFrame],
-    champion: pl.DataFrame | Sequence[pl.DataFrame],
-    unit: str = "speaker",
-    *,
-    level: float = 0.95,
-) -> Interval:
+def paired_difference(metric: Metric, challenger: Frames, champion: Frames, *, level: float = 0.95) -> Interval:
     """Interval of metric(challenger) − metric(champion) on the same clips: both lose the same speaker at a time.
 
     Arguments as for `interval`, either side one frame or one per seed (`seed_sd` is then over seeds, paired in order,
@@ -152,22 +145,17 @@ def paired_difference(
     Raises:
         InputError: The clips or their labels are not the same on both sides.
     """
-    frames, new_T, old_T, without_U, groups = _paired(metric, challenger, champion, unit)
+    frames, new_T, old_T, without_U, groups = _paired(metric, challenger, champion)
     plain_T = new_T - old_T if len(new_T) == len(old_T) else np.array([new_T.mean() - old_T.mean()])
     return _as_interval(plain_T, _student(plain_T.mean(), without_U, level), level, frames[0].height, groups)
 
 
-def paired_p_value(
-    metric: Metric,
-    challenger: pl.DataFrame | Sequence[pl.DataFrame],
-    champion: pl.DataFrame | Sequence[pl.DataFrame],
-    unit: str = "speaker",
-) -> float:
+def paired_p_value(metric: Metric, challenger: Frames, champion: Frames) -> float:
     """One-sided p-value of "the challenger is no worse", by the t of `paired_difference`; small where it is worse.
 
     NaN where the difference is undefined.
     """
-    _, new_T, old_T, without_U, _ = _paired(metric, challenger, champion, unit)
+    _, new_T, old_T, without_U, _ = _paired(metric, challenger, champion)
     whole = float(new_T.mean() - old_T.mean())
     error, freedom = _error(whole, without_U)
     if not freedom:
@@ -187,16 +175,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _paired(
-    metric: Metric,
-    challenger: pl.DataFrame | Sequence[pl.DataFrame],
-    champion: pl.DataFrame | Sequence[pl.DataFrame],
-    unit: str,
+    metric: Metric, challenger: Frames, champion: Frames
 ) -> tuple[list[pl.DataFrame], np.ndarray, np.ndarray, np.ndarray, Clusters]:
     """Both sides' frames and values, and the difference without each unit."""
     new = [challenger] if isinstance(challenger, pl.DataFrame) else list(challenger)
     old = [champion] if isinstance(champion, pl.DataFrame) else list(champion)
     frames = _aligned([*new, *old])
-    groups = clusters(frames[0], unit)
+    groups = clusters(frames[0])
     whole_T, without_TU = _with_and_without(metric, frames, groups)
     without_U = without_TU[: len(new)].mean(axis=0) - without_TU[len(new) :].mean(axis=0)
     return frames, whole_T[: len(new)], whole_T[len(new) :], without_U, groups

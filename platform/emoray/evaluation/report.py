@@ -24,7 +24,6 @@ class About:
 
     Attributes:
         title: Headline, for example the model's name and version.
-        corpus: Name of the corpus.
         facts: Run id, model version, hashes, seeds, commit …, shown as they are, in this order.
         protocol: Further sentences on how the splits were made and the model selected.
         ceiling: Best CCC that any predictor can reach per dimension, if known (synthetic labels with planted noise).
@@ -78,7 +77,6 @@ def write_report(
         predictions: Predictions on the evaluated split, at one or several semantic levels (see `summarise`).
         dev: Predictions on dev, for the calibration figure, and for the half widths if none are given.
         half_widths: The model version's conformal half widths.
-        classes: Classes of the categorical head.
         baselines: Predictions of the baselines on the same clips, if there are any.
 
     Raises:
@@ -115,12 +113,10 @@ def write_folder(
 ) -> Report:
     """Write a report folder: metrics.json, predictions.parquet, figures, and report.html with the figures inside.
 
+    It is made if absent; files in it with the same names are replaced.
+
     Args:
-        folder: Folder to write to; made if absent, files in it with the same names are replaced.
-        metrics: Content of metrics.json.
-        predictions: Content of predictions.parquet.
         drawn: Path below the folder, without its suffix → figure. The template finds `images` by the last part.
-        template: Template of the page.
         **values: What else the template reads.
     """
     target, images = Path(folder), {}

@@ -54,7 +54,6 @@ class Condition:
     Attributes:
         kind: One of `KINDS`; `clean` for the clips as they are.
         amount: How much, on the kind's axis; None if it has none.
-        name: Its name in tables.
         change: Returns a degraded row; its argument does not change.
     """
 

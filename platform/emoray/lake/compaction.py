@@ -67,11 +67,7 @@ def compact_stage(lake: Lake, stage: str, fingerprint: str, *, grace_s: float) -
 
 
 def sweep(lake: Lake, older_than_s: float) -> int:
-    """Remove what killed processes left behind: scratch folders, and on a disk unfinished files.
-
-    Returns:
-        How many were removed: those in which nothing was written for `older_than_s`.
-    """
+    """Remove scratch folders and, on a disk, unfinished files untouched for `older_than_s`; returns how many."""
     before_s = time.time() - older_than_s
     swept = 0
     for name in lake.list_folders("work"):

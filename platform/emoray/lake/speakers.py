@@ -25,14 +25,11 @@ MOST_KEPT = 10_000
 
 
 def store_speaker(lake: Lake, speaker_id: str, measured_by: str, means: Mapping[str, Any]) -> str:
-    """Keep a speaker's norms; earlier ones of the same measures are replaced.
+    """Keep a speaker's norms; earlier ones of the same measures are replaced. Returns the file's address.
 
     Args:
         measured_by: Fingerprint of the stage or front-end that measured them.
         means: As `emoray.stages.norms.speaker_means` or `emoray.models.frontend.sound_means` gives them.
-
-    Returns:
-        Address of the speaker's file.
     """
     where = (FOLDER, _file(speaker_id))
     document: dict[str, Any] = {"speaker_id": speaker_id, "means": {}}

@@ -45,7 +45,6 @@ def check(scorer: Scorer, version: str, tags: Mapping[str, str], source: str) ->
     """Compare a loaded version with what it scored when it was registered.
 
     Args:
-        version: Its number.
         tags: Its tags; one from before there was this one passes.
         source: Where its files are.
 

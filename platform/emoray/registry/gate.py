@@ -23,18 +23,6 @@ from emoray.registry.config import GateConfig
 from emoray.scoring.score import ScoreRequest
 from emoray.scoring.scorer import Scorer
 
-__all__ = [
-    "Candidate",
-    "Check",
-    "CleanCheck",
-    "Decision",
-    "GateConfig",
-    "Latency",
-    "decide",
-    "gate_split",
-    "measure_latency",
-]
-
 
 @dataclass(frozen=True)
 class Decision:

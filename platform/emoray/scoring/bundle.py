@@ -63,8 +63,6 @@ class Bundle(FittedStages):
     """An opened bundle.
 
     Attributes:
-        folder: Its folder.
-        config: The model's configuration.
         model: The model in evaluation mode, on the CPU.
         scale: Ends of the corpus's scale, or None if it is not known.
         dimensional: Whether the dimensions were trained; False for a version of classes alone.
@@ -144,7 +142,7 @@ def save_bundle(
     metrics: Mapping[str, Any],
     dimensional: bool = True,
 ) -> Path:
-    """Write a bundle, whole or not at all; an older one is replaced.
+    """Write a bundle, whole or not at all; an older one is replaced. Returns its folder.
 
     Args:
         annotate: Configuration of the stages it was fitted with.
@@ -152,10 +150,6 @@ def save_bundle(
         norms: The norms of the first.
         half_widths: Conformal half widths from dev (`emoray.evaluation.conformal.fit`).
         scale: Ends of the corpus's scale; None if it is not known.
-        dimensional: Whether the dimensions were trained.
-
-    Returns:
-        The folder.
     """
     with atomic_folder(folder) as draft:
         work = Path(draft)

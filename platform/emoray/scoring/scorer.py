@@ -55,7 +55,6 @@ class Scorer:
     several.
 
     Attributes:
-        bundle: The version.
         version: Name of the version for replies, set by whoever fetched it from a registry.
     """
 

@@ -12,7 +12,7 @@ from emoray.schema import GRANULARITIES
 from emoray.scoring.bundle import Bundle
 from emoray.scoring.score import LEVEL_OF, ScoreRequest, TextVectors
 from emoray.stages.base import WAVEFORM, Stage
-from emoray.stages.fingerprint import fingerprint
+from emoray.stages.fingerprint import chained_fingerprint
 from emoray.stages.guard import BATCH_LEVEL_ERRORS, run_isolating_rows
 from emoray.stages.pipeline import audio_stages, text_stages
 from emoray.stages.transcribe.config import ReferenceConfig, TranscribeConfig
@@ -45,12 +45,8 @@ class SemanticsRunner:
             return None  # the bundle of an acoustic model has no text encoder
         if stage.name not in known:
             return f"the version was made without the stage {stage.name}"
-        names = {"decode" if name == WAVEFORM else name for name in (*stage.requires, *stage.uses)}
-        inputs = {name: known[name] for name in sorted(names)}
-        if stage.needs_norms:
-            inputs["norms"] = self._bundle.norms.hash
         try:
-            found = fingerprint(stage, inputs)
+            found = chained_fingerprint(stage, known, self._bundle.norms.hash)
         except ConfigError as error:
             return f"this installation cannot run the stage {stage.name}: {error}"  # its model is missing
         if found == known[stage.name]:

@@ -29,10 +29,7 @@ def deviations(measures: Measures, expected: Expectation) -> Measures:
 
 
 def deviation_vector(away: Mapping[str, float]) -> np.ndarray:
-    """Deviations as a vector.
-
-    Args:
-        away: As `deviations` gives them.
+    """Deviations, as `deviations` gives them, as a vector.
 
     Returns:
         float32 (DEVIATION_WIDTH,): the deviations in the order of `MEASURES`, within ±`LARGEST_SD` and 0 where there is

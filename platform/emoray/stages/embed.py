@@ -38,16 +38,11 @@ class EmbedConfig(Section):
     semantics_numbers: bool
 
 
-class EmbedTranscript(Stage):
-    """LES and GS vectors; without emphasis there is no LES."""
+class _Embed(Stage):
+    """What the stages share that embed texts."""
 
-    name = "embed_transcript"
-    version = 1
-    requires = ("transcribe",)
-    uses = ("emphasis",)
     resources = "actor"
     weights = "text_encoder"
-    value_type: ClassVar[pa.StructType] = pa.struct([("les", pa.list_(pa.float32())), ("gs", pa.list_(pa.float32()))])
 
     def __init__(self, config: EmbedConfig) -> None:
         self.config = config
@@ -55,8 +50,22 @@ class EmbedTranscript(Stage):
         self.gpus = int(config.device != "cpu")
 
     def options(self) -> dict[str, Any]:
-        """The encoder's revision (a copy under another name is the same encoder), length and context."""
-        return {**_encoder_options(self.config), "les_context": self.config.les_context}
+        """The encoder's revision (a copy under another name is the same encoder) and length."""
+        return {"revision": revision(self.config.model), "max_tokens": self.config.max_tokens}
+
+
+class EmbedTranscript(_Embed):
+    """LES and GS vectors; without emphasis there is no LES."""
+
+    name = "embed_transcript"
+    version = 1
+    requires = ("transcribe",)
+    uses = ("emphasis",)
+    value_type: ClassVar[pa.StructType] = pa.struct([("les", pa.list_(pa.float32())), ("gs", pa.list_(pa.float32()))])
+
+    def options(self) -> dict[str, Any]:
+        """The encoder's revision and length, and the context of LES."""
+        return {**super().options(), "les_context": self.config.les_context}
 
     def run(self, rows: list[Row]) -> list[Value]:
         """Embed a batch; vectors are float32 (E,)."""
@@ -81,24 +90,13 @@ class EmbedTranscript(Stage):
         return values
 
 
-class EmbedSemantics(Stage):
+class EmbedSemantics(_Embed):
     """ES vectors: masked mean over the semantics' text; of several texts (one per prompt) the mean of their vectors."""
 
     name = "embed_semantics"
     version = 1
     requires = ("semantics",)
-    resources = "actor"
-    weights = "text_encoder"
     value_type: ClassVar[pa.StructType] = pa.struct([("es", pa.list_(pa.float32()))])
-
-    def __init__(self, config: EmbedConfig) -> None:
-        self.config = config
-        self.model = config.model
-        self.gpus = int(config.device != "cpu")
-
-    def options(self) -> dict[str, Any]:
-        """The encoder's revision and length."""
-        return _encoder_options(self.config)
 
     def run(self, rows: list[Row]) -> list[Value]:
         """Embed a batch; vectors are float32 (E,)."""
@@ -116,7 +114,6 @@ class EmbedSemanticsWithNumbers(EmbedSemantics):
     """ES vectors with the clip's deviations behind them, whoever wrote the semantics.
 
     Args:
-        config: Encoder.
         norms: What the clip is measured against.
         against: Whose norms: the `speaker`'s or the `corpus`'s.
     """
@@ -168,7 +165,3 @@ def word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:
 
 def _marked(emphasis: Mapping[str, Any] | None) -> list[tuple[str, bool]]:
     return [(word["word"], bool(word["emphasised"])) for word in emphasis["words"]] if emphasis else []
-
-
-def _encoder_options(config: EmbedConfig) -> dict[str, Any]:
-    return {"revision": revision(config.model), "max_tokens": config.max_tokens}

@@ -73,6 +73,17 @@ class EmphasisConfig(Section):
 FEATURES = tuple(EmphasisWeights.model_fields)
 
 
+_MARKED_WORD = pa.struct(
+    [
+        ("word", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("prominence", pa.float32()),
+        ("emphasised", pa.bool_()),
+    ]
+)
+
+
 class Emphasis(Stage):
     """The words with their prominence and a mark; `norms` give the expected duration of a word."""
 
@@ -80,24 +91,7 @@ class Emphasis(Stage):
     version = 1
     needs_norms = True
     requires = ("prosody", "transcribe")
-    value_type: ClassVar[pa.StructType] = pa.struct(
-        [
-            (
-                "words",
-                pa.list_(
-                    pa.struct(
-                        [
-                            ("word", pa.string()),
-                            ("start_s", pa.float64()),
-                            ("end_s", pa.float64()),
-                            ("prominence", pa.float32()),
-                            ("emphasised", pa.bool_()),
-                        ]
-                    )
-                ),
-            )
-        ]
-    )
+    value_type: ClassVar[pa.StructType] = pa.struct([("words", pa.list_(_MARKED_WORD))])
 
     def __init__(self, config: ProsodyEmphasisConfig, norms: Norms | None) -> None:
         self.config = config

@@ -11,7 +11,7 @@ from emoray.stages.config import AnnotateConfig
 from emoray.stages.decode import Decode
 from emoray.stages.embed import EmbedSemantics, EmbedSemanticsWithNumbers, EmbedTranscript
 from emoray.stages.emphasis import Emphasis
-from emoray.stages.fingerprint import fingerprint
+from emoray.stages.fingerprint import chained_fingerprint
 from emoray.stages.guard import GuardConfig, RowOutcome, run_isolating_rows
 from emoray.stages.norms import Norms
 from emoray.stages.prosody import MeasureProsody
@@ -85,13 +85,7 @@ def fingerprints(config: AnnotateConfig, norms_hash: str | None) -> dict[str, st
     stages = audio_stages(config) + (text_stages(config, None) if norms_hash is not None else [])
     found: dict[str, str] = {}
     for stage in stages:
-        # The waveform comes from decode.
-        names = {"decode" if name == WAVEFORM else name for name in (*stage.requires, *stage.uses)}
-        inputs = {name: found[name] for name in sorted(names)}
-        if stage.needs_norms:
-            assert norms_hash is not None
-            inputs["norms"] = norms_hash
-        found[stage.name] = fingerprint(stage, inputs)
+        found[stage.name] = chained_fingerprint(stage, found, norms_hash)
     return found
 
 

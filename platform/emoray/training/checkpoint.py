@@ -56,11 +56,7 @@ class Checkpoint:
     plan: str
 
     def push(self, lake: Lake, run: str) -> str:
-        """Store as `checkpoints/<run>/<step>/` in the lake, `state.json` last: only a folder with it is complete.
-
-        Returns:
-            The address of the checkpoint.
-        """
+        """Store as `checkpoints/<run>/<step>/` in the lake, `state.json` last: only a folder with it is complete."""
         for name, data in self._files().items():
             lake.write_bytes(data, "checkpoints", run, _name(self.step), name)
         return lake.uri("checkpoints", run, _name(self.step))

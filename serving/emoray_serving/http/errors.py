@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from emoray.errors import AudioError, EmorayError, TransientError
 from emoray_serving.http.schemas import ErrorDetail, ErrorReply
 
@@ -41,7 +43,7 @@ class ApiError(EmorayError):
         self.detail = detail
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.kind, self.what, self.remedy, self.detail)
+        return partial(type(self), remedy=self.remedy, detail=self.detail), (self.kind, self.what)
 
     @property
     def status(self) -> int:
@@ -52,10 +54,6 @@ class ApiError(EmorayError):
         """The body of the reply."""
         detail = ErrorDetail(code=self.kind, message=self.what, remedy=self.remedy, kind=self.detail)
         return ErrorReply(error=detail, request_id=request_id)
-
-
-def _rebuild(code: str, what: str, remedy: str | None, detail: str | None) -> ApiError:
-    return ApiError(code, what, remedy=remedy, detail=detail)
 
 
 def from_emoray(error: EmorayError) -> ApiError:

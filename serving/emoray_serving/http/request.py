@@ -52,7 +52,6 @@ async def read_request(request: Request, query: ScoreParameters, limits: LimitsC
     """Read the whole request; a body over the limit is refused before it is read to the end.
 
     Args:
-        request: The request, its body not yet read.
         query: Parameters of the query; fields of a multipart form override them.
 
     Raises:

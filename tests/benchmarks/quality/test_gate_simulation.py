@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 from benchmarks.quality import gate as simulation
 
-from emoray.registry.gate import Candidate, Latency, decide
+from emoray.registry.candidate import Candidate, Latency
+from emoray.registry.gate import decide
 from emoray.schema import DIMENSIONS
 
 POLICY = simulation.POLICY.model_copy(update={"group_columns": ("group",), "clean_process": False, "same": ()})

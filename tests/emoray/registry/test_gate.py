@@ -5,9 +5,10 @@ from error_kit import of_kind
 
 from emoray.config import read_preset
 from emoray.errors import InputError
+from emoray.registry.candidate import Candidate, Latency
 from emoray.registry.clean_process import CleanCheck
 from emoray.registry.config import GateConfig
-from emoray.registry.gate import Candidate, Latency, decide, gate_split
+from emoray.registry.gate import decide, gate_split
 from emoray.schema import DIMENSIONS
 
 CONFIG = GateConfig(**(read_preset("laptop")["promote"]))

@@ -16,9 +16,10 @@ from emoray.config import read_preset
 from emoray.errors import RegistryError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.registry import versions
+from emoray.registry.candidate import Check
 from emoray.registry.champion import champions, settle
 from emoray.registry.config import TrackingConfig
-from emoray.registry.gate import Check, Decision
+from emoray.registry.gate import Decision
 from emoray.registry.history import History, attempts
 from emoray.registry.promotion import crown_first, promote, rollback
 from emoray.registry.tracking import connect

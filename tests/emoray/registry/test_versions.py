@@ -16,10 +16,11 @@ from emoray.config import read_preset
 from emoray.errors import ConfigError, RegistryError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.registry import champion, clean_process, example, pyfunc, versions
+from emoray.registry.candidate import Check, Latency
 from emoray.registry.card import model_card
 from emoray.registry.champion import champions
 from emoray.registry.config import TrackingConfig
-from emoray.registry.gate import Check, Decision, Latency, measure_latency
+from emoray.registry.gate import Decision, measure_latency
 from emoray.registry.history import History
 from emoray.registry.promotion import promote, rollback
 from emoray.registry.tracking import connect, tracking_uri

@@ -90,9 +90,6 @@ class SyntheticConfig(Section):
 def build(name: str, config: SyntheticConfig, lake: Lake, progress: Callable[[int, int], None]) -> pa.Table:
     """Synthesise the corpus into the lake: audio first, then the table, then its meta file, which marks it as complete.
 
-    Args:
-        progress: Called with clips done and in all.
-
     Raises:
         MissingExtraError: `espeakng-loader` is not installed.
         ConfigError: More speakers than voices, or dialogues and an odd number of speakers in a split.

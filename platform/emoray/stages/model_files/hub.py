@@ -18,7 +18,6 @@ def files(model: str, at: str | None) -> Mapping[str, str | None] | None:
     """A model's files and, of those that the hub stores as large ones, the SHA-256; None if the hub cannot be asked.
 
     Args:
-        model: Name on the hub.
         at: Commit, tag or branch; None for the newest.
     """
     from huggingface_hub import HfApi

@@ -39,11 +39,7 @@ def model_folder(model: str, at: str | None = None, *, remote_code: bool = False
 def revision(model: str, at: str | None = None) -> str:
     """Hash of a model's weights, configuration and tokenizer: the same for a copy under another name.
 
-    The weights of a model on the hub are not fetched for it: the hub knows their hashes.
-
-    Args:
-        model: See `model_folder`.
-        at: See `model_folder`.
+    The weights of a model on the hub are not fetched: the hub knows their hashes. Arguments as for `model_folder`.
 
     Raises:
         ConfigError: The model cannot be found.

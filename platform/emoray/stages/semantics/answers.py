@@ -52,11 +52,7 @@ def read_record(answer: str) -> SemanticsRecord:
 
 
 def read_paragraph(answer: str, longest: int) -> str:
-    """The paragraph in an answer, on one line.
-
-    Args:
-        answer: What the model said.
-        longest: Characters that it may have.
+    """The paragraph in an answer, on one line, of `longest` characters at most.
 
     Raises:
         UnusableAnswerError: There is none, or it is too long.

@@ -70,13 +70,9 @@ def check_length(longest: int, max_tokens: int, where: str) -> None:
 
 @functools.cache
 def check_compiles(schema: str, where: str) -> None:
-    """Compile a schema with xgrammar, if it is installed here.
+    """Compile a schema, given as JSON, with xgrammar, if it is installed here.
 
     It takes milliseconds, but importing xgrammar takes seconds: for processes that run an engine, and for `doctor`.
-
-    Args:
-        schema: JSON schema of the answer, as JSON.
-        where: Configuration section of the bounds, for messages.
 
     Raises:
         ConfigError: It does not compile.

@@ -14,9 +14,7 @@ def example_turns(prompt: Prompt, name: str, *, hears: bool, longest: int) -> tu
     """A prompt's examples as turns (role, text), answers in the form and order that the model itself has to keep to.
 
     Args:
-        prompt: The prompt.
         name: Its name, for messages.
-        hears: The model is asked about sound.
         longest: Characters that a paragraph may have.
 
     Raises:

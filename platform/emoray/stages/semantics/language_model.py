@@ -104,9 +104,6 @@ class LanguageModelSemantics(Semantics):
         norms: What the delivery is measured against.
         against: Whose norms: the `speaker`'s or the `corpus`'s.
 
-    Attributes:
-        kind: Name of the writer.
-
     Raises:
         ConfigError: A prompt or the chat template cannot be used, or `max_tokens` is too small for the bounds.
     """

@@ -102,10 +102,7 @@ def _examples(given: object, keys: set[str], where: str) -> tuple[Mapping[str, A
 
 
 def read_chat_template(template: str) -> str:
-    """The text of a chat template.
-
-    Args:
-        template: The text itself, or the path of a .jinja file.
+    """The text of a chat template, which is given as that text or as the path of a .jinja file.
 
     Raises:
         ConfigError: There is no such file, or it is no template.

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from emoray.config import Section
 from emoray.engines import EngineConfig
-from emoray.errors import ConfigError
 from emoray.stages.base import Row, Value
 from emoray.stages.norms import Norms
 from emoray.stages.prosodic_features import measure_prosodic_features
@@ -47,10 +46,6 @@ class CuesSemantics(Semantics):
     """Writes from measured prosody; reads the transcript for the speaking rate only, never for its words.
 
     Fields of the record that nothing was measured for (emotion, attitude, intention …) are null.
-
-    Args:
-        config: Whose norms.
-        norms: What to hold the clip against.
     """
 
     version = 2
@@ -84,12 +79,10 @@ def build_semantics(config: SemanticsConfig, norms: Norms | None) -> Semantics:
     """The writer that the configuration names.
 
     Raises:
-        ConfigError: There is no such kind, or its prompt cannot be used.
+        ConfigError: Its prompt cannot be used.
     """
     if config.kind == "cues":
         return CuesSemantics(config.cues, norms)
     if config.kind == "text_llm":
         return TextLlmSemantics(config.text_llm, config.engine, norms, against=config.cues.against)
-    if config.kind == "audio_llm":
-        return AudioLlmSemantics(config.audio_llm, config.engine, norms, against=config.cues.against)
-    raise ConfigError(f"unknown semantics writer {config.kind!r}", where="annotate.semantics.kind")
+    return AudioLlmSemantics(config.audio_llm, config.engine, norms, against=config.cues.against)

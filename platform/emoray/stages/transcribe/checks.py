@@ -35,11 +35,7 @@ def has_speech(samples: npt.NDArray[np.float32], config: ChecksConfig) -> bool:
 
 
 def refuse_repeats(text: str, config: ChecksConfig, where: str) -> StageError | None:
-    """An error, `repetitive_transcript`, for a text that says the same over and over; None for any other.
-
-    Args:
-        text: What the recogniser wrote.
-    """
+    """An error, `repetitive_transcript`, for a text that says the same over and over; None for any other."""
     if config.max_repeats is not None:
         times, group = longest_repeat(text.lower().split())
         if times > config.max_repeats:

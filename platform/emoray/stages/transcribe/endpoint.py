@@ -49,9 +49,6 @@ class BusyError(TransientError):
 class Transcriptions:
     """A client of one server.
 
-    Args:
-        config: Where it is, what is asked, and how to treat it.
-
     Raises:
         ConfigError: No address, or the key's variable is not set.
     """

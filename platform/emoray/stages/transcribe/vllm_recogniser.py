@@ -28,7 +28,6 @@ def recognise_any(
     """Transcribe clips.
 
     Args:
-        engine: The loaded model.
         waveforms: float32 (S,) each, mono, 16 kHz.
         language: Language code, or None to leave it to the model.
 

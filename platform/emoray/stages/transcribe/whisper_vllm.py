@@ -34,13 +34,10 @@ NEVER = -100.0  # the lowest bias that vLLM takes
 
 
 def recognise(waveforms: Sequence[Waveform], config: WhisperVllmConfig) -> list[Hypothesis | Exception]:
-    """Transcribe clips.
+    """Transcribe clips: for each what was heard, or why nothing was.
 
     Args:
         waveforms: float32 (S,) each, mono, 16 kHz.
-
-    Returns:
-        Per clip what was heard, or why nothing was.
 
     Raises:
         ConfigError: The checkpoint does not know the language, or is no recogniser.

@@ -201,11 +201,7 @@ def _vector_bytes(vector: Sequence[float] | None, name: str, text_width: int, ut
 
 
 def write_shard(lake: Lake, set_hash: str, number: int, table: pa.Table) -> str:
-    """Write a shard as an uncompressed Arrow IPC file of one record batch.
-
-    Returns:
-        Its file name, for `seal`.
-    """
+    """Write a shard as an uncompressed Arrow IPC file of one record batch; returns its file name, for `seal`."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
@@ -259,12 +255,9 @@ def pack(
     storage_options: dict[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> str:
-    """Pack a corpus, or only some ids of it, in this process, unless the same set exists already.
+    """Pack a corpus, or only some ids of it, in this process, unless the same set exists already; returns its hash.
 
     `progress` is called with utterances done and in all.
-
-    Returns:
-        The training set's hash.
     """
     keys = training_rows(lake, corpus, conditions, only, vectors=False)
     set_hash, names = training_set_hash(keys, conditions, frontend, audio, text_width), [one.name for one in conditions]
