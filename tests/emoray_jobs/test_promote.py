@@ -22,6 +22,7 @@ from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.promote import job as promote
 from emoray_jobs.promote import judge
 from emoray_jobs.train import job as train
+from emoray_jobs.train.register import ANNOTATE_RUN
 
 ACOUSTIC, MSF_SER = "1", "2"
 
@@ -34,7 +35,11 @@ def trained(tmp_path_factory, ray_session):
     jobs_kit.write_corpus(Lake(config.lake))
     annotate.run(config)
     assert train.run(jobs_kit.config(root, "model.name=acoustic")).version == ACOUSTIC
-    assert train.run(jobs_kit.config(root, "train.epochs=12")).version == MSF_SER
+    trained = train.run(jobs_kit.config(root, "train.epochs=12"))
+    assert trained.version == MSF_SER
+    client = jobs_kit.store(config).client
+    annotated = client.get_run(client.get_run(trained.run_id).data.tags[ANNOTATE_RUN])
+    assert (annotated.info.run_name, annotated.data.tags["emoray.verb"]) == ("annotate tiny", "annotate")
     return root
 
 

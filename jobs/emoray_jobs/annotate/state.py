@@ -17,6 +17,8 @@ from emoray.stages.conditions import Condition, FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 
+#: Tag of an annotate run: fingerprint of its vectors, which stands for all stages before them too.
+ANNOTATIONS = "emoray.annotations"
 #: Stages that norms are fitted from.
 NORMS_READ = ("prosody", "transcribe")
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from emoray.lake.tables import Lake
 from emoray.registry.config import TrackingConfig
 from emoray.stages.config import AnnotateConfig
+from emoray_jobs.annotate.state import ANNOTATIONS
 from emoray_jobs.annotate.summary import AnnotateResult, render
 from emoray_jobs.progress import spinner
 
@@ -52,7 +53,8 @@ def _log(tracking: TrackingConfig, lake: Lake, annotate: AnnotateConfig, result:
         "norms": result.norms_hash,
         "annotate": annotate.model_dump(mode="json"),
     }
-    run_id = store.start_run(f"annotate {result.corpus}", params=params, tags={"emoray.verb": "annotate"})
+    tags = {"emoray.corpus": result.corpus, ANNOTATIONS: result.fingerprints["embed"]}
+    run_id = store.start_run(f"annotate {result.corpus}", verb="annotate", params=params, tags=tags)
     store.log_metrics(run_id, metrics(result))
     with tempfile.TemporaryDirectory(prefix="emoray-summary-") as folder:
         Path(folder, "summary.json").write_bytes(to_json(result, indent=1) + b"\n")

@@ -127,7 +127,7 @@ def _evaluate_split(
                 classes=classes,
                 baselines=baselines,
             )
-        stored.log_report(tracking, version.run_id, split, report)
+        stored.log_report(tracking, version.run_id, split, report, model_id=version.model_id)
         return report
 
     return stored.reuse_or_write(lake, where, split, {"scored": scored, "reported": reported}, write)

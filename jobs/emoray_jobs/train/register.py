@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-import emoray
 from emoray.evaluation import conformal
 from emoray.evaluation.summary import LEVELS
 from emoray.models.batch import LEVELS as SETS
 from emoray.models.batch import level_of
 from emoray.models.build import OVER_DIALOGUES, build
 from emoray.models.config import ModelConfig
-from emoray.registry import promotion, versions
+from emoray.registry import promotion, provenance, versions
 from emoray.registry.card import model_card
+from emoray.registry.publish.log import log_bundle
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.scoring.bundle import level_name, open_bundle, save_bundle, text_read
 from emoray.training.checkpoint import Checkpoint, load_trained_weights
 from emoray.training.data.training_set import TrainingSet
 from emoray.training.predict import summarise
+from emoray_jobs.annotate.state import ANNOTATIONS
 from emoray_jobs.train.local import predict_levels
 from emoray_jobs.train.run_spec import RunSpec
 
@@ -35,6 +34,10 @@ if TYPE_CHECKING:
     from emoray.stages.conditions import FittedCondition
     from emoray.stages.config import AnnotateConfig
     from emoray.stages.norms import Norms
+
+
+#: Tag of a training's run: the run of annotate that its vectors come from.
+ANNOTATE_RUN = "emoray.annotate_run"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,17 @@ class PreparedRun:
             "emoray.training_set": self.assignment.training_set,
             "emoray.plan": self.plan_hash,
             "emoray.seed": str(self.assignment.train.seed),
-            "emoray.commit": commit() or f"release {metadata.version('emoray')}",
+            "emoray.commit": provenance.release(),
+        }
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What the run is of, as tags."""
+        scale = _scale(self.data.training_set.frame)
+        return {
+            "emoray.corpus": self.data.corpus.name,
+            "emoray.model": self.assignment.model.name,
+            "emoray.scale": "unknown" if scale is None else "{:g} to {:g}".format(*scale),
         }
 
 
@@ -119,23 +132,45 @@ def begin_run(
     tracking: Tracking,
     prepared: PreparedRun,
     *,
+    verb: str,
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Make the MLflow run of a training, with its parameters, tags and dataset.
+    """Make the MLflow run of a training, with its parameters, tags, and each split as a dataset.
 
     Args:
+        verb: Command that trains.
         name: What the run is called; the name of its folder if left out.
 
     Returns:
         Its id.
     """
-    tags = {**prepared.hashes, **(tags or {})}
-    run_id = tracking.start_run(name or prepared.assignment.run, params=parameters(prepared), tags=tags)
+    tags = {**prepared.hashes, **prepared.labels, **(tags or {})}
+    annotated = annotate_run(tracking, prepared.data)
+    if annotated is not None:
+        tags[ANNOTATE_RUN] = annotated
+    run_id = tracking.start_run(name or prepared.assignment.run, verb=verb, params=parameters(prepared), tags=tags)
     frame = prepared.data.training_set.frame.drop("duration_s")
     corpus, root = prepared.data.corpus.name, prepared.assignment.lake.root
-    tracking.log_dataset(run_id, frame, name=corpus, source=f"{root}/utterances/{corpus}", context="training")
+    for split in sorted(frame["split"].drop_nulls().unique(), key=lambda one: (one != "train", one)):
+        tracking.log_dataset(
+            run_id,
+            frame.filter(pl.col("split") == split),
+            name=f"{corpus} {split}",
+            source=f"{root}/utterances/{corpus}",
+            context="training" if split == "train" else split,
+        )
     return run_id
+
+
+def annotate_run(tracking: Tracking, data: TrainingInputs) -> str | None:
+    """The last annotate run that computed the corpus's annotations of today; None where none was tracked."""
+    embedded = data.conditions[0].fingerprints.get("embed") if data.conditions else None
+    if embedded is None:
+        return None
+    wanted = f"tags.`emoray.corpus` = '{data.corpus.name}' and tags.`{ANNOTATIONS}` = '{embedded}'"
+    found = tracking.client.search_runs([tracking.experiment_id], wanted, order_by=["start_time DESC"], max_results=1)
+    return str(found[0].info.run_id) if found else None
 
 
 def register(
@@ -169,8 +204,16 @@ def register(
                 facts={"MLflow run": run_id, **prepared.hashes},
                 synthetic=prepared.data.corpus.kind == "synthetic",
             )
-            made = versions.log_bundle(tracking, run_id, folder, card=card, tags=prepared.hashes)
-        tracking.log_metrics(run_id, dev, step=checkpoint.step)
+            made = log_bundle(
+                tracking,
+                run_id,
+                folder,
+                card=card,
+                tags={**prepared.hashes, **prepared.labels, **provenance.tags("train"), **_scores(dev)},
+                metrics=dev,
+                dataset=tracking.dataset(run_id, "dev"),
+                step=checkpoint.step,
+            )
     present = versions.find_alias(tracking, CHAMPION)
     if present is not None and present.uri == made.uri:
         return made, CHAMPION
@@ -223,14 +266,7 @@ def _scale(frame: pl.DataFrame) -> tuple[float, float] | None:
     return (float(pairs["scale_min"][0]), float(pairs["scale_max"][0])) if pairs.height == 1 else None
 
 
-def commit() -> str | None:
-    """Git commit of the checkout that runs, `-dirty` if it was changed; None for an installed package."""
-    folder = Path(emoray.__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+def _scores(dev: Mapping[str, float]) -> dict[str, str]:
+    """The dev figures at the fullest level, as tags of the version: its page shows tags, not metrics."""
+    last = list(dev)[-1].rpartition("/")[0] if dev else ""
+    return {f"dev.{name.rpartition('/')[2]}": f"{value:.4f}" for name, value in dev.items() if name.startswith(last)}

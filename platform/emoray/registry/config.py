@@ -23,12 +23,15 @@ class TrackingConfig(Section):
             if `uri` is an http(s) address.
         experiment: Name of the experiment.
         model_name: Name of the registered model.
+        system_metrics: Whether a training's run gets the load of its driver's machine (CPU, memory, disk, network,
+            GPUs) every ten seconds, or as `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` says. Needs psutil.
     """
 
     uri: str | None
     artifact_root: str | None
     experiment: str
     model_name: str
+    system_metrics: bool
 
 
 def tracking_uri(config: TrackingConfig, lake: Lake) -> str:

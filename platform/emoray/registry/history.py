@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
 import json
-import os
 import socket
 import tempfile
 import uuid
@@ -27,6 +25,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from emoray.errors import RegistryError
+from emoray.registry import provenance
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import Version
 
@@ -225,8 +224,8 @@ class History:
             self._client.restore_experiment(experiment.experiment_id)
         run = self._run()
         if run is None:
-            note = {MLFLOW_RUN_NOTE: _NOTE.format(model=self._tracking.model_name)}
-            self._client.create_run(experiment.experiment_id, run_name="history", tags={_RUN_TAG: "true", **note})
+            tags = {_RUN_TAG: "true", MLFLOW_RUN_NOTE: _NOTE.format(model=self._tracking.model_name)}
+            self._client.create_run(experiment.experiment_id, run_name="history", tags=provenance.tags() | tags)
             run = self._run()
             assert run is not None
         if run.info.lifecycle_stage != "active":
@@ -270,9 +269,5 @@ def attempts(entries: Sequence[Entry], challenger: Version, champion: Version) -
 
 
 def whoami() -> str:
-    """Who runs this process, as user@host; the user is that of the tracking server where one is given."""
-    try:
-        user = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    """Who runs this process, as user@host."""
+    return f"{provenance.user()}@{socket.gethostname()}"

@@ -17,8 +17,9 @@ from process_kit import until_ready
 from emoray.audio.io import decode
 from emoray.config import read_preset
 from emoray.lake.tables import Lake, LakeConfig
-from emoray.registry import pyfunc, versions
+from emoray.registry import pyfunc
 from emoray.registry.config import TrackingConfig
+from emoray.registry.publish.log import log_bundle
 from emoray.registry.tracking import connect
 from emoray.scoring.scorer import load_bundle
 
@@ -30,7 +31,7 @@ def served(tmp_path_factory):
     lake = Lake(LakeConfig(root=str(root / "lake"), storage_options={}))
     tracking = connect(TrackingConfig(**read_preset("laptop")["tracking"]), lake)
     bundle = kit.make_bundle(root / "bundle")
-    version = versions.log_bundle(tracking, tracking.start_run("first"), bundle, card="# A model", tags={})
+    version = log_bundle(tracking, tracking.start_run("first"), bundle, card="# A model", tags={})
     (root / "clips").mkdir()
     (root / "clips" / "a.wav").write_bytes(kit.wav_bytes(kit.speech()))
     with socket.socket() as probe:

@@ -106,7 +106,7 @@ def test_a_model_is_trained_promoted_and_scored_and_nothing_is_logged_twice(stor
     tracking = jobs_kit.store(config)
     points = jobs_kit.logged(tracking.client, first.run_id)
     assert sorted(step for key, step in points if key == "loss") == list(range(first.steps))
-    assert tracking.client.get_run(first.run_id).inputs.dataset_inputs[0].dataset.name == jobs_kit.CORPUS
+    assert tracking.client.get_run(first.run_id).inputs.dataset_inputs[0].dataset.name == "tiny train"
     assert store.count("model_versions") == 1
     (weights,) = [key for key in store.objects() if key.endswith("model.safetensors")]
     assert weights.startswith("mlflow/")
