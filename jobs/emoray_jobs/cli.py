@@ -159,6 +159,20 @@ def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAU
 
 
 @app.command
+def reproduce(run: str, *, common: Common = DEFAULTS) -> None:
+    """Train the model of an earlier run again, from what the run recorded, and compare. Status 1 if figures differ.
+
+    It says what differs from then: code, packages, data. It registers nothing. After a kill the same command resumes.
+
+    Args:
+        run: MLflow id of a run of emoray train; or a version: a number, an alias or models:/name/number.
+    """
+    result = _do("reproduce", common, reference=run)
+    if result is not None and not result.equal:
+        raise SystemExit(FAILURE)
+
+
+@app.command
 def protocol(
     *,
     seeds: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None,

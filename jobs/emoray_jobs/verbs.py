@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "annotate --plan": Verb("annotate.plan", ray=True, submit=True),
     "annotate --compact": Verb("annotate.compact", long=True, submit=True),
     "train": Verb("train.job", tracking=True, ray=True, long=True, submit=True),
+    "reproduce": Verb("train.reproduce", tracking=True, ray=True, long=True, submit=True),
     "protocol": Verb("protocol.job", tracking=True, ray=True, long=True, submit=True),
     "evaluate": Verb("evaluate.job", tracking=True, submit=True),
     "evaluate --compare": Verb("evaluate.compare", tracking=True, submit=True),

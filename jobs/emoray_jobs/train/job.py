@@ -109,7 +109,7 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
                 run_id = begin_run(tracking, prepared, verb="train")
                 log_setup(tracking, run_id, config.model_dump(mode="json"))
                 record.begin(run_id)
-            resumed_at = _train(lake, config.cluster, prepared, record, tracking, stack)
+            resumed_at = train_to_the_end(lake, config.cluster, prepared, record, tracking, stack)
             checkpoint = Checkpoint.latest(lake, record.run)
             assert checkpoint is not None, "training ends with a checkpoint"
             with spinner("registering the model"):
@@ -138,7 +138,7 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
     )
 
 
-def _train(
+def train_to_the_end(
     lake: Lake,
     cluster: ClusterConfig,
     prepared: PreparedRun,
@@ -146,7 +146,7 @@ def _train(
     tracking: Tracking,
     stack: contextlib.ExitStack,
 ) -> int | None:
-    """Have the workers run to the end.
+    """Have the workers of a run that has begun train to the end, and log its metrics.
 
     Returns:
         The step that they went on from; None for a new run.

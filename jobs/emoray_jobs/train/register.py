@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from torch import nn
 
 from emoray.evaluation import conformal
 from emoray.evaluation.summary import LEVELS
@@ -223,22 +224,32 @@ def register(
     return made, CHALLENGER
 
 
-def _bundle(
-    folder: Path, prepared: PreparedRun, checkpoint: Checkpoint, conformal_level: float
-) -> tuple[Path, dict[str, float]]:
+def dev_results(
+    prepared: PreparedRun, checkpoint: Checkpoint
+) -> tuple[nn.Module, dict[str, pl.DataFrame], dict[str, float]]:
+    """The model with the weights of the best epoch, what it predicts for dev at each level, and its figures there."""
     spec, training_set = prepared.assignment, prepared.data.training_set
     model = build(spec.model)
     assert checkpoint.best is not None, "a finished run has a best epoch"
     load_trained_weights(model, checkpoint.best)
     levels, dev = levels_of(spec.model, training_set.conditions), training_set.ids("dev")
     frames = predict_levels(model, training_set, dev, levels if dev else (), spec.launch)
-    _, calibrating = training_set.halves(dev, dialogues=isinstance(model, OVER_DIALOGUES))
     metrics = {
         f"dev/{level}/{name}": value
         for level, frame in frames.items()
         for name, value in summarise(frame, training_set.classes).items()
         if name != "score"
     }
+    return model, frames, metrics
+
+
+def _bundle(
+    folder: Path, prepared: PreparedRun, checkpoint: Checkpoint, conformal_level: float
+) -> tuple[Path, dict[str, float]]:
+    spec, training_set = prepared.assignment, prepared.data.training_set
+    model, frames, metrics = dev_results(prepared, checkpoint)
+    dev = training_set.ids("dev")
+    _, calibrating = training_set.halves(dev, dialogues=isinstance(model, OVER_DIALOGUES))
     half_widths: conformal.HalfWidths = {}
     every = interval_levels(spec.model, training_set.conditions) if dev else ()
     others = [name for name in every if name not in frames]
