@@ -23,6 +23,9 @@ class TrackingConfig(Section):
             if `uri` is an http(s) address.
         experiment: Name of the experiment.
         model_name: Name of the registered model.
+        share_files: Whether a new version's text encoder and frozen weights are stored once for all versions. Such a
+            version loads where the tracking store can be reached; false: each holds a copy, for images that are made of
+            it.
         system_metrics: Whether a training's run gets the load of its driver's machine (CPU, memory, disk, network,
             GPUs) every ten seconds, or as `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` says. Needs psutil.
     """
@@ -31,6 +34,7 @@ class TrackingConfig(Section):
     artifact_root: str | None
     experiment: str
     model_name: str
+    share_files: bool
     system_metrics: bool
 
 

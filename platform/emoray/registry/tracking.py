@@ -59,6 +59,7 @@ class Tracking:
         experiment_id: Experiment of new runs.
         model_name: Name of the registered model.
         system_metrics: Whether `running` measures the load of this machine.
+        share_files: Whether new versions share their text encoder and frozen weights.
     """
 
     uri: str
@@ -66,6 +67,7 @@ class Tracking:
     experiment_id: str
     model_name: str
     system_metrics: bool = False
+    share_files: bool = True
 
     def start_run(
         self,
@@ -225,7 +227,14 @@ def connect(config: TrackingConfig, lake: Lake) -> Tracking:
             remedy="Start the MLflow server, or fix tracking.uri",
             kind="tracking_unreachable",
         ) from error
-    return Tracking(uri, client, experiment_id, config.model_name, config.system_metrics)
+    return Tracking(
+        uri,
+        client,
+        experiment_id,
+        config.model_name,
+        system_metrics=config.system_metrics,
+        share_files=config.share_files,
+    )
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from emoray.errors import InputError, RegistryError
 from emoray.lake.atomic import atomic_folder
 from emoray.lake.tables import Lake
+from emoray.registry.publish import shared
 from emoray.registry.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -206,7 +207,16 @@ def fetch(tracking: Tracking, version: Version, cache_dir: str | Path | None = N
 
 
 def model_folder(tracking: Tracking, version: Version, cache_dir: str | Path | None = None) -> Path:
-    """The version's whole MLflow model as a local folder; see `fetch`."""
+    """The version's whole MLflow model as a local folder; see `fetch`. Files that it shares are fetched too."""
+    folder = _own_folder(tracking, version, cache_dir)
+    try:
+        shared.ensure(folder / "artifacts" / "bundle", tracking.client)
+    except (MlflowException, OSError) as error:
+        raise _not_fetched(version, error) from error
+    return folder
+
+
+def _own_folder(tracking: Tracking, version: Version, cache_dir: str | Path | None) -> Path:
     try:
         address = tracking.client.get_model_version_download_uri(version.name, version.version)
         local = _local_path(address)
@@ -223,12 +233,16 @@ def model_folder(tracking: Tracking, version: Version, cache_dir: str | Path | N
             mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=draft, tracking_uri=tracking.uri)
         return final
     except (MlflowException, FileNotFoundError) as error:
-        raise RegistryError(
-            f"the files of version {version.version} cannot be fetched: {error}",
-            where=version.source,
-            remedy="Restore the artifact folder, or choose another version",
-            kind="version_files_missing",
-        ) from error
+        raise _not_fetched(version, error) from error
+
+
+def _not_fetched(version: Version, error: Exception) -> RegistryError:
+    return RegistryError(
+        f"the files of version {version.version} cannot be fetched: {error}",
+        where=version.source,
+        remedy="Restore the artifact folder, or choose another version",
+        kind="version_files_missing",
+    )
 
 
 def load(

@@ -22,11 +22,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NOTE
 import emoray
 from emoray.audio import moonshine
 from emoray.registry import example
+from emoray.registry.publish import shared
 from emoray.registry.tracking import Dataset, Tracking
 from emoray.registry.versions import Version, version_of
 
 if TYPE_CHECKING:
     from emoray.models.config import ModelConfig
+    from emoray.scoring.bundle import Bundle
 
 CARD = "model_card.md"
 #: MLflow's limit of a version's description.
@@ -93,8 +95,11 @@ def log_bundle(
     scorer = load_bundle(bundle)
     name = scorer.bundle.config.name
     model_id = _logged_before(tracking, run_id, name) or _log_model(
-        run_id, bundle, config=scorer.bundle.config, card=card, step=step
+        tracking, run_id, bundle, scorer.bundle, card=card, step=step
     )
+    files = tracking.client.get_logged_model(model_id).tags.get(shared.HASH)
+    if files is not None:
+        tags = {**tags, shared.HASH: files}
     tracking.log_once(run_id, metrics or {}, step, dataset=dataset, model_id=model_id)
     tracking.set_tags(run_id, {MLFLOW_RUN_NOTE: card})
     tracking.client.set_logged_model_tags(model_id, {MLFLOW_RUN_NOTE: card, **tags})
@@ -120,7 +125,7 @@ def pip_requirements(config: ModelConfig) -> list[str]:
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed]
 
 
-def _log_model(run_id: str, bundle: str | Path, *, config: ModelConfig, card: str, step: int) -> str:
+def _log_model(tracking: Tracking, run_id: str, folder: str | Path, bundle: Bundle, *, card: str, step: int) -> str:
     """Log the MLflow model and return its id."""
     from emoray.registry.pyfunc import SIGNATURE, data_uri
 
@@ -129,18 +134,23 @@ def _log_model(run_id: str, bundle: str | Path, *, config: ModelConfig, card: st
         card_path = Path(work) / CARD
         card_path.write_text(card, encoding="utf-8")
         staged = Path(work) / "bundle"
-        _link_tree(Path(bundle), staged)
+        _link_tree(Path(folder), staged)
+        files: list[str] = []
+        if tracking.share_files:
+            root = tracking.client.get_experiment(tracking.experiment_id).artifact_location
+            files = shared.share(tracking.client, staged, bundle.model, root)
         with _active(run_id), _without_bytecode():
             info = mlflow.pyfunc.log_model(
-                name=config.name,
+                name=bundle.config.name,
                 python_model=str(Path(emoray.__file__).parent / "registry" / "model_script.py"),
                 artifacts={"bundle": str(staged), "card": str(card_path)},
                 code_paths=[str(code)],
-                pip_requirements=pip_requirements(config),
+                pip_requirements=pip_requirements(bundle.config),
                 signature=SIGNATURE,
                 model_config={"addresses": []},  # MLflow lets whoever loads the model change only keys that are there
                 input_example=pd.DataFrame({"audio": [data_uri(example.wav())]}),
                 step=step,
+                tags={shared.HASH: ",".join(files)} if files else None,
             )
     return str(info.model_id)
 
