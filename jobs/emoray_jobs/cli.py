@@ -263,6 +263,7 @@ def promote(
     version: str | None = None,
     first: bool = False,
     dry_run: bool = False,
+    refusal_is_success: bool = False,
     explain: int | None = None,
     json: bool = False,
     common: Common = DEFAULTS,
@@ -273,6 +274,7 @@ def promote(
         version: Version to promote: a number, an alias or models:/name/number; the challenger if left out.
         first: Let it in although the champion's alias is missing, with nothing to compare with.
         dry_run: Judge and print, and leave the champion as it is; it counts as an attempt.
+        refusal_is_success: End with status 0 if the gate refuses: for job systems that take any other for a failed job.
         explain: Instead: print a decision of the past, by its number in emoray history.
         json: Print JSON.
     """
@@ -281,7 +283,7 @@ def promote(
         _do("promote --explain", common, render=shown, number=explain)
         return
     result = _do("promote", common, render=shown, version=version, first=first, dry_run=dry_run)
-    if result is not None and not result.passed:
+    if result is not None and not result.passed and not refusal_is_success:
         raise SystemExit(REFUSED)
 
 
@@ -461,6 +463,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILURE
     except Exception as error:
+        if (lost := _tracking_lost(error)) is not None:
+            return _fail(str(lost), FAILURE, debug)
         hint = "" if debug else ". This should not happen: run it again with --debug for the trace"
         return _fail(f"{type(error).__name__}: {error}{hint}", FAILURE, debug)
     return 0
@@ -504,6 +508,17 @@ def _load(common: Common) -> Config:
     from emoray_jobs.config import Config
 
     return load(Config, preset=common.preset, file=common.config, overrides=common.set)
+
+
+def _tracking_lost(error: Exception) -> EmorayError | None:
+    """The error to show where a tracking server went away in the middle; None where that is not what happened."""
+    if "emoray.registry.reach" not in sys.modules:
+        return None
+    import mlflow
+
+    from emoray.registry.reach import is_lost, lost_error
+
+    return lost_error(mlflow.get_tracking_uri(), error) if is_lost(error) else None
 
 
 def _fail(text: str, status: int, debug: bool) -> int:

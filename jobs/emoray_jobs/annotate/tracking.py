@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,6 @@ from emoray_jobs.progress import spinner
 
 log = logging.getLogger(__name__)
 WIDTH = 140
-#: MLflow itself would try for minutes.
-MLFLOW_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 def track(
@@ -37,7 +32,7 @@ def track(
         status: FINISHED, or FAILED for a run over its error budget.
     """
     try:
-        with _short_mlflow_timeouts(), spinner("logging the summary to MLflow"):
+        with spinner("logging the summary to MLflow"):
             _log(tracking, lake, annotate, result, status)
     except Exception as error:
         log.warning("the summary could not be logged: %s", error)
@@ -62,18 +57,6 @@ def _log(tracking: TrackingConfig, lake: Lake, annotate: AnnotateConfig, result:
             Console(file=file, width=WIDTH).print(render(result))
         store.log_folder(run_id, folder, "summary")
     store.end_run(run_id, status)
-
-
-@contextlib.contextmanager
-def _short_mlflow_timeouts() -> Iterator[None]:
-    """Keep a server that is away from holding up the job for minutes, unless the user said how long to try."""
-    own = {name: value for name, value in MLFLOW_TIMEOUTS.items() if name not in os.environ}
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        for name in own:
-            del os.environ[name]
 
 
 def metrics(result: AnnotateResult) -> dict[str, float]:

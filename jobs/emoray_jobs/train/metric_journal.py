@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from emoray.training.checkpoint import checkpoint_steps
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 #: MLflow takes so many metrics in one request (and, on a database, in one transaction).
 BATCH = 1000
@@ -116,7 +119,15 @@ class MetricJournalReader:
 
         def follow() -> None:
             while not stop.wait(pause):
-                self.poll()
+                try:
+                    self.poll()
+                except Exception as error:
+                    from emoray.registry.reach import is_lost
+
+                    if not is_lost(error):
+                        raise
+                    # Training goes on, and what could not be logged is tried again.
+                    log.warning("the tracking server does not answer; the metrics wait beside the checkpoints")
 
         self.poll()
         with ThreadPoolExecutor(1, thread_name_prefix="journal") as executor:

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from emoray.errors import RegistryError
 from emoray.registry import provenance
+from emoray.registry.reach import is_lost, lost_error
 from emoray.registry.tracking import Tracking
 
 CONFIGURATION, PACKAGES = "setup/configuration.yaml", "setup/requirements.txt"
@@ -42,6 +43,8 @@ def read_setup(tracking: Tracking, run_id: str) -> tuple[dict[str, Any], list[st
                 for name in (CONFIGURATION, PACKAGES)
             ]
         except (MlflowException, OSError) as error:
+            if is_lost(error):
+                raise lost_error(tracking.uri, error) from error
             raise RegistryError(
                 f"run {run_id} has no {CONFIGURATION}: {error}",
                 where=tracking.uri,

@@ -26,6 +26,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from emoray.errors import RegistryError
 from emoray.registry import provenance
+from emoray.registry.reach import is_lost, lost_error
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import Version
 
@@ -151,7 +152,9 @@ class History:
             value = _line(dataclasses.replace(entry, command=entry.command[:200], facts={"note": "see the record"}))
         try:
             self._client.log_param(run.info.run_id, f"{number:06d}", value)
-        except MlflowException:
+        except MlflowException as error:
+            if is_lost(error):
+                raise
             there = self._client.get_run(run.info.run_id).data.params.get(f"{number:06d}")
             if there is None:
                 raise
@@ -189,6 +192,8 @@ class History:
                 local = self._client.download_artifacts(run.info.run_id, path, work)
                 found: dict[str, Any] = json.loads(Path(local).read_text(encoding="utf-8"))
             except (MlflowException, OSError, ValueError) as error:
+                if is_lost(error):
+                    raise lost_error(self._tracking.uri, error) from error
                 raise RegistryError(
                     f"the decision cannot be read: {error}",
                     where=f"{run.info.artifact_uri}/{path}",

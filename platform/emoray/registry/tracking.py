@@ -28,6 +28,7 @@ from emoray.errors import RegistryError, ServiceError, StoppedError
 from emoray.lake.tables import Lake
 from emoray.registry import provenance
 from emoray.registry.config import TRACKING_URI, TrackingConfig, tracking_uri
+from emoray.registry.reach import is_lost, lost_error
 
 __all__ = ["Tracking", "TrackingConfig", "connect", "tracking_uri"]
 
@@ -101,6 +102,8 @@ class Tracking:
             with _system_metrics(self, run_id) if self.system_metrics else contextlib.nullcontext():
                 yield
         except BaseException as error:
+            if is_lost(error):  # the run stays RUNNING: the same command goes on with it
+                raise
             failed = isinstance(error, Exception) and not isinstance(error, StoppedError)
             self.client.set_terminated(run_id, "FAILED" if failed else "KILLED")
             raise
@@ -114,7 +117,9 @@ class Tracking:
         """Whether the store knows the run (and it was not deleted)."""
         try:
             return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException:
+        except MlflowException as error:
+            if is_lost(error):
+                raise lost_error(self.uri, error) from error
             return False
 
     def set_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
@@ -221,6 +226,8 @@ def connect(config: TrackingConfig, lake: Lake) -> Tracking:
     except (RestException, RegistryError):
         raise
     except Exception as error:
+        if is_lost(error):
+            raise lost_error(uri, error) from error
         raise ServiceError(
             f"cannot open the tracking store: {error}",
             where=uri,

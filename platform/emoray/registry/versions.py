@@ -17,10 +17,11 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from emoray.errors import InputError, RegistryError
+from emoray.errors import EmorayError, InputError, RegistryError
 from emoray.lake.atomic import atomic_folder
 from emoray.lake.tables import Lake
 from emoray.registry.publish import shared
+from emoray.registry.reach import is_lost, lost_error, patient
 from emoray.registry.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def model_folder(tracking: Tracking, version: Version, cache_dir: str | Path | N
     try:
         shared.ensure(folder / "artifacts" / "bundle", tracking.client)
     except (MlflowException, OSError) as error:
-        raise _not_fetched(version, error) from error
+        raise _not_fetched(tracking, version, error) from error
     return folder
 
 
@@ -229,14 +230,16 @@ def _own_folder(tracking: Tracking, version: Version, cache_dir: str | Path | No
         final = root / version.name / f"{version.version}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
         if final.is_dir():
             return final
-        with atomic_folder(final, replace=False) as draft:
+        with atomic_folder(final, replace=False) as draft, patient():
             mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=draft, tracking_uri=tracking.uri)
         return final
     except (MlflowException, FileNotFoundError) as error:
-        raise _not_fetched(version, error) from error
+        raise _not_fetched(tracking, version, error) from error
 
 
-def _not_fetched(version: Version, error: Exception) -> RegistryError:
+def _not_fetched(tracking: Tracking, version: Version, error: Exception) -> EmorayError:
+    if is_lost(error):
+        return lost_error(tracking.uri, error)
     return RegistryError(
         f"the files of version {version.version} cannot be fetched: {error}",
         where=version.source,

@@ -16,13 +16,14 @@ from error_kit import of_kind
 from emoray.config import read_preset
 from emoray.errors import ConfigError, RegistryError
 from emoray.lake.tables import Lake, LakeConfig
-from emoray.registry import champion, clean_process, example, pyfunc, versions
+from emoray.registry import champion, clean_process, pyfunc, versions
 from emoray.registry.card import model_card
 from emoray.registry.champion import champions
 from emoray.registry.config import TrackingConfig
 from emoray.registry.gate import Check, Decision, Latency, measure_latency
 from emoray.registry.history import History
 from emoray.registry.promotion import promote, rollback
+from emoray.registry.publish import example
 from emoray.registry.publish.log import CARD, log_bundle, pip_requirements
 from emoray.registry.tracking import connect, tracking_uri
 from emoray.scoring.bundle import open_bundle

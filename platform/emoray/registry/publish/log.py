@@ -21,8 +21,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NOTE
 
 import emoray
 from emoray.audio import moonshine
-from emoray.registry import example
-from emoray.registry.publish import shared
+from emoray.registry.publish import example, shared
+from emoray.registry.reach import is_lost, patient
 from emoray.registry.tracking import Dataset, Tracking
 from emoray.registry.versions import Version, version_of
 
@@ -139,7 +139,7 @@ def _log_model(tracking: Tracking, run_id: str, folder: str | Path, bundle: Bund
         if tracking.share_files:
             root = tracking.client.get_experiment(tracking.experiment_id).artifact_location
             files = shared.share(tracking.client, staged, bundle.model, root)
-        with _active(run_id), _without_bytecode():
+        with _active(run_id), _without_bytecode(), patient():
             info = mlflow.pyfunc.log_model(
                 name=bundle.config.name,
                 python_model=str(Path(emoray.__file__).parent / "registry" / "model_script.py"),
@@ -181,8 +181,13 @@ def _active(run_id: str) -> Iterator[None]:
         return
     client = mlflow.MlflowClient()
     before = client.get_run(run_id).info.status
-    with mlflow.start_run(run_id=run_id, nested=current is not None):
-        yield
+    try:
+        with mlflow.start_run(run_id=run_id, nested=current is not None):
+            yield
+    except BaseException as error:
+        if not is_lost(error):
+            client.update_run(run_id, status=before)
+        raise
     if before != "FINISHED":
         client.update_run(run_id, status=before)
 

@@ -20,6 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from emoray.errors import RegistryError
 from emoray.lake.atomic import atomic_folder
 from emoray.registry import provenance
+from emoray.registry.reach import patient
 from emoray.scoring.shared_files import (
     FROZEN,
     FROZEN_WEIGHTS,
@@ -112,7 +113,8 @@ def ensure(bundle: Path, client: mlflow.MlflowClient | None = None) -> None:
                 kind="shared_files_missing",
             )
         with atomic_folder(cache_folder(reference["hash"])) as draft:
-            folder = Path(client.download_artifacts(run.info.run_id, _FOLDER, draft))
+            with patient():
+                folder = Path(client.download_artifacts(run.info.run_id, _FOLDER, draft))
             if folder_hash(folder) != reference["hash"]:
                 raise RegistryError(
                     f"the files of {name} are not those that the version was registered with",
@@ -152,5 +154,6 @@ def _store(client: mlflow.MlflowClient, name: str, hashed: str, folder: Path, ro
         client.restore_experiment(experiment.experiment_id)
     tags = {**provenance.tags(), HASH: hashed, MLFLOW_RUN_NOTE: _NOTE.format(name=name)}
     run = client.create_run(experiment.experiment_id, run_name=f"{name} {hashed[:8]}", tags=tags)
-    client.log_artifacts(run.info.run_id, str(folder), _FOLDER)
+    with patient():
+        client.log_artifacts(run.info.run_id, str(folder), _FOLDER)
     client.set_terminated(run.info.run_id)  # only a finished one counts
