@@ -40,6 +40,8 @@ app = App(
 )
 corpus_app = App(name="corpus", help="Import a corpus, look at it, list what there is.")
 app.command(corpus_app)
+lake_app = App(name="lake", help="Care for the lake: tables, audio and artifacts under one root.")
+app.command(lake_app)
 
 COMMON = Group("Configuration", sort_key=100)
 
@@ -109,6 +111,18 @@ def corpus_stats(*, common: Common = DEFAULTS) -> None:
 def corpus_list(*, common: Common = DEFAULTS) -> None:
     """The corpora of the lake."""
     _do("corpus list", common)
+
+
+@lake_app.command(name="rehome")
+def lake_rehome(*, before: str | None = None, common: Common = DEFAULTS) -> None:
+    """Let a lake that was moved or copied name itself again: addresses of audio and, in its MLflow store, of artifacts.
+
+    Without it a copy would read the original's audio and write into the original's artifacts.
+
+    Args:
+        before: Where the lake lay; what its MLflow store says if left out.
+    """
+    _do("lake rehome", common, before=before)
 
 
 @app.command

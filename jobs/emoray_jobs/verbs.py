@@ -35,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "corpus import": Verb("corpus.import_file", local_files=True, submit=True),
     "corpus stats": Verb("corpus.job", "stats", submit=True),
     "corpus list": Verb("corpus.job", "listing", submit=True),
+    "lake rehome": Verb("rehome"),
     "annotate": Verb("annotate.job", tracking=True, ray=True, long=True, submit=True),
     "annotate --plan": Verb("annotate.plan", ray=True, submit=True),
     "annotate --compact": Verb("annotate.compact", long=True, submit=True),

@@ -12,6 +12,8 @@ from emoray.errors import ConfigError
 from emoray.lake.tables import Lake
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
+#: Folder of artifacts in a lake that has the store too.
+LOCAL_ARTIFACTS = "mlartifacts"
 
 
 class TrackingConfig(Section):

@@ -27,7 +27,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from emoray.errors import RegistryError, ServiceError, StoppedError
 from emoray.lake.tables import Lake
 from emoray.registry import provenance
-from emoray.registry.config import TRACKING_URI, TrackingConfig, tracking_uri
+from emoray.registry.config import LOCAL_ARTIFACTS, TRACKING_URI, TrackingConfig, tracking_uri
 from emoray.registry.reach import is_lost, lost_error
 
 __all__ = ["Tracking", "TrackingConfig", "connect", "tracking_uri"]
@@ -213,7 +213,7 @@ def connect(config: TrackingConfig, lake: Lake) -> Tracking:
     Raises:
         ConfigError: See `tracking_uri`.
         ServiceError: The store cannot be reached or opened.
-        RegistryError: The experiment was deleted.
+        RegistryError: The experiment was deleted, or the lake was moved (`moved_lake`).
     """
     uri = tracking_uri(config, lake)
     try:
@@ -266,7 +266,7 @@ def _experiment(client: MlflowClient, config: TrackingConfig, lake: Lake, uri: s
     if found is None:
         root = config.artifact_root
         if root is None and not uri.startswith("http"):
-            root = lake.uri("mlartifacts")
+            root = lake.uri(LOCAL_ARTIFACTS)
         try:
             return str(client.create_experiment(config.experiment, artifact_location=root))
         except MlflowException as error:
@@ -281,7 +281,26 @@ def _experiment(client: MlflowClient, config: TrackingConfig, lake: Lake, uri: s
             remedy="Restore it (mlflow experiments restore) or set tracking.experiment",
             kind="deleted_experiment",
         )
+    _assert_at_home(str(found.artifact_location), config, lake, uri)
     return str(found.experiment_id)
+
+
+def _assert_at_home(artifacts: str, config: TrackingConfig, lake: Lake, uri: str) -> None:
+    """Refuse the store of a lake that was moved or copied: it would write into the lake that it came from.
+
+    Raises:
+        RegistryError: The store in the lake has its artifacts in another lake (`moved_lake`).
+    """
+    if config.artifact_root is not None or uri != f"sqlite:///{lake.path('mlflow.db')}":
+        return
+    former, own = artifacts.removesuffix(f"/{LOCAL_ARTIFACTS}"), os.path.realpath(lake.root)
+    if former != artifacts and os.path.realpath(former) != own:
+        raise RegistryError(
+            f"this lake lay at {former}, where its MLflow store would read and write",
+            where=lake.root,
+            remedy="Let it name itself again: emoray lake rehome",
+            kind="moved_lake",
+        )
 
 
 @contextlib.contextmanager

@@ -146,7 +146,7 @@ def test_shared_files_lie_on_s3_once_and_are_fetched_through_the_server(store, c
         folder = scoring_kit.make_bundle(tmp_path / f"b{seed}", seed=seed)
         made.append(log_bundle(tracking, tracking.start_run("made"), folder, card="# A model", tags={}))
     assert len([key for key in store.objects() if key.endswith("files/model.safetensors")]) == 1
-    assert not [key for key in store.objects() if "text_encoder" in key]
+    assert not [key for key in store.objects() if "bundle/text_encoder" in key]
     monkeypatch.setattr(shared_files, "PACKAGED", {})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for seed, version in enumerate(made):
