@@ -42,6 +42,8 @@ corpus_app = App(name="corpus", help="Import a corpus, look at it, list what the
 app.command(corpus_app)
 lake_app = App(name="lake", help="Care for the lake: tables, audio and artifacts under one root.")
 app.command(lake_app)
+registry_app = App(name="registry", help="Care for the model registry: versions, their files, checkpoints.")
+app.command(registry_app)
 
 COMMON = Group("Configuration", sort_key=100)
 
@@ -320,6 +322,19 @@ def history(*, json: bool = False, common: Common = DEFAULTS) -> None:
         json: Print JSON.
     """
     _do("history", common, render="to_json" if json else "render")
+
+
+@registry_app.command(name="prune")
+def registry_prune(*, yes: bool = False, keep: int | None = None, common: Common = DEFAULTS) -> None:
+    """Versions and checkpoints that nobody needs: says which, and removes them with --yes.
+
+    Versions with an alias, those that ever were champion, and the newest stay.
+
+    Args:
+        yes: Remove them.
+        keep: How many of the newest versions stay in any case; tracking.keep_versions if left out.
+    """
+    _do("registry prune", common, yes=yes, keep=keep)
 
 
 @app.command

@@ -51,6 +51,7 @@ VERBS: dict[str, Verb] = {
     "promote --explain": Verb("promote.history", tracking=True, submit=True),
     "rollback": Verb("promote.job", "rollback", tracking=True, submit=True),
     "history": Verb("promote.history", "listing", tracking=True, submit=True),
+    "registry prune": Verb("prune", tracking=True, submit=True),
     "serve": Verb("serve", tracking=True, ray=True),
     "score": Verb("score.job", tracking=True, ray=True, local_files=True, long=True, submit=True),
     "enrol": Verb("enrol", tracking=True, local_files=True, submit=True),

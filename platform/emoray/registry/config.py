@@ -25,6 +25,7 @@ class TrackingConfig(Section):
             if `uri` is an http(s) address.
         experiment: Name of the experiment.
         model_name: Name of the registered model.
+        keep_versions: How many of the newest versions `emoray registry prune` keeps besides those that it must.
         share_files: Whether a new version's text encoder and frozen weights are stored once for all versions. Such a
             version loads where the tracking store can be reached; false: each holds a copy, for images that are made of
             it.
@@ -36,6 +37,7 @@ class TrackingConfig(Section):
     artifact_root: str | None
     experiment: str
     model_name: str
+    keep_versions: NonNegativeInt
     share_files: bool
     system_metrics: bool
 

@@ -220,7 +220,7 @@ def model_folder(tracking: Tracking, version: Version, cache_dir: str | Path | N
 def _own_folder(tracking: Tracking, version: Version, cache_dir: str | Path | None) -> Path:
     try:
         address = tracking.client.get_model_version_download_uri(version.name, version.version)
-        local = _local_path(address)
+        local = local_path(address)
         if local is not None:
             if not (local / "MLmodel").is_file():
                 raise FileNotFoundError(local)
@@ -268,7 +268,8 @@ def load(
     return scorer
 
 
-def _local_path(address: str) -> Path | None:
+def local_path(address: str) -> Path | None:
+    """The folder of an artifact address on a disk of this machine; None for one elsewhere."""
     parsed = urlparse(address)
     if parsed.scheme == "file":
         return Path(url2pathname(parsed.path))

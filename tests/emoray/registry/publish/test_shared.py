@@ -92,7 +92,7 @@ def test_files_that_are_gone_or_changed_are_named(tracking, logged, elsewhere):
     with pytest.raises(RegistryError, match="share_files", check=of_kind("shared_files_missing")):
         versions.fetch(tracking, logged)
     tracking.client.restore_run(run.info.run_id)
-    settings = versions._local_path(run.info.artifact_uri) / "files" / "config.json"
+    settings = versions.local_path(run.info.artifact_uri) / "files" / "config.json"
     text = settings.read_text()
     settings.write_text(text.replace("{", "{ ", 1))
     with pytest.raises(RegistryError, check=of_kind("changed_files")):
