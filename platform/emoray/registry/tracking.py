@@ -37,6 +37,9 @@ _VALUE_CHARACTERS = 5000
 _BATCH = 100
 _METRICS = 1000
 
+#: Tag by which MLflow's pages show runs and models first, instead of asking what the experiment is for.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+
 log = logging.getLogger(__name__)
 
 for _noisy in ("mlflow", "alembic"):
@@ -268,7 +271,7 @@ def _experiment(client: MlflowClient, config: TrackingConfig, lake: Lake, uri: s
         if root is None and not uri.startswith("http"):
             root = lake.uri(LOCAL_ARTIFACTS)
         try:
-            return str(client.create_experiment(config.experiment, artifact_location=root))
+            return str(client.create_experiment(config.experiment, artifact_location=root, tags=_KIND))
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise
