@@ -31,6 +31,13 @@ from emoray.registry.versions import resolve
 
 WIDTH, HEIGHT, SCALE = 1360, 1000, 1.0
 START_S = 120.0
+#: MLflow opens its assistant beside each page.
+CLOSE_ASSISTANT = """
+const title = [...document.querySelectorAll('*')].filter(one => one.textContent.trim() === 'MLflow Assistant').pop();
+let panel = title;
+while (panel && panel.querySelectorAll('button').length < 3) panel = panel.parentElement;
+if (panel) panel.querySelectorAll('button')[2].click();
+"""
 #: MLflow draws its pages in several steps after their last request: as long as nothing changed for so many looks.
 STILL_LOOKS = 15
 
@@ -69,6 +76,7 @@ async def shoot(tab: Tab, url: str, name: str, expected: str, height: int = HEIG
     await tab.call("Page.navigate", url="about:blank")  # MLflow's pages differ in their fragment alone
     await tab.open(url)
     await tab.until(f"document.body.innerText.includes({expected!r})", timeout_s=120)
+    await tab.evaluate(CLOSE_ASSISTANT)
     before, still = "", 0
     while still < STILL_LOOKS:
         await asyncio.sleep(0.2)
@@ -84,9 +92,9 @@ async def take(tracking: Tracking, reference: str, url: str) -> None:
     experiment = tracking.client.get_run(version.run_id).info.experiment_id
     async with new_tab() as tab:
         run = f"{url}/#/experiments/{experiment}/runs/{version.run_id}"
-        await shoot(tab, run, "mlflow-run", "emoray.corpus")
+        await shoot(tab, run, "mlflow-run", "emoray.corpus", 1300)
         model = f"{url}/#/experiments/{experiment}/models/{version.model_id}"
-        await shoot(tab, model, "mlflow-model", "dev/")
+        await shoot(tab, model, "mlflow-model", "dev/", 2400)
         page = f"{url}/#/models/{version.name}/versions/{version.version}"
         await shoot(tab, page, "mlflow-version", "emoray.corpus")
 

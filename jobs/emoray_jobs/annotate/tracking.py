@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import to_json
 from rich.console import Console
 
+from emoray.digest import digest
 from emoray.lake.tables import Lake
 from emoray.registry.config import TrackingConfig
 from emoray.stages.config import AnnotateConfig
@@ -48,7 +49,7 @@ def _log(tracking: TrackingConfig, lake: Lake, annotate: AnnotateConfig, result:
         "norms": result.norms_hash,
         "annotate": annotate.model_dump(mode="json"),
     }
-    tags = {"emoray.corpus": result.corpus, ANNOTATIONS: result.fingerprints["embed"]}
+    tags = {"emoray.corpus": result.corpus, ANNOTATIONS: digest(result.fingerprints)}
     run_id = store.start_run(f"annotate {result.corpus}", verb="annotate", params=params, tags=tags)
     store.log_metrics(run_id, metrics(result))
     with tempfile.TemporaryDirectory(prefix="emoray-summary-") as folder:

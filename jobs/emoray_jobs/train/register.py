@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from torch import nn
 
+from emoray.digest import digest
 from emoray.evaluation import conformal
 from emoray.evaluation.summary import LEVELS
 from emoray.models.batch import LEVELS as SETS
@@ -166,10 +167,10 @@ def begin_run(
 
 def annotate_run(tracking: Tracking, data: TrainingInputs) -> str | None:
     """The last annotate run that computed the corpus's annotations of today; None where none was tracked."""
-    embedded = data.conditions[0].fingerprints.get("embed") if data.conditions else None
-    if embedded is None:
+    if not data.conditions:
         return None
-    wanted = f"tags.`emoray.corpus` = '{data.corpus.name}' and tags.`{ANNOTATIONS}` = '{embedded}'"
+    annotations = digest(data.conditions[0].fingerprints)
+    wanted = f"tags.`emoray.corpus` = '{data.corpus.name}' and tags.`{ANNOTATIONS}` = '{annotations}'"
     found = tracking.client.search_runs([tracking.experiment_id], wanted, order_by=["start_time DESC"], max_results=1)
     return str(found[0].info.run_id) if found else None
 
