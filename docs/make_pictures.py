@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import io
 import itertools
 import os
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +82,19 @@ class Tab:
         await self.call("Page.navigate", url=url)
         await self.until(f"document.readyState === 'complete' && location.href.startsWith({url!r})")
 
+    async def size(self, width: int, height: int, scale: float) -> None:
+        """Set the size of the page, and how many dots a pixel has in each direction."""
+        size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
+        await self.call("Emulation.setDeviceMetricsOverride", **size)
+
     async def picture(self, path: Path, until: str) -> None:
         """Store the page down to the end of an element (a CSS selector), as a PNG of few colours."""
         end = await self.evaluate(f"document.querySelector('{until}').getBoundingClientRect().bottom + scrollY")
-        clip = {"x": 0, "y": 0, "width": WIDTH, "height": end + MARGIN, "scale": 1}
+        await self.store(path, WIDTH, end + MARGIN)
+
+    async def store(self, path: Path, width: float, height: float) -> None:
+        """Store the upper left part of the page, as a PNG of few colours."""
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
         shot = await self.call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
         image = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
         image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
@@ -124,26 +135,51 @@ async def scored_page(tab: Tab, recording: Path, fields: dict[str, str], url: st
     await tab.until(READY)
 
 
-async def take(lake: Lake, arguments: argparse.Namespace, port: int) -> None:
+async def take(lake: Lake, arguments: argparse.Namespace) -> None:
     """Take both pictures."""
-    async with aiohttp.ClientSession() as session:
-        async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as reply:
-            address = (await reply.json())["webSocketDebuggerUrl"]
-        async with session.ws_connect(address, max_msg_size=0) as socket:
-            tab = Tab(socket)
-            size = {"width": WIDTH, "height": 900, "deviceScaleFactor": 1.5, "mobile": False}
-            await tab.call("Emulation.setDeviceMetricsOverride", **size)
-            with tempfile.TemporaryDirectory(prefix="emoray-picture-") as folder:
-                recording, fields = two_clips(lake, arguments.corpus, Path(folder))
-                await scored_page(tab, recording, fields, arguments.url.rstrip("/"))
-            await tab.picture(FOLDER / "page.png", until="#why")
-            report = lake.path("reports", arguments.model, arguments.version, "test", "report.html")
-            await tab.open(Path(report).absolute().as_uri())
-            await tab.picture(FOLDER / "report.png", until="figure")
+    async with new_tab() as tab:
+        await tab.size(WIDTH, 900, 1.5)
+        with tempfile.TemporaryDirectory(prefix="emoray-picture-") as folder:
+            recording, fields = two_clips(lake, arguments.corpus, Path(folder))
+            await scored_page(tab, recording, fields, arguments.url.rstrip("/"))
+        await tab.picture(FOLDER / "page.png", until="#why")
+        report = lake.path("reports", arguments.model, arguments.version, "test", "report.html")
+        await tab.open(Path(report).absolute().as_uri())
+        await tab.picture(FOLDER / "report.png", until="figure")
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[int]:
+    """A headless Chromium with its own profile while a block runs; gives the port of its DevTools."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        sys.exit("no Chromium here: apt install chromium")
+    with tempfile.TemporaryDirectory(prefix="emoray-chromium-") as profile:
+        options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--hide-scrollbars"]
+        options += ["--no-first-run", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+        browser = subprocess.Popen([program, *options, "about:blank"], stderr=subprocess.PIPE, text=True)
+        try:
+            assert browser.stderr is not None
+            line = next(line for line in browser.stderr if "DevTools listening on" in line)
+            yield int(line.rpartition("ws://")[2].partition("/")[0].rpartition(":")[2])
+        finally:
+            browser.terminate()
+            browser.wait(timeout=30)
+
+
+@contextlib.asynccontextmanager
+async def new_tab() -> AsyncIterator[Tab]:
+    """A tab of a Chromium of its own."""
+    with chromium() as port:
+        async with aiohttp.ClientSession() as session:
+            async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as reply:
+                address = (await reply.json())["webSocketDebuggerUrl"]
+            async with session.ws_connect(address, max_msg_size=0) as socket:
+                yield Tab(socket)
 
 
 def main() -> None:
-    """Start Chromium, take the pictures, stop it."""
+    """Take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lake", default=".emoray", help="lake of a finished demo (default: %(default)s)")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the service (default: %(default)s)")
@@ -151,22 +187,8 @@ def main() -> None:
     parser.add_argument("--model", default="emoray")
     parser.add_argument("--version", default="2", help="version whose report is shown (default: %(default)s)")
     arguments = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        sys.exit("no Chromium here: apt install chromium")
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="emoray-chromium-") as profile:
-        options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--hide-scrollbars"]
-        options += ["--no-first-run", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-        browser = subprocess.Popen([chromium, *options, "about:blank"], stderr=subprocess.PIPE, text=True)
-        try:
-            assert browser.stderr is not None
-            line = next(line for line in browser.stderr if "DevTools listening on" in line)
-            port = int(line.rpartition("ws://")[2].partition("/")[0].rpartition(":")[2])
-            asyncio.run(take(Lake(LakeConfig(root=arguments.lake, storage_options={})), arguments, port))
-        finally:
-            browser.terminate()
-            browser.wait(timeout=30)
+    asyncio.run(take(Lake(LakeConfig(root=arguments.lake, storage_options={})), arguments))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import scoring_kit as kit
 
 from emoray.lake.tables import Lake
 from emoray.registry import versions
+from emoray.registry.publish.log import log_bundle
 from emoray.registry.tracking import connect
 from emoray.stages.config import AnnotateConfig
 from emoray_jobs.config import Config
@@ -31,7 +32,7 @@ class Service:
     def register(self, seed: int, annotate: AnnotateConfig | None = None) -> versions.Version:
         bundle = kit.make_bundle(self.folder / f"bundle-{seed}", seed=seed, annotate=annotate)
         run = self.tracking.start_run(f"seed {seed}")
-        return versions.log_bundle(self.tracking, run, bundle, card="# A test's model", tags={"seed": str(seed)})
+        return log_bundle(self.tracking, run, bundle, card="# A test's model", tags={"seed": str(seed)})
 
     def make_champion(self, version: versions.Version) -> None:
         versions.set_alias(self.tracking, versions.CHAMPION, version)

@@ -40,6 +40,10 @@ app = App(
 )
 corpus_app = App(name="corpus", help="Import a corpus, look at it, list what there is.")
 app.command(corpus_app)
+lake_app = App(name="lake", help="Care for the lake: tables, audio and artifacts under one root.")
+app.command(lake_app)
+registry_app = App(name="registry", help="Care for the model registry: versions, their files, checkpoints.")
+app.command(registry_app)
 
 COMMON = Group("Configuration", sort_key=100)
 
@@ -103,6 +107,18 @@ def corpus_list(*, common: Common = DEFAULTS) -> None:
     _do("corpus list", common)
 
 
+@lake_app.command(name="rehome")
+def lake_rehome(*, before: str | None = None, common: Common = DEFAULTS) -> None:
+    """Let a lake that was moved or copied name itself again: addresses of audio and, in its MLflow store, of artifacts.
+
+    Without it a copy would read the original's audio and write into the original's artifacts.
+
+    Args:
+        before: Where the lake lay; what its MLflow store says if left out.
+    """
+    _do("lake rehome", common, before=before)
+
+
 @app.command
 def annotate(
     *,
@@ -148,6 +164,20 @@ def train(*, fresh: bool = False, champion: bool = False, common: Common = DEFAU
         champion: Make the version champion, without the gate, if the model never had one.
     """
     _do("train", common, fresh=fresh, champion=champion)
+
+
+@app.command
+def reproduce(run: str, *, common: Common = DEFAULTS) -> None:
+    """Train the model of an earlier run again, from what the run recorded, and compare. Status 1 if figures differ.
+
+    It says what differs from then: code, packages, data. It registers nothing. After a kill the same command resumes.
+
+    Args:
+        run: MLflow id of a run of emoray train; or a version: a number, an alias or models:/name/number.
+    """
+    result = _do("reproduce", common, reference=run)
+    if result is not None and not result.equal:
+        raise SystemExit(FAILURE)
 
 
 @app.command
@@ -241,6 +271,7 @@ def promote(
     version: str | None = None,
     first: bool = False,
     dry_run: bool = False,
+    refusal_is_success: bool = False,
     explain: int | None = None,
     json: bool = False,
     common: Common = DEFAULTS,
@@ -251,6 +282,7 @@ def promote(
         version: Version to promote: a number, an alias or models:/name/number; the challenger if left out.
         first: Let it in although the champion's alias is missing, with nothing to compare with.
         dry_run: Judge and print, and leave the champion as it is; it counts as an attempt.
+        refusal_is_success: End with status 0 if the gate refuses: for job systems that take any other for a failed job.
         explain: Instead: print a decision of the past, by its number in emoray history.
         json: Print JSON.
     """
@@ -259,7 +291,7 @@ def promote(
         _do("promote --explain", common, render=shown, number=explain)
         return
     result = _do("promote", common, render=shown, version=version, first=first, dry_run=dry_run)
-    if result is not None and not result.passed:
+    if result is not None and not result.passed and not refusal_is_success:
         raise SystemExit(REFUSED)
 
 
@@ -282,6 +314,19 @@ def history(*, json: bool = False, common: Common = DEFAULTS) -> None:
         json: Print JSON.
     """
     _do("history", common, render="to_json" if json else "render")
+
+
+@registry_app.command(name="prune")
+def registry_prune(*, yes: bool = False, keep: int | None = None, common: Common = DEFAULTS) -> None:
+    """Versions and checkpoints that nobody needs: says which, and removes them with --yes.
+
+    Versions with an alias, those that ever were champion, and the newest stay.
+
+    Args:
+        yes: Remove them.
+        keep: How many of the newest versions stay in any case; tracking.keep_versions if left out.
+    """
+    _do("registry prune", common, yes=yes, keep=keep)
 
 
 @app.command
@@ -439,6 +484,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILURE
     except Exception as error:
+        if (lost := _tracking_lost(error)) is not None:
+            return _fail(str(lost), FAILURE, debug)
         hint = "" if debug else ". This should not happen: run it again with --debug for the trace"
         return _fail(f"{type(error).__name__}: {error}{hint}", FAILURE, debug)
     return 0
@@ -482,6 +529,17 @@ def _load(common: Common) -> Config:
     from emoray_jobs.config import Config
 
     return load(Config, preset=common.preset, file=common.config, overrides=common.set)
+
+
+def _tracking_lost(error: Exception) -> EmorayError | None:
+    """The error to show where a tracking server went away in the middle; None where that is not what happened."""
+    if "emoray.registry.reach" not in sys.modules:
+        return None
+    import mlflow
+
+    from emoray.registry.reach import is_lost, lost_error
+
+    return lost_error(mlflow.get_tracking_uri(), error) if is_lost(error) else None
 
 
 def _fail(text: str, status: int, debug: bool) -> int:

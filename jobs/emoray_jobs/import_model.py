@@ -15,6 +15,7 @@ from emoray.lake.tables import Lake
 from emoray.models.public_checkpoints import SETTINGS, WEIGHTS, PublicCheckpoint, read_checkpoint
 from emoray.registry import promotion, versions
 from emoray.registry.card import model_card
+from emoray.registry.publish.log import log_bundle
 from emoray.registry.tracking import Tracking, connect
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.schema import DIMENSIONS
@@ -163,7 +164,7 @@ def _register(
     ]
     params = {"model": checkpoint.config.model_dump(mode="json", exclude={"encoder"}), "source": source}
     norms, name = Norms.unfitted(), pipeline.conditions(annotate)[0].name
-    run_id = tracking.start_run(f"import {source}", params=params, tags=tags)
+    run_id = tracking.start_run(f"import {source}", verb="import-model", params=params, tags=tags)
     with tracking.running(run_id), tempfile.TemporaryDirectory(prefix="emoray-bundle-") as work:
         folder = save_bundle(
             Path(work) / "bundle",
@@ -185,7 +186,7 @@ def _register(
             synthetic=False,
             limits=limits,
         )
-        return versions.log_bundle(tracking, run_id, folder, card=card, tags=tags)
+        return log_bundle(tracking, run_id, folder, card=card, tags=tags)
 
 
 def render(result: ImportResult) -> RenderableType:

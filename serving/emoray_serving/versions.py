@@ -6,7 +6,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from emoray.lake.tables import Lake
-from emoray.registry import example, versions
+from emoray.registry import versions
+from emoray.registry.publish import example
 from emoray.registry.tracking import Tracking, connect
 from emoray.scoring.bundle_files import FittedStages, open_stages
 from emoray_serving.config import AppConfig

@@ -11,6 +11,7 @@ from emoray.errors import InputError
 from emoray.lake import speakers
 from emoray.lake.tables import Lake
 from emoray.registry import versions
+from emoray.registry.publish.log import log_bundle
 from emoray.registry.tracking import connect
 from emoray_jobs import enrol
 from emoray_jobs.score import job as score
@@ -28,7 +29,7 @@ def place(tmp_path_factory):
     config = config_for(folder / "lake")
     tracking = connect(config.tracking, Lake(config.lake))
     bundle = make_bundle(folder / "bundle")
-    version = versions.log_bundle(tracking, tracking.start_run("made"), bundle, card="# A model", tags={})
+    version = log_bundle(tracking, tracking.start_run("made"), bundle, card="# A model", tags={})
     versions.set_alias(tracking, versions.CHAMPION, version)
     clips = folder / "clips"
     clips.mkdir()

@@ -11,6 +11,7 @@ from public_checkpoints_kit import SMALL, write_odyssey, write_wav2vec2_dim
 from emoray.errors import ConfigError
 from emoray.lake.tables import Lake
 from emoray.registry import versions
+from emoray.registry.publish.log import CARD
 from emoray_jobs import cli, import_model
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.score import job as score
@@ -40,7 +41,7 @@ def test_it_is_registered_scored_and_judged(place, capsys):
         assert part in said
     version = versions.by_alias(store(made), versions.CHAMPION)
     assert version.tags["emoray.licence"] == "cc-by-nc-sa-4.0"
-    card = (versions.model_folder(store(made), version) / "artifacts" / versions.CARD).read_text()
+    card = (versions.model_folder(store(made), version) / "artifacts" / CARD).read_text()
     assert "by their card: cc-by-nc-sa-4.0" in card
     assert "arXiv 2203.07378" in card
 

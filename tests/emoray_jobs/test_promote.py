@@ -22,6 +22,7 @@ from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.promote import job as promote
 from emoray_jobs.promote import judge
 from emoray_jobs.train import job as train
+from emoray_jobs.train.register import ANNOTATE_RUN
 
 ACOUSTIC, MSF_SER = "1", "2"
 
@@ -34,7 +35,11 @@ def trained(tmp_path_factory, ray_session):
     jobs_kit.write_corpus(Lake(config.lake))
     annotate.run(config)
     assert train.run(jobs_kit.config(root, "model.name=acoustic")).version == ACOUSTIC
-    assert train.run(jobs_kit.config(root, "train.epochs=12")).version == MSF_SER
+    trained = train.run(jobs_kit.config(root, "train.epochs=12"))
+    assert trained.version == MSF_SER
+    client = jobs_kit.store(config).client
+    annotated = client.get_run(client.get_run(trained.run_id).data.tags[ANNOTATE_RUN])
+    assert (annotated.info.run_name, annotated.data.tags["emoray.verb"]) == ("annotate tiny", "annotate")
     return root
 
 
@@ -43,7 +48,17 @@ def config(trained, tmp_path):
     """The same with its own registry and tables; audio and artifacts stay where they are."""
     root = tmp_path / "lake"
     shutil.copytree(trained, root, ignore=shutil.ignore_patterns("audio", "mlartifacts", "ray"))
-    return jobs_kit.config(root)
+    return jobs_kit.config(root, f"tracking.artifact_root={trained}/mlartifacts")
+
+
+def where(config):
+    """Settings of the lake and its artifacts."""
+    return f"lake.root={config.lake.root}", f"tracking.artifact_root={config.tracking.artifact_root}"
+
+
+def same_lake(config, *overrides):
+    """The same lake with other options."""
+    return jobs_kit.config(config.lake.root, *where(config), *overrides)
 
 
 def named(config, alias):
@@ -60,7 +75,7 @@ def test_without_a_champion_there_is_nothing_to_beat(config):
 
 def test_a_better_challenger_replaces_the_champion_and_rollback_returns_it(config):
     # Four speakers of six clips leave a wide interval around a gain in arousal.
-    wide = jobs_kit.config(config.lake.root, "promote.max_loss.arousal=0.3")
+    wide = same_lake(config, "promote.max_loss.arousal=0.3")
     promote.run(wide, version=ACOUSTIC)
     result = promote.run(wide, version=MSF_SER)
     assert (result.passed, result.previous) == (True, ACOUSTIC), result.decision.reasons
@@ -76,7 +91,7 @@ def test_a_better_challenger_replaces_the_champion_and_rollback_returns_it(confi
 
 def test_a_worse_challenger_is_refused_and_that_is_on_record(config, capsys):
     promote.run(config, version=MSF_SER)
-    overrides = [f"--set={item}" for item in (f"lake.root={config.lake.root}", *jobs_kit.SMALL)]
+    overrides = [f"--set={item}" for item in (*where(config), *jobs_kit.SMALL)]
     assert cli.main(["promote", "--version", ACOUSTIC, *overrides]) == 3
     assert f"Refused: version {ACOUSTIC}" in capsys.readouterr().out
     assert named(config, "champion") == MSF_SER
@@ -87,7 +102,7 @@ def test_a_worse_challenger_is_refused_and_that_is_on_record(config, capsys):
 
 
 def test_a_version_that_does_not_load_elsewhere_is_refused(config, trained):
-    strict = jobs_kit.config(config.lake.root, "promote.clean_process=true", "promote.clean_process_timeout_s=0.01")
+    strict = same_lake(config, "promote.clean_process=true", "promote.clean_process_timeout_s=0.01")
     result = promote.run(strict)
     assert not result.passed
     assert "no answer within 0.01 s" in result.decision.reasons[0]
@@ -137,7 +152,7 @@ def test_the_report_has_every_level_and_test_is_scored_once(config, monkeypatch)
 
     monkeypatch.setattr(evaluate, "predictions", spy)
     assert evaluate.run(config, model=MSF_SER).reports[0].reused
-    other = evaluate.run(jobs_kit.config(config.lake.root, "evaluate.interval_level=0.9"), model=MSF_SER)
+    other = evaluate.run(same_lake(config, "evaluate.interval_level=0.9"), model=MSF_SER)
     assert not other.reports[0].reused
     assert other.reports[0].metrics["levels"]["full"]["metrics"]["ccc_mean"]["estimate"] == full["estimate"]
     assert scored == [["dev"]]
@@ -177,7 +192,7 @@ def test_two_versions_are_compared_on_the_same_clips(config, capsys):
     assert swapped["difference"]["estimate"] == pytest.approx(-best["difference"]["estimate"])
     assert (split.n_clips, split.left_out, split.unit) == (18, 0, "speaker")
 
-    overrides = [f"--set={item}" for item in (f"lake.root={config.lake.root}", *jobs_kit.SMALL)]
+    overrides = [f"--set={item}" for item in (*where(config), *jobs_kit.SMALL)]
     assert cli.main(["evaluate", "--compare", MSF_SER, ACOUSTIC, *overrides]) == 0
     assert "difference" in capsys.readouterr().out
     assert cli.main(["evaluate", "--compare", MSF_SER, MSF_SER, *overrides]) != 0
@@ -205,7 +220,7 @@ def test_the_leaderboard_holds_every_version_best_first(config):
 
 def test_robustness_scores_the_same_clips_under_each_condition_once(trained, config, monkeypatch):
     small = ("robustness.clips=9", "robustness.snr_db=[-10]", "robustness.codecs=[g711]", "robustness.speeds=[1.25]")
-    few = jobs_kit.config(config.lake.root, *small, "robustness.word_errors=[1.0]")
+    few = same_lake(config, *small, "robustness.word_errors=[1.0]")
     result = robustness.run(few)
     found = {one["name"]: one for one in result.report.metrics["conditions"]}
     assert [one["kind"] for one in found.values()] == [

@@ -55,11 +55,12 @@ def made(tmp_path_factory, ray_session):
 def config(made, tmp_path):
     """The same with its own registry; audio and versions stay where they are."""
     shutil.copytree(made / "lake", tmp_path / "lake", ignore=shutil.ignore_patterns("audio", "ray"))
-    return jobs_kit.config(tmp_path / "lake", *LENIENT)
+    return jobs_kit.config(tmp_path / "lake", f"tracking.artifact_root={made}/lake/mlartifacts", *LENIENT)
 
 
 def emoray(config, *words):
-    overrides = [f"--set={item}" for item in (f"lake.root={config.lake.root}", *jobs_kit.SMALL, *LENIENT)]
+    where = f"lake.root={config.lake.root}", f"tracking.artifact_root={config.tracking.artifact_root}"
+    overrides = [f"--set={item}" for item in (*where, *jobs_kit.SMALL, *LENIENT)]
     return cli.main([words[0], *overrides, *words[1:]])
 
 

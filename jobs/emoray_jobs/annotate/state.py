@@ -17,6 +17,8 @@ from emoray.stages.conditions import Condition, FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.norms import Norms
 
+#: Tag of an annotate run: digest of the fingerprints of its stages under the first condition.
+ANNOTATIONS = "emoray.annotations"
 #: Stages that norms are fitted from.
 NORMS_READ = ("prosody", "transcribe")
 

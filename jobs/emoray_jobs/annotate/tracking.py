@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_json
 from rich.console import Console
 
+from emoray.digest import digest
 from emoray.lake.tables import Lake
 from emoray.registry.config import TrackingConfig
 from emoray.stages.config import AnnotateConfig
+from emoray_jobs.annotate.state import ANNOTATIONS
 from emoray_jobs.annotate.summary import AnnotateResult, render
 from emoray_jobs.progress import spinner
 
 log = logging.getLogger(__name__)
 WIDTH = 140
-#: MLflow itself would try for minutes.
-MLFLOW_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 def track(
@@ -36,7 +33,7 @@ def track(
         status: FINISHED, or FAILED for a run over its error budget.
     """
     try:
-        with _short_mlflow_timeouts(), spinner("logging the summary to MLflow"):
+        with spinner("logging the summary to MLflow"):
             _log(tracking, lake, annotate, result, status)
     except Exception as error:
         log.warning("the summary could not be logged: %s", error)
@@ -52,7 +49,8 @@ def _log(tracking: TrackingConfig, lake: Lake, annotate: AnnotateConfig, result:
         "norms": result.norms_hash,
         "annotate": annotate.model_dump(mode="json"),
     }
-    run_id = store.start_run(f"annotate {result.corpus}", params=params, tags={"emoray.verb": "annotate"})
+    tags = {"emoray.corpus": result.corpus, ANNOTATIONS: digest(result.fingerprints)}
+    run_id = store.start_run(f"annotate {result.corpus}", verb="annotate", params=params, tags=tags)
     store.log_metrics(run_id, metrics(result))
     with tempfile.TemporaryDirectory(prefix="emoray-summary-") as folder:
         Path(folder, "summary.json").write_bytes(to_json(result, indent=1) + b"\n")
@@ -60,18 +58,6 @@ def _log(tracking: TrackingConfig, lake: Lake, annotate: AnnotateConfig, result:
             Console(file=file, width=WIDTH).print(render(result))
         store.log_folder(run_id, folder, "summary")
     store.end_run(run_id, status)
-
-
-@contextlib.contextmanager
-def _short_mlflow_timeouts() -> Iterator[None]:
-    """Keep a server that is away from holding up the job for minutes, unless the user said how long to try."""
-    own = {name: value for name, value in MLFLOW_TIMEOUTS.items() if name not in os.environ}
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        for name in own:
-            del os.environ[name]
 
 
 def metrics(result: AnnotateResult) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from emoray.errors import ConfigError, ServiceError
 from emoray.lake.tables import Lake, LakeConfig
 from emoray.registry.config import TrackingConfig, tracking_uri
+from emoray.scoring.bundle_files import check_files
 from emoray_jobs.cluster import job_server
 from emoray_jobs.doctor.finding import Finding
 
@@ -59,7 +60,7 @@ def check_tracking(config: Config) -> Finding:
 
 
 def check_champion(config: Config) -> Finding:
-    """Whether there is a model to score with."""
+    """Whether there is a model to score with, and its files are all there."""
     uri, name = tracking_uri(config.tracking, Lake(config.lake)), config.tracking.model_name
     version = None
     if uri.startswith("sqlite"):
@@ -76,7 +77,12 @@ def check_champion(config: Config) -> Finding:
             f"{name} has no champion yet: nothing to score with",
             "emoray train, then emoray promote; or emoray demo",
         )
-    return Finding("ok", f"models:/{name}@champion is version {version}")
+    from emoray.registry import versions
+    from emoray.registry.tracking import connect
+
+    tracking = connect(config.tracking, Lake(config.lake))
+    check_files(versions.fetch(tracking, versions.by_version(tracking, version)))
+    return Finding("ok", f"models:/{name}@champion is version {version}; its files can be opened")
 
 
 def is_local_store(tracking: TrackingConfig, lake: LakeConfig) -> bool:

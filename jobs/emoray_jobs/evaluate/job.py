@@ -21,7 +21,8 @@ from emoray.evaluation.pages import SYNTHETIC_NOTE
 from emoray.evaluation.report import Report, write_report
 from emoray.evaluation.summary import TITLES, level_title
 from emoray.lake.tables import Lake
-from emoray.registry import example, versions
+from emoray.registry import versions
+from emoray.registry.publish import example
 from emoray.registry.tracking import Tracking, connect
 from emoray.registry.versions import Version
 from emoray.scoring.bundle import Bundle, open_bundle
@@ -124,7 +125,7 @@ def _evaluate_split(
                 classes=classes,
                 baselines=baselines,
             )
-        stored.log_report(tracking, version.run_id, split, report)
+        stored.log_report(tracking, version.run_id, split, report, model_id=version.model_id)
         return report
 
     return stored.reuse_or_write(lake, where, split, {"scored": scored, "reported": reported}, write)

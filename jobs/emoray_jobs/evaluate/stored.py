@@ -114,10 +114,11 @@ def stored_key(lake: Lake, where: Sequence[str]) -> dict[str, str]:
     return dict(lake.read_json(*where, KEY)) if lake.exists(*where, KEY) else {}
 
 
-def log_report(tracking: Tracking, run_id: str, split: str, report: Report) -> None:
-    """Log a report's folder and its estimates to an MLflow run."""
+def log_report(tracking: Tracking, run_id: str, split: str, report: Report, *, model_id: str | None = None) -> None:
+    """Log a report's folder and its estimates to an MLflow run, and to the logged model that they are of."""
     tracking.log_folder(run_id, report.folder, f"report/{split}")
-    tracking.log_once(run_id, {f"{split}/{name}": value for name, value in report.flat().items()})
+    figures = {f"{split}/{name}": value for name, value in report.flat().items()}
+    tracking.log_once(run_id, figures, dataset=tracking.dataset(run_id, split), model_id=model_id)
 
 
 def stored_predictions(lake: Lake, where: Sequence[str]) -> pl.DataFrame:

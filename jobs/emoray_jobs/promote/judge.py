@@ -28,6 +28,7 @@ from emoray.schema import UTTERANCES
 from emoray.scoring.bundle import Bundle, open_bundle
 from emoray.scoring.predictions import request_of
 from emoray.scoring.scorer import load_bundle
+from emoray.scoring.shared_files import total_bytes
 from emoray.stages.conditions import Condition
 from emoray_jobs.evaluate.predictions import predictions, utterance_rows
 from emoray_jobs.train.local import torch_threads
@@ -159,7 +160,8 @@ class Judge:
             classes=tuple(bundle.config.classes),
             scale=bundle.scale,
             signature={part: json.loads(signature.get(part) or "[]") for part in ("inputs", "outputs", "params")},
-            size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+            size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            + total_bytes(folder / "artifacts" / "bundle"),
             coverage=_coverage(bundle, frames, levels),
             coverage_level=bundle.conformal_level,
             tags=version.tags,

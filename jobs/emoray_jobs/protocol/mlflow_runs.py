@@ -48,7 +48,7 @@ class ProtocolRuns:
         del params["train"]["seed"]
         shared = {key: value for key, value in prepared.hashes.items() if key not in {RUN, SEED, "emoray.plan"}}
         tags = {**shared, PROTOCOL: self.name}
-        self._parent_id = self._tracking.start_run(self.name, params=params, tags=tags)
+        self._parent_id = self._tracking.start_run(self.name, verb="protocol", params=params, tags=tags)
 
     def start(self, trial: Trial, prepared: PreparedRun) -> None:
         """Make a trial's child, or find it again, and log what the trial did before this call."""
@@ -59,7 +59,7 @@ class ProtocolRuns:
             tags = {MLFLOW_PARENT_RUN_ID: self.parent_id}
             if trial.fold is not None:
                 tags[FOLD] = str(trial.fold)
-            run_id = begin_run(self._tracking, prepared, name=trial.name, tags=tags)
+            run_id = begin_run(self._tracking, prepared, verb="protocol", name=trial.name, tags=tags)
         else:
             run_id = str(child.info.run_id)
             self._tracking.client.update_run(run_id, status="RUNNING")

@@ -18,7 +18,7 @@ from emoray.corpora.folds import Fold
 from emoray.digest import digest
 from emoray.errors import LakeError, TrainingError
 from emoray.lake.tables import Lake
-from emoray.models.build import MODELS, OVER_DIALOGUES
+from emoray.models.build import MODELS, OVER_DIALOGUES, frontend
 from emoray.models.config import ModelConfig
 from emoray.scoring.bundle import text_read
 from emoray.stages import pipeline
@@ -28,7 +28,7 @@ from emoray.stages.norms import Norms
 from emoray.training.build import decide_objective, plan_run
 from emoray.training.checkpoint import plan_fingerprint
 from emoray.training.config import LaunchConfig, TrainConfig
-from emoray.training.data.pack import column
+from emoray.training.data.pack import column, training_set_hash
 from emoray_jobs.annotate.state import State
 from emoray_jobs.annotate.state import state as annotation_state
 from emoray_jobs.config import ClusterConfig
@@ -57,9 +57,7 @@ def load_inputs(
     Raises:
         LakeError: The corpus is not in the lake, or not annotated although the model reads text.
     """
-    lake.utterances(corpus.name, ["utterance_id"])
-    state = _annotations(lake, corpus.name, annotate, model)
-    keys = training_keys(lake, corpus.name, annotate, state.conditions)
+    state, keys = _rows(lake, corpus.name, annotate, model)
     _assert_text(corpus.name, model, keys, state.conditions[0].name)
     if issubclass(MODELS[model.name], OVER_DIALOGUES) and keys["dialogue_id"].null_count() == keys.height:
         log.warning("%s reads dialogues, and corpus %r has none: each clip is one by itself", model.name, corpus.name)
@@ -75,6 +73,23 @@ def load_inputs(
         keys=keys,
     )
     return TrainingInputs(corpus, annotate, training_set, state.conditions, state.norms)
+
+
+def training_set_now(lake: Lake, corpus: CorpusConfig, annotate: AnnotateConfig, model: ModelConfig) -> str:
+    """Hash of the training set that a model would read today; packs nothing.
+
+    Raises:
+        LakeError: The corpus is not in the lake, or not annotated although the model reads text.
+    """
+    state, keys = _rows(lake, corpus.name, annotate, model)
+    return training_set_hash(keys, state.conditions, frontend(model.encoder), annotate.audio, model.text_width)
+
+
+def _rows(lake: Lake, corpus: str, annotate: AnnotateConfig, model: ModelConfig) -> tuple[State, pl.DataFrame]:
+    """The annotations that a model depends on, and the utterances that it may read."""
+    lake.utterances(corpus, ["utterance_id"])
+    state = _annotations(lake, corpus, annotate, model)
+    return state, training_keys(lake, corpus, annotate, state.conditions)
 
 
 def prepare_run(

@@ -37,6 +37,7 @@ from emoray_jobs.train.inputs import load_inputs, prepare_run
 from emoray_jobs.train.local import torch_threads
 from emoray_jobs.train.register import PreparedRun, begin_run, register
 from emoray_jobs.train.run_record import RunRecord, baselines_file
+from emoray_jobs.train.run_setup import log_setup
 from emoray_jobs.train.stop_signal import StopRequest, stop_request
 from emoray_jobs.train.worker import train_here
 
@@ -99,7 +100,11 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
         done, alias, resumed_at = record.finished(), None, None
         reused = done is not None
         if done is None:
-            resumed_at = _train(lake, config.cluster, prepared, record, tracking, stack)
+            if not record.has_begun:
+                run_id = begin_run(tracking, prepared, verb="train")
+                log_setup(tracking, run_id, config.model_dump(mode="json"))
+                record.begin(run_id)
+            resumed_at = train_to_the_end(lake, config.cluster, prepared, record, tracking, stack)
             checkpoint = Checkpoint.latest(lake, record.run)
             assert checkpoint is not None, "training ends with a checkpoint"
             with spinner("registering the model"):
@@ -128,7 +133,7 @@ def run(config: Config, *, fresh: bool = False, champion: bool = False) -> Train
     )
 
 
-def _train(
+def train_to_the_end(
     lake: Lake,
     cluster: ClusterConfig,
     prepared: PreparedRun,
@@ -136,12 +141,13 @@ def _train(
     tracking: Tracking,
     stack: contextlib.ExitStack,
 ) -> int | None:
-    """Have the workers run to the end; returns the step that they resumed from, None for a new run."""
+    """Have the workers of a run that has begun train to the end, and log its metrics.
+
+    Returns the step that they resumed from, None for a new run.
+    """
     assignment = prepared.assignment
     before = Checkpoint.latest(lake, record.run)
     first = 0 if before is None else before.step
-    if not record.has_begun:
-        record.begin(begin_run(tracking, prepared))
     logger = metric_journal.MetricLogger(tracking.client, record.run_id)
     with lake.fs.open(lake.path(assignment.plan)) as file:
         lines = _EpochLines(pq.read_table(file, columns=["epoch"]), first)

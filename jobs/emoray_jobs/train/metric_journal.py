@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,21 +22,36 @@ from emoray.training.checkpoint import checkpoint_steps
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
+
 #: MLflow takes so many metrics in one request (and, on a database, in one transaction).
 BATCH = 1000
 POLL_LOCAL_S = 0.3
 POLL_REMOTE_S = 2.0
 
+#: Key of a row: when it was measured.
+AT_MS = "at_ms"
+
 Metrics = Mapping[str, float]
 
 
-def write(lake: Lake, run: str, step: int, metrics: Sequence[Metrics]) -> None:
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+def write(
+    lake: Lake, run: str, step: int, metrics: Sequence[Metrics], times_ms: Mapping[int, int] | None = None
+) -> None:
     """Write the entry of a checkpoint.
 
     Args:
         metrics: {"step": …, name: value} of the steps and epochs since the checkpoint before.
+        times_ms: When each step was done, in milliseconds since 1970; now for others.
     """
-    entry = {"step": step, "timestamp_ms": int(time.time() * 1000), "metrics": [dict(row) for row in metrics]}
+    known, now = times_ms or {}, now_ms()
+    rows = [{**row, AT_MS: known.get(int(row["step"]), now)} for row in metrics]
+    entry = {"step": step, "timestamp_ms": now, "metrics": rows}
     lake.write_json(entry, "checkpoints", run, "journal", f"{step:09d}.json")
 
 
@@ -68,10 +84,10 @@ class MetricLogger:
 
         new: dict[tuple[str, int], Metric] = {}
         for row in entry["metrics"]:
-            step = int(row["step"])
+            step, at_ms = int(row["step"]), int(row.get(AT_MS, entry["timestamp_ms"]))
             for key, value in row.items():
-                if key != "step" and (key, step) not in self._logged:
-                    new[key, step] = Metric(key, float(value), entry["timestamp_ms"], step)
+                if key not in ("step", AT_MS) and (key, step) not in self._logged:
+                    new[key, step] = Metric(key, float(value), at_ms, step)
         metrics = iter(new.values())
         while batch := list(itertools.islice(metrics, BATCH)):
             self._client.log_batch(self._run_id, metrics=batch)
@@ -99,7 +115,15 @@ class MetricJournalReader:
 
         def follow() -> None:
             while not stop.wait(pause):
-                self.poll()
+                try:
+                    self.poll()
+                except Exception as error:
+                    from emoray.registry.reach import is_lost
+
+                    if not is_lost(error):
+                        raise
+                    # Training goes on, and what could not be logged is tried again.
+                    log.warning("the tracking server does not answer; the metrics wait beside the checkpoints")
 
         self.poll()
         with ThreadPoolExecutor(1, thread_name_prefix="journal") as executor:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from torch import nn
 
-import emoray
+from emoray.digest import digest
 from emoray.evaluation import conformal
 from emoray.evaluation.summary import LEVELS
 from emoray.models.batch import LEVELS as SETS
 from emoray.models.batch import level_of
 from emoray.models.build import OVER_DIALOGUES, build
 from emoray.models.config import ModelConfig
-from emoray.registry import promotion, versions
+from emoray.registry import promotion, provenance, versions
 from emoray.registry.card import model_card
+from emoray.registry.publish.log import log_bundle
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import CHALLENGER, CHAMPION, Version
 from emoray.scoring.bundle import level_name, open_bundle, save_bundle, text_read
 from emoray.training.checkpoint import Checkpoint, load_trained_weights
 from emoray.training.data.training_set import TrainingSet
 from emoray.training.predict import summarise
+from emoray_jobs.annotate.state import ANNOTATIONS
 from emoray_jobs.train.local import predict_levels
 from emoray_jobs.train.run_spec import RunSpec
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from emoray.stages.conditions import FittedCondition
     from emoray.stages.config import AnnotateConfig
     from emoray.stages.norms import Norms
+
+
+#: Tag of a training's run: the run of annotate that its vectors come from.
+ANNOTATE_RUN = "emoray.annotate_run"
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,17 @@ class PreparedRun:
             "emoray.training_set": self.assignment.training_set,
             "emoray.plan": self.plan_hash,
             "emoray.seed": str(self.assignment.train.seed),
-            "emoray.commit": commit() or f"release {metadata.version('emoray')}",
+            "emoray.commit": provenance.release(),
+        }
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What the run is of, as tags."""
+        scale = _scale(self.data.training_set.frame)
+        return {
+            "emoray.corpus": self.data.corpus.name,
+            "emoray.model": self.assignment.model.name,
+            "emoray.scale": "unknown" if scale is None else "{:g} to {:g}".format(*scale),
         }
 
 
@@ -118,19 +133,40 @@ def begin_run(
     tracking: Tracking,
     prepared: PreparedRun,
     *,
+    verb: str,
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Make the MLflow run of a training, with its parameters, tags and dataset; returns its id.
+    """Make the MLflow run of a training, with its parameters, tags and each split as a dataset; returns its id.
 
-    It is called `name`, or like its folder.
+    It is called `name`, or like its folder; `verb` is the command that trains.
     """
-    tags = {**prepared.hashes, **(tags or {})}
-    run_id = tracking.start_run(name or prepared.assignment.run, params=parameters(prepared), tags=tags)
+    tags = {**prepared.hashes, **prepared.labels, **(tags or {})}
+    annotated = annotate_run(tracking, prepared.data)
+    if annotated is not None:
+        tags[ANNOTATE_RUN] = annotated
+    run_id = tracking.start_run(name or prepared.assignment.run, verb=verb, params=parameters(prepared), tags=tags)
     frame = prepared.data.training_set.frame.drop("duration_s")
     corpus, root = prepared.data.corpus.name, prepared.assignment.lake.root
-    tracking.log_dataset(run_id, frame, name=corpus, source=f"{root}/utterances/{corpus}", context="training")
+    for split in sorted(frame["split"].drop_nulls().unique(), key=lambda one: (one != "train", one)):
+        tracking.log_dataset(
+            run_id,
+            frame.filter(pl.col("split") == split),
+            name=f"{corpus} {split}",
+            source=f"{root}/utterances/{corpus}",
+            context="training" if split == "train" else split,
+        )
     return run_id
+
+
+def annotate_run(tracking: Tracking, data: TrainingInputs) -> str | None:
+    """The last annotate run that computed the corpus's annotations of today; None where none was tracked."""
+    if not data.conditions:
+        return None
+    annotations = digest(data.conditions[0].fingerprints)
+    wanted = f"tags.`emoray.corpus` = '{data.corpus.name}' and tags.`{ANNOTATIONS}` = '{annotations}'"
+    found = tracking.client.search_runs([tracking.experiment_id], wanted, order_by=["start_time DESC"], max_results=1)
+    return str(found[0].info.run_id) if found else None
 
 
 def register(
@@ -164,8 +200,16 @@ def register(
                 facts={"MLflow run": run_id, **prepared.hashes},
                 synthetic=prepared.data.corpus.kind == "synthetic",
             )
-            made = versions.log_bundle(tracking, run_id, folder, card=card, tags=prepared.hashes)
-        tracking.log_metrics(run_id, dev, step=checkpoint.step)
+            made = log_bundle(
+                tracking,
+                run_id,
+                folder,
+                card=card,
+                tags={**prepared.hashes, **prepared.labels, **provenance.tags("train"), **_scores(dev)},
+                metrics=dev,
+                dataset=tracking.dataset(run_id, "dev"),
+                step=checkpoint.step,
+            )
     present = versions.find_alias(tracking, CHAMPION)
     if present is not None and present.uri == made.uri:
         return made, CHAMPION
@@ -175,22 +219,32 @@ def register(
     return made, CHALLENGER
 
 
-def _bundle(
-    folder: Path, prepared: PreparedRun, checkpoint: Checkpoint, conformal_level: float
-) -> tuple[Path, dict[str, float]]:
+def dev_results(
+    prepared: PreparedRun, checkpoint: Checkpoint
+) -> tuple[nn.Module, dict[str, pl.DataFrame], dict[str, float]]:
+    """The model with the weights of the best epoch, what it predicts for dev at each level, and its figures there."""
     spec, training_set = prepared.assignment, prepared.data.training_set
     model = build(spec.model)
     assert checkpoint.best is not None, "a finished run has a best epoch"
     load_trained_weights(model, checkpoint.best)
     levels, dev = levels_of(spec.model, training_set.conditions), training_set.ids("dev")
     frames = predict_levels(model, training_set, dev, levels if dev else (), spec.launch)
-    _, calibrating = training_set.divide_dev(dev, dialogues=isinstance(model, OVER_DIALOGUES))
     metrics = {
         f"dev/{level}/{name}": value
         for level, frame in frames.items()
         for name, value in summarise(frame, training_set.classes).items()
         if name != "score"
     }
+    return model, frames, metrics
+
+
+def _bundle(
+    folder: Path, prepared: PreparedRun, checkpoint: Checkpoint, conformal_level: float
+) -> tuple[Path, dict[str, float]]:
+    spec, training_set = prepared.assignment, prepared.data.training_set
+    model, frames, metrics = dev_results(prepared, checkpoint)
+    dev = training_set.ids("dev")
+    _, calibrating = training_set.divide_dev(dev, dialogues=isinstance(model, OVER_DIALOGUES))
     half_widths: conformal.HalfWidths = {}
     every = interval_levels(spec.model, training_set.conditions) if dev else ()
     others = [name for name in every if name not in frames]
@@ -218,14 +272,7 @@ def _scale(frame: pl.DataFrame) -> tuple[float, float] | None:
     return (float(pairs["scale_min"][0]), float(pairs["scale_max"][0])) if pairs.height == 1 else None
 
 
-def commit() -> str | None:
-    """Git commit of the checkout that runs, `-dirty` if it was changed; None for an installed package."""
-    folder = Path(emoray.__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+def _scores(dev: Mapping[str, float]) -> dict[str, str]:
+    """The dev figures at the fullest level, as tags of the version: its page shows tags, not metrics."""
+    last = list(dev)[-1].rpartition("/")[0] if dev else ""
+    return {f"dev.{name.rpartition('/')[2]}": f"{value:.4f}" for name, value in dev.items() if name.startswith(last)}

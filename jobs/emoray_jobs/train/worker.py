@@ -15,7 +15,7 @@ from emoray.training.build import build_learner
 from emoray.training.checkpoint import Checkpoint, prune
 from emoray.training.data.loader import Loader, LocalLoader
 from emoray.training.data.training_set import TrainingSet
-from emoray.training.fit import Callbacks, DevEvaluation, FitResult, fit, last_epoch
+from emoray.training.fit import Callbacks, DevEvaluation, FitResult, Metrics, fit, last_epoch
 from emoray_jobs.train import metric_journal
 from emoray_jobs.train.local import device_here, torch_threads
 from emoray_jobs.train.run_spec import RunSpec
@@ -124,16 +124,22 @@ def _train(
         training_set, ids, assignment.model, config, assignment.launch, total_steps=plan.num_rows, device=device
     )
 
+    times_ms: dict[int, int] = {}
+
+    def note_time(step: int, _metrics: Metrics) -> None:
+        times_ms[step] = metric_journal.now_ms()
+
     def keep(checkpoint: Checkpoint) -> None:
         if learner.rank == 0:
             # The journal first: its entry counts only once the checkpoint that it belongs to is there.
-            metric_journal.write(lake, assignment.run, checkpoint.step, checkpoint.pending)
+            metric_journal.write(lake, assignment.run, checkpoint.step, checkpoint.pending, times_ms)
             checkpoint.push(lake, assignment.run)
             prune(lake, assignment.run, assignment.launch.keep_checkpoints)
+            times_ms.clear()
         on_checkpoint(checkpoint)
 
     dev = training_set.ids("dev")
     evaluate = DevEvaluation(training_set, dev) if dev else last_epoch
     resume = Checkpoint.latest(lake, assignment.run)
-    callbacks = Callbacks(on_checkpoint=keep, should_stop=should_stop)
+    callbacks = Callbacks(on_step=note_time, on_checkpoint=keep, should_stop=should_stop)
     return fit(learner, plan, loader, evaluate, callbacks=callbacks, resume=resume)

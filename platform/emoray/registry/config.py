@@ -12,6 +12,8 @@ from emoray.errors import ConfigError
 from emoray.lake.tables import Lake
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
+#: Folder of artifacts in a lake that has the store too.
+LOCAL_ARTIFACTS = "mlartifacts"
 
 
 class TrackingConfig(Section):
@@ -23,12 +25,21 @@ class TrackingConfig(Section):
             if `uri` is an http(s) address.
         experiment: Name of the experiment.
         model_name: Name of the registered model.
+        keep_versions: How many of the newest versions `emoray registry prune` keeps besides those that it must.
+        share_files: Whether a new version's text encoder and frozen weights are stored once for all versions. Such a
+            version loads where the tracking store can be reached; false: each holds a copy, for images that are made of
+            it.
+        system_metrics: Whether a training's run gets the load of its driver's machine (CPU, memory, disk, network,
+            GPUs) every ten seconds, or as `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` says. Needs psutil.
     """
 
     uri: str | None
     artifact_root: str | None
     experiment: str
     model_name: str
+    keep_versions: NonNegativeInt
+    share_files: bool
+    system_metrics: bool
 
 
 def tracking_uri(config: TrackingConfig, lake: Lake) -> str:

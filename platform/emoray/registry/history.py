@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
 import json
-import os
 import socket
 import tempfile
 import uuid
@@ -27,6 +25,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from emoray.errors import RegistryError
+from emoray.registry import provenance
+from emoray.registry.reach import is_lost, lost_error
 from emoray.registry.tracking import Tracking
 from emoray.registry.versions import Version
 
@@ -152,7 +152,9 @@ class History:
             value = _line(dataclasses.replace(entry, command=entry.command[:200], facts={"note": "see the record"}))
         try:
             self._client.log_param(run.info.run_id, f"{number:06d}", value)
-        except MlflowException:
+        except MlflowException as error:
+            if is_lost(error):
+                raise
             there = self._client.get_run(run.info.run_id).data.params.get(f"{number:06d}")
             if there is None:
                 raise
@@ -190,6 +192,8 @@ class History:
                 local = self._client.download_artifacts(run.info.run_id, path, work)
                 found: dict[str, Any] = json.loads(Path(local).read_text(encoding="utf-8"))
             except (MlflowException, OSError, ValueError) as error:
+                if is_lost(error):
+                    raise lost_error(self._tracking.uri, error) from error
                 raise RegistryError(
                     f"the decision cannot be read: {error}",
                     where=f"{run.info.artifact_uri}/{path}",
@@ -225,8 +229,8 @@ class History:
             self._client.restore_experiment(experiment.experiment_id)
         run = self._run()
         if run is None:
-            note = {MLFLOW_RUN_NOTE: _NOTE.format(model=self._tracking.model_name)}
-            self._client.create_run(experiment.experiment_id, run_name="history", tags={_RUN_TAG: "true", **note})
+            tags = {_RUN_TAG: "true", MLFLOW_RUN_NOTE: _NOTE.format(model=self._tracking.model_name)}
+            self._client.create_run(experiment.experiment_id, run_name="history", tags=provenance.tags() | tags)
             run = self._run()
             assert run is not None
         if run.info.lifecycle_stage != "active":
@@ -270,9 +274,5 @@ def attempts(entries: Sequence[Entry], challenger: Version, champion: Version) -
 
 
 def whoami() -> str:
-    """Who runs this process, as user@host; the user is that of the tracking server where one is given."""
-    try:
-        user = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    """Who runs this process, as user@host."""
+    return f"{provenance.user()}@{socket.gethostname()}"

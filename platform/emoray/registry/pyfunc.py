@@ -7,6 +7,7 @@ import binascii
 import io
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mlflow.types.schema import AnyType
 
 from emoray.audio.io import AUDIO_HZ, decode
 from emoray.errors import EmorayError, InputError
+from emoray.registry.publish import shared
 from emoray.schema import DIMENSIONS
 from emoray.scoring.score import ScoreRequest
 from emoray.scoring.scorer import Scorer, load_bundle
@@ -65,7 +67,9 @@ class EmorayModel(PythonModel):
 
     def load_context(self, context: Any) -> None:  # MLflow prescribes both names
         """Open the version's bundle."""
-        self.scorer = load_bundle(context.artifacts["bundle"])
+        bundle = Path(context.artifacts["bundle"])
+        shared.ensure(bundle)
+        self.scorer = load_bundle(bundle)
         self.addresses = tuple((context.model_config or {}).get("addresses", ()))
 
     def predict(

@@ -1,69 +1,37 @@
-"""Model versions: log a bundle, register it, give it an alias, fetch it again."""
+"""Model versions: find one, give it an alias, fetch it again."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import getpass
 import hashlib
-import json
-import os
-import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import mlflow
-import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-import emoray
-from emoray.audio import moonshine
-from emoray.errors import InputError, RegistryError
+from emoray.errors import EmorayError, InputError, RegistryError
 from emoray.lake.atomic import atomic_folder
 from emoray.lake.tables import Lake
-from emoray.registry import example
+from emoray.registry.publish import shared
+from emoray.registry.reach import is_lost, lost_error, patient
 from emoray.registry.tracking import Tracking
 
 if TYPE_CHECKING:
-    from emoray.models.config import ModelConfig
     from emoray.scoring.scorer import Scorer
 
-# Torch and the models are imported only to make or load a version: replicas that look one up do not need them.
+# Torch and the models are imported only to load a version: replicas that look one up do not need them.
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-CARD = "model_card.md"
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-
-#: Packages that loading and scoring any version needs; each is pinned to the version installed here.
-REQUIREMENTS = (
-    "mlflow",
-    "torch",
-    "transformers",
-    "safetensors",
-    "numpy",
-    "scipy",
-    "pandas",
-    "polars",
-    "pyarrow",
-    "pydantic",
-    "pyyaml",
-    "tenacity",
-    "fsspec",
-    "s3fs",
-    "soundfile",
-    "soxr",
-    "pyworld-prebuilt",
-    "pocketsphinx",
-)
 
 
 @dataclass(frozen=True)
@@ -85,66 +53,11 @@ class Version:
         """Its address in MLflow, made of the name and the number."""
         return f"models:/{self.name}/{self.version}"
 
-
-def log_bundle(
-    tracking: Tracking,
-    run_id: str,
-    bundle: str | Path,
-    *,
-    card: str,
-    tags: Mapping[str, str],
-) -> Version:
-    """Log a bundle to its run as an MLflow pyfunc and register it as a new version, without an alias.
-
-    The version contains the bundle, the source of the package `emoray` and pinned requirements: a process without this
-    repository can load it. `card` is Markdown (`emoray.registry.card`); `tags` are configuration and data hashes,
-    seeds, git commit ….
-
-    Raises:
-        RegistryError: The bundle cannot be opened (`bad_bundle`); nothing is registered then.
-    """
-    from emoray.registry.pyfunc import SIGNATURE, data_uri
-    from emoray.scoring.scorer import load_bundle
-
-    scorer = load_bundle(bundle)
-    config = scorer.bundle.config
-    with tempfile.TemporaryDirectory(prefix="emoray-version-") as work:
-        code = _source_without_caches(Path(work) / "code")
-        card_path = Path(work) / CARD
-        card_path.write_text(card, encoding="utf-8")
-        staged = Path(work) / "bundle"
-        _link_tree(Path(bundle), staged)
-        with _active(run_id), _without_bytecode():
-            info = mlflow.pyfunc.log_model(
-                name=config.name,
-                python_model=str(Path(__file__).with_name("model_script.py")),
-                artifacts={"bundle": str(staged), "card": str(card_path)},
-                code_paths=[str(code)],
-                pip_requirements=pip_requirements(config),
-                signature=SIGNATURE,
-                model_config={"addresses": []},  # MLflow lets whoever loads the model change only keys that are there
-                input_example=pd.DataFrame({"audio": [data_uri(example.wav())]}),
-            )
-    with contextlib.suppress(MlflowException):  # it exists already
-        tracking.client.create_registered_model(tracking.model_name)
-    made = tracking.client.create_model_version(
-        tracking.model_name,
-        source=info.model_uri,
-        run_id=run_id,
-        tags={example.TAG: json.dumps(example.scores(scorer)), **{key: str(value) for key, value in tags.items()}},
-        model_id=info.model_id,
-    )
-    return _version(made)
-
-
-def pip_requirements(config: ModelConfig) -> list[str]:
-    """Pinned requirements of a version of a model, without local build tags such as `+cpu`."""
-    encoder, needed = config.encoder, list(REQUIREMENTS)
-    if encoder.kind in ("moonshine", "moonshine_logmel"):
-        needed.append(moonshine.PACKAGE)
-    if encoder.kind == "ssl" and encoder.ssl.tuning == "lora":
-        needed.append("peft")
-    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed]
+    @property
+    def model_id(self) -> str | None:
+        """The logged model that it hangs on; None for a version that was made from a folder."""
+        path = self.source.removeprefix("models:/")
+        return path if path != self.source and path.startswith("m-") else None
 
 
 # --- finding --------------------------------------------------------------------------------------------------------
@@ -171,7 +84,7 @@ def by_alias(tracking: Tracking, alias: str) -> Version:
 def find_alias(tracking: Tracking, alias: str) -> Version | None:
     """The version with an alias, or None."""
     try:
-        return _version(tracking.client.get_model_version_by_alias(tracking.model_name, alias))
+        return version_of(tracking.client.get_model_version_by_alias(tracking.model_name, alias))
     except MlflowException as error:
         if error.error_code in _MISSING:
             return None
@@ -196,13 +109,13 @@ def by_version(tracking: Tracking, version: str | int) -> Version:
             remedy="Choose one of these, or an alias",
             kind="no_such_version",
         ) from None
-    return _version(found)
+    return version_of(found)
 
 
 def all_versions(tracking: Tracking) -> list[Version]:
     """All versions, oldest first."""
     found = tracking.client.search_model_versions(f"name = '{tracking.model_name}'", max_results=1000)
-    return sorted((_version(one) for one in found), key=lambda one: int(one.version))
+    return sorted((version_of(one) for one in found), key=lambda one: int(one.version))
 
 
 def resolve(tracking: Tracking, reference: str) -> Version:
@@ -295,10 +208,19 @@ def fetch(tracking: Tracking, version: Version, cache_dir: str | Path | None = N
 
 
 def model_folder(tracking: Tracking, version: Version, cache_dir: str | Path | None = None) -> Path:
-    """The version's whole MLflow model as a local folder; see `fetch`."""
+    """The version's whole MLflow model as a local folder; see `fetch`. Files that it shares are fetched too."""
+    folder = _own_folder(tracking, version, cache_dir)
+    try:
+        shared.ensure(folder / "artifacts" / "bundle", tracking.client)
+    except (MlflowException, OSError) as error:
+        raise _not_fetched(tracking, version, error) from error
+    return folder
+
+
+def _own_folder(tracking: Tracking, version: Version, cache_dir: str | Path | None) -> Path:
     try:
         address = tracking.client.get_model_version_download_uri(version.name, version.version)
-        local = _local_path(address)
+        local = local_path(address)
         if local is not None:
             if not (local / "MLmodel").is_file():
                 raise FileNotFoundError(local)
@@ -308,16 +230,22 @@ def model_folder(tracking: Tracking, version: Version, cache_dir: str | Path | N
         final = root / version.name / f"{version.version}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
         if final.is_dir():
             return final
-        with atomic_folder(final, replace=False) as draft:
+        with atomic_folder(final, replace=False) as draft, patient():
             mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=draft, tracking_uri=tracking.uri)
         return final
     except (MlflowException, FileNotFoundError) as error:
-        raise RegistryError(
-            f"the files of version {version.version} cannot be fetched: {error}",
-            where=version.source,
-            remedy="Restore the artifact folder, or choose another version",
-            kind="version_files_missing",
-        ) from error
+        raise _not_fetched(tracking, version, error) from error
+
+
+def _not_fetched(tracking: Tracking, version: Version, error: Exception) -> EmorayError:
+    if is_lost(error):
+        return lost_error(tracking.uri, error)
+    return RegistryError(
+        f"the files of version {version.version} cannot be fetched: {error}",
+        where=version.source,
+        remedy="Restore the artifact folder, or choose another version",
+        kind="version_files_missing",
+    )
 
 
 def load(
@@ -340,14 +268,16 @@ def load(
     return scorer
 
 
-def _local_path(address: str) -> Path | None:
+def local_path(address: str) -> Path | None:
+    """The folder of an artifact address on a disk of this machine; None for one elsewhere."""
     parsed = urlparse(address)
     if parsed.scheme == "file":
         return Path(url2pathname(parsed.path))
     return Path(address) if parsed.scheme == "" else None
 
 
-def _version(found: ModelVersion) -> Version:
+def version_of(found: ModelVersion) -> Version:
+    """A version from MLflow's entity."""
     return Version(
         name=found.name,
         version=str(found.version),
@@ -356,48 +286,3 @@ def _version(found: ModelVersion) -> Version:
         aliases=tuple(found.aliases or ()),
         tags=dict(found.tags or {}),
     )
-
-
-@contextlib.contextmanager
-def _active(run_id: str) -> Iterator[None]:
-    """Make a run MLflow's active one, which its `log_model` requires, and restore its status."""
-    current = mlflow.active_run()
-    if current is not None and current.info.run_id == run_id:
-        yield
-        return
-    client = mlflow.MlflowClient()
-    before = client.get_run(run_id).info.status
-    with mlflow.start_run(run_id=run_id, nested=current is not None):
-        yield
-    if before != "FINISHED":
-        client.update_run(run_id, status=before)
-
-
-@contextlib.contextmanager
-def _without_bytecode() -> Iterator[None]:
-    """Keep Python from writing bytecode: MLflow imports the model's code before it stores the folder."""
-    before = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
-
-
-def _source_without_caches(target: Path) -> Path:
-    """A copy of the installed package's source, without bytecode. Returns the package's folder."""
-    source = Path(emoray.__file__).parent
-    shutil.copytree(source, target / "emoray", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    return target / "emoray"
-
-
-def _link_tree(source: Path, target: Path) -> None:
-    """Copy a folder by hard links where the disk allows (MLflow copies it anyway), else by copies."""
-
-    def link_or_copy(one: str, other: str) -> None:
-        try:
-            os.link(one, other)
-        except OSError:
-            shutil.copyfile(one, other)
-
-    shutil.copytree(source, target, copy_function=link_or_copy)

@@ -10,6 +10,7 @@ Layout::
     conformal.json    half width per semantic level and dimension, and their nominal level
     text_encoder/     the text encoder, Hugging Face layout (absent if the model reads no text)
     metrics.json      the version's metrics when it was made
+    shared.json       in a registered version: text encoder and frozen weights by hash (emoray.scoring.shared_files)
 
 It has no pickle: loading a bundle runs no code from it.
 """
@@ -48,6 +49,7 @@ from emoray.scoring.bundle_files import (
     prompt_file,
     read_json,
 )
+from emoray.scoring.shared_files import FROZEN, FROZEN_WEIGHTS, TEXT_ENCODER, locate
 from emoray.stages.conditions import Condition, FittedCondition
 from emoray.stages.config import AnnotateConfig
 from emoray.stages.model_files.weights import model_folder, revision
@@ -174,7 +176,7 @@ def save_bundle(
             for number, name in enumerate(semantics.model_dump()[semantics.kind]["prompts"]):
                 (work / prompt_file(number)).write_text(read_prompt(name).text, encoding="utf-8")
         if text_read(config):
-            _copy_encoder(annotate.embed.model, work / "text_encoder")
+            _copy_encoder(annotate.embed.model, work / TEXT_ENCODER)
     return Path(folder).absolute()
 
 
@@ -194,8 +196,9 @@ def open_bundle(folder: str | Path) -> Bundle:
     except ValidationError as error:
         raise bad_config_error(root, error) from error
     model = build(config)
+    frozen = locate(root, FROZEN)
     try:
-        load_model(model, str(root / "model.safetensors"))
+        _load_weights(model, root / "model.safetensors", None if frozen is None else frozen / FROZEN_WEIGHTS)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise broken_bundle_error(root, f"its weights cannot be loaded: {error}") from error
     model.eval()
@@ -210,6 +213,22 @@ def open_bundle(folder: str | Path) -> Bundle:
         conformal_level=conformal["level"],
         metrics=read_json(root / "metrics.json"),
     )
+
+
+def _load_weights(model: nn.Module, path: Path, frozen: Path | None) -> None:
+    """Load a model's weights, which may be in two files; together they must be all of them.
+
+    Raises:
+        RuntimeError: They are not.
+    """
+    if frozen is None:
+        load_model(model, str(path))
+        return
+    results = [load_model(model, str(one), strict=False) for one in (path, frozen)]
+    missing = set.intersection(*(set(missing) for missing, _ in results))
+    unexpected = [name for _, names in results for name in names]
+    if missing or unexpected:
+        raise RuntimeError(f"missing: {sorted(missing)[:3]}, not of this model: {sorted(unexpected)[:3]}")
 
 
 def _of_all_sets(half_widths: HalfWidths) -> HalfWidths:

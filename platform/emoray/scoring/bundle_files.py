@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 
 from emoray.config import BASE_PRESET, merge, read_preset
 from emoray.errors import RegistryError
 from emoray.lake.speakers import StoredSpeakers
 from emoray.lake.tables import Lake
+from emoray.scoring.shared_files import FROZEN, FROZEN_WEIGHTS, TEXT_ENCODER, locate
 from emoray.stages import pipeline
 from emoray.stages.conditions import Condition, FittedCondition
 from emoray.stages.config import AnnotateConfig
@@ -103,8 +105,8 @@ def open_stages(folder: str | Path) -> FittedStages:
         annotate = AnnotateConfig.model_validate(merge(read_preset(BASE_PRESET)["annotate"], stages["annotate"]))
     except ValidationError as error:
         raise bad_config_error(root, error) from error
-    encoder = (root / "text_encoder").absolute()
-    if encoder.is_dir():
+    encoder = locate(root, TEXT_ENCODER)
+    if encoder is not None:
         annotate = annotate.model_copy(update={"embed": annotate.embed.model_copy(update={"model": str(encoder)})})
     if (root / prompt_file(0)).is_file():
         tree = annotate.model_dump(mode="json")
@@ -116,6 +118,24 @@ def open_stages(folder: str | Path) -> FittedStages:
         name = pipeline.conditions(annotate)[0].name
         stages["conditions"] = [{"name": name, "fingerprints": stages["fingerprints"], "norms": norms.hash}]
     return FittedStages(annotate, tuple(FittedCondition(**one) for one in stages["conditions"]), norms)
+
+
+def check_files(folder: str | Path) -> None:
+    """Open each file of a bundle, its weights without reading them; no torch is needed.
+
+    Raises:
+        RegistryError: As `open_stages`, or its weights are damaged.
+    """
+    root = Path(folder)
+    open_stages(root)
+    read_json(root / "conformal.json")
+    frozen = locate(root, FROZEN)
+    for path in [root / "model.safetensors", *([frozen / FROZEN_WEIGHTS] if frozen else [])]:
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise broken_bundle_error(root, f"{path.name} cannot be opened: {error}") from error
 
 
 def prompt_file(number: int) -> str:

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import mlflow
@@ -15,7 +16,7 @@ from error_kit import of_kind
 from emoray.config import read_preset
 from emoray.errors import ConfigError, RegistryError
 from emoray.lake.tables import Lake, LakeConfig
-from emoray.registry import champion, clean_process, example, pyfunc, versions
+from emoray.registry import champion, clean_process, pyfunc, versions
 from emoray.registry.candidate import Check, Latency
 from emoray.registry.card import model_card
 from emoray.registry.champion import champions
@@ -23,6 +24,8 @@ from emoray.registry.config import TrackingConfig
 from emoray.registry.gate import Decision, measure_latency
 from emoray.registry.history import History
 from emoray.registry.promotion import promote, rollback
+from emoray.registry.publish import example
+from emoray.registry.publish.log import CARD, log_bundle, pip_requirements
 from emoray.registry.tracking import connect, tracking_uri
 from emoray.scoring.bundle import open_bundle
 from emoray.scoring.scorer import load_bundle
@@ -56,7 +59,7 @@ def logged(tracking, bundle):
         card = model_card(
             open_bundle(bundle), title="Test model", corpus="synthetic", facts={"run": run_id}, synthetic=True
         )
-        return versions.log_bundle(tracking, run_id, bundle, card=card, tags={"config_hash": "abc", "seed": 7})
+        return log_bundle(tracking, run_id, bundle, card=card, tags={"config_hash": "abc", "seed": 7})
 
 
 def _more_versions(tracking, logged, count):
@@ -116,16 +119,16 @@ def test_two_processes_may_open_a_new_store_at_once(tmp_path):
 def test_a_run_holds_parameters_tags_and_its_dataset(tracking):
     run_id = tracking.start_run("r", params={"a": {"b": 1}, "c": "x" * 9000}, tags={"t": "u"})
     frame = pl.DataFrame({"utterance_id": ["a", "b"], "split": ["train", "dev"], "valence": [0.1, None]})
-    digest = tracking.log_dataset(run_id, frame, name="corpus", source="/somewhere", context="training")
+    dataset = tracking.log_dataset(run_id, frame, name="corpus", source="/somewhere", context="training")
     other = tracking.start_run("other")
     changed = frame.with_columns(valence=pl.lit(0.2))
-    assert tracking.log_dataset(other, changed, name="corpus", source="/somewhere", context="training") != digest
+    assert tracking.log_dataset(other, changed, name="corpus", source="/somewhere", context="training") != dataset
     tracking.log_metrics(run_id, {"full/ccc_mean": 0.5})
     run = tracking.client.get_run(run_id)
     assert run.data.params["a.b"] == "1"
     assert run.data.metrics["full/ccc_mean"] == 0.5
     (given,) = run.inputs.dataset_inputs
-    assert (given.dataset.name, given.dataset.digest) == ("corpus", digest)
+    assert (given.dataset.name, given.dataset.digest) == (dataset.name, dataset.digest)
     assert given.tags[0].value == "training"
     assert run.info.status == "RUNNING"
     with pytest.raises(ValueError, match="broken"), tracking.running(run_id):
@@ -135,13 +138,25 @@ def test_a_run_holds_parameters_tags_and_its_dataset(tracking):
     assert not tracking.has_run("0" * 32)
 
 
+def test_the_load_of_this_machine_is_measured_where_that_is_asked_for(tracking, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    measuring = dataclasses.replace(tracking, system_metrics=True)
+    run_id = tracking.start_run("measured")
+    limit = time.monotonic() + 60
+    with measuring.running(run_id):
+        while not tracking.client.get_run(run_id).data.metrics and time.monotonic() < limit:
+            pass
+    assert "system/cpu_utilization_percentage" in tracking.client.get_run(run_id).data.metrics
+    assert tracking.client.get_run(run_id).info.status == "FINISHED"
+
+
 def test_a_version_has_signature_pins_card_and_tags(tracking, logged):
     assert {name: value for name, value in logged.tags.items() if name != example.TAG} == {
         "config_hash": "abc",
         "seed": "7",
     }
     folder = versions.model_folder(tracking, logged)
-    assert "no evidence about how people" in (folder / "artifacts" / versions.CARD).read_text()
+    assert "no evidence about how people" in (folder / "artifacts" / CARD).read_text()
     requirements = (folder / "requirements.txt").read_text().split()
     assert "torch==2.13.0" in requirements
     assert all("==" in line and "+" not in line for line in requirements)
@@ -251,7 +266,7 @@ def test_what_a_server_would_answer_is_strict_json(logged):
 
 def test_classes_come_with_their_probabilities(lake, tracking, tmp_path):
     folder = kit.make_bundle(tmp_path / "b", "acoustic", classes=["anger", "joy"])
-    version = versions.log_bundle(tracking, tracking.start_run("classes"), folder, card="# A model", tags={})
+    version = log_bundle(tracking, tracking.start_run("classes"), folder, card="# A model", tags={})
     found = mlflow.pyfunc.load_model(version.uri).predict(pd.DataFrame({"audio": [kit.wav_bytes(kit.speech())]}))
     probabilities = json.loads(found["probabilities"][0])
     assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
@@ -275,9 +290,9 @@ def test_mlflows_evaluate_takes_a_dimension_as_the_prediction(logged):
 def test_a_version_pins_what_its_own_encoder_needs(tmp_path):
     def names(**encoder):
         config = open_bundle(kit.make_bundle(tmp_path / "b", "acoustic", encoder=encoder)).config
-        return [one.partition("==")[0] for one in versions.pip_requirements(config)]
+        return [one.partition("==")[0] for one in pip_requirements(config)]
 
-    assert "moonshine-voice" in names(kind="moonshine")
+    assert {"moonshine-voice", "onnxruntime", "flatbuffers"} <= set(names(kind="moonshine"))
     assert not {"moonshine-voice", "peft"} & set(names(kind="logmel"))
 
 

@@ -12,9 +12,16 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import scoring_kit
+from error_kit import of_kind
 from rich.console import Console
 
 from emoray import config as settings
+from emoray.errors import RegistryError
+from emoray.lake.tables import Lake
+from emoray.registry import versions
+from emoray.registry.publish.log import log_bundle
+from emoray.registry.tracking import connect
 from emoray_jobs.config import Config
 from emoray_jobs.doctor import engines, machine, services, speech
 from emoray_jobs.doctor import job as doctor
@@ -177,7 +184,25 @@ def test_a_champion_is_seen_once_there_is_one(load, store):
     missing = services.check_champion(config)
     assert (missing.status, "emoray train" in missing.remedy) == ("warn", True)
     mlflow.MlflowClient(tracking_uri=store, registry_uri=store).set_registered_model_alias("emoray", "champion", "1")
-    assert services.check_champion(config) == Finding("ok", "models:/emoray@champion is version 1")
+    with pytest.raises(RegistryError, check=of_kind("version_files_missing")):
+        services.check_champion(config)
+
+
+def test_the_champions_files_are_opened(load, tmp_path):
+    config = load()
+    tracking = connect(config.tracking, Lake(config.lake))
+    bundle = scoring_kit.make_bundle(tmp_path / "bundle")
+    version = log_bundle(tracking, tracking.start_run("made"), bundle, card="# A model", tags={})
+    versions.set_alias(tracking, versions.CHAMPION, version)
+    found = services.check_champion(config)
+    assert found == Finding("ok", "models:/emoray@champion is version 1; its files can be opened")
+    weights = versions.fetch(tracking, version) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(RegistryError, check=of_kind("bad_bundle")):
+        services.check_champion(config)
+    weights.unlink()
+    with pytest.raises(RegistryError, check=of_kind("bad_bundle")):
+        services.check_champion(config)
 
 
 def test_a_store_that_is_not_there_yet_is_no_trouble(load, tmp_path):

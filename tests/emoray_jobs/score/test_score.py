@@ -15,6 +15,7 @@ from emoray.audio.io import decode
 from emoray.errors import InputError, RegistryError
 from emoray.lake.tables import Lake
 from emoray.registry import versions
+from emoray.registry.publish.log import log_bundle
 from emoray.registry.tracking import connect
 from emoray.schema import DIMENSIONS
 from emoray.scoring.score import ScoreRequest
@@ -33,7 +34,7 @@ def place(tmp_path_factory):
     make_corpus(config.lake.root, CLIPS, [utterance(500, str(folder / "gone.wav"))])
     tracking = connect(config.tracking, Lake(config.lake))
     bundle = make_bundle(folder / "bundle")
-    version = versions.log_bundle(tracking, tracking.start_run("made"), bundle, card="# A model", tags={})
+    version = log_bundle(tracking, tracking.start_run("made"), bundle, card="# A model", tags={})
     versions.set_alias(tracking, versions.CHAMPION, version)
     return config, bundle
 
@@ -73,7 +74,7 @@ def test_a_version_of_classes_alone_gives_classes_and_no_dimensions(tmp_path):
     bundle = make_bundle(
         tmp_path / "bundle", "acoustic", dimensional=False, classes=["anger", "joy", "neutral", "sadness"]
     )
-    version = versions.log_bundle(tracking, tracking.start_run("made"), bundle, card="# A model", tags={})
+    version = log_bundle(tracking, tracking.start_run("made"), bundle, card="# A model", tags={})
     versions.set_alias(tracking, versions.CHAMPION, version)
     clip = str(tmp_path / "clip.wav")
     write_clip(clip, 3)

