@@ -180,8 +180,13 @@ class Judge:
     def _clean(self, version: Version) -> clean_process.CleanCheck | None:
         if not self.policy.clean_process:
             return None
-        folder = versions.model_folder(self.tracking, version)
-        return clean_process.check(folder, self.policy.clean_process_timeout_s)
+        policy = self.policy
+        return clean_process.check(
+            versions.model_folder(self.tracking, version),
+            policy.clean_process_timeout_s,
+            tracking_uri=self.tracking.uri,
+            install_s=policy.fresh_environment_timeout_s if policy.fresh_environment else None,
+        )
 
 
 def _coverage(bundle: Bundle, frames: Sequence[pl.DataFrame], levels: dict[str, str]) -> dict[str, float]:

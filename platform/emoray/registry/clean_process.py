@@ -1,6 +1,7 @@
 """Whether a version loads and scores where nothing of this installation's emoray is visible.
 
-`check` starts a new interpreter on this file, which then imports only the emoray in the version.
+`check` starts a new interpreter on this file, which then imports only the emoray in the version: an interpreter of this
+installation, or of a new environment in which only the version's requirements are installed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 
 #: Environment of the new interpreter: where programs, libraries and temporary files are, and threads.
 _KEPT = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
+#: Beginnings of variables that it gets too: of the tracking store and of S3 (files that versions share), and of pip.
+_KEPT_BEGINNINGS = ("MLFLOW_TRACKING_", "AWS_", "PIP_")
 _OURS = ("emoray", "emoray_jobs", "emoray_serving")
 
 
@@ -38,13 +41,28 @@ class CleanCheck:
     scores: tuple[float, ...] = ()
 
 
-def check(model_folder: str | Path, timeout_s: float) -> CleanCheck:
-    """Load a version's MLflow model (`versions.model_folder`) in a new, isolated interpreter and score its example."""
+def check(
+    model_folder: str | Path, timeout_s: float, *, tracking_uri: str | None = None, install_s: float | None = None
+) -> CleanCheck:
+    """Load a version's MLflow model (`versions.model_folder`) in a new, isolated interpreter and score its example.
+
+    Args:
+        tracking_uri: Where files are that versions share.
+        install_s: Install the version's requirements into a new environment first, within this time, and check there.
+    """
     started = time.monotonic()
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_BEGINNINGS)}
+    if tracking_uri is not None:
+        kept["MLFLOW_TRACKING_URI"] = tracking_uri
     with tempfile.TemporaryDirectory(prefix="emoray-clean-") as work:
+        python = sys.executable
+        if install_s is not None:
+            python = os.path.join(work, "environment", "bin", "python")
+            failure = _install(Path(model_folder) / "requirements.txt", Path(work), kept, install_s)
+            if failure is not None:
+                return CleanCheck(False, failure, time.monotonic() - started)
         # -B: no bytecode is written into the model's folder.
-        command = [sys.executable, "-I", "-B", os.path.abspath(__file__), str(Path(model_folder).absolute())]
+        command = [python, "-I", "-B", os.path.abspath(__file__), str(Path(model_folder).absolute())]
         try:
             done = subprocess.run(
                 command, cwd=work, env=kept, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -56,7 +74,25 @@ def check(model_folder: str | Path, timeout_s: float) -> CleanCheck:
         tail = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         return CleanCheck(False, tail[0], seconds)
     answer = json.loads(done.stdout.strip().splitlines()[-1])
-    return CleanCheck(True, f"scored with {answer['package']}", seconds, tuple(answer["scores"]))
+    place = "" if install_s is None else " in a new environment of its requirements alone"
+    return CleanCheck(True, f"scored with {answer['package']}{place}", seconds, tuple(answer["scores"]))
+
+
+def _install(requirements: Path, work: Path, environ: dict[str, str], timeout_s: float) -> str | None:
+    """Install requirements into `work`/environment; what went wrong, or None."""
+    environment = str(work / "environment")
+    pip = [os.path.join(environment, "bin", "python"), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
+    until = time.monotonic() + timeout_s
+    for command in ([sys.executable, "-m", "venv", environment], pip):
+        left_s = max(0.0, until - time.monotonic())
+        try:
+            subprocess.run(command, env=environ, capture_output=True, text=True, timeout=left_s, check=True)
+        except subprocess.TimeoutExpired:
+            return f"its requirements were not installed within {timeout_s:g} s"
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr or error.stdout).strip().splitlines()
+            return f"its requirements cannot be installed: {said[-1] if said else error}"
+    return None
 
 
 class _OnlyFrom(MetaPathFinder):

@@ -103,6 +103,9 @@ class GateConfig(Section):
         approvals: Tag → value that the version must have, for example `{reviewed_by: alice}`.
         clean_process: Whether the version must load and score in a process that cannot see this repository.
         clean_process_timeout_s: How long that may take.
+        fresh_environment: Whether that process has an environment of its own, into which only the version's pinned
+            requirements are installed, by pip.
+        fresh_environment_timeout_s: How long the installation may take.
     """
 
     level: str
@@ -128,6 +131,8 @@ class GateConfig(Section):
     approvals: dict[str, str]
     clean_process: bool
     clean_process_timeout_s: float
+    fresh_environment: bool
+    fresh_environment_timeout_s: float
 
     def gain_level(self, attempt: int) -> float:
         """Level of the gain's interval for the k-th challenger against one champion."""

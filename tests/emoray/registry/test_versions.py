@@ -305,6 +305,30 @@ def test_a_clean_process_loads_and_scores_with_the_models_own_code(tracking, log
     assert found.scores == pytest.approx([here[name][0] for name in ("valence", "arousal", "dominance")], abs=1e-5)
 
 
+def test_a_new_environment_of_a_versions_requirements_loads_and_scores_it(tracking, tmp_path):
+    """With the offline encoder, which needs most packages, and the text encoder from the tracking store."""
+    folder = kit.make_bundle(tmp_path / "msf", encoder={"kind": "moonshine_logmel", "speaker_norms": True})
+    run_id = tracking.start_run("moonshine")
+    version = log_bundle(tracking, run_id, folder, card="# Card", tags={})
+    found = clean_process.check(
+        versions.model_folder(tracking, version), 300, tracking_uri=tracking.uri, install_s=1800
+    )
+    assert found.passed, found.message
+    assert "code/emoray/__init__.py in a new environment" in found.message
+    scores = mlflow.pyfunc.load_model(version.uri)
+    here = scores.predict(scores.input_example)
+    assert found.scores == pytest.approx([here[name][0] for name in ("valence", "arousal", "dominance")], abs=1e-5)
+
+
+def test_requirements_that_cannot_be_installed_fail_the_check(tracking, logged, tmp_path):
+    (tmp_path / "requirements.txt").write_text("no-such-package-of-emoray==0.0.1\n")
+    found = clean_process.check(tmp_path, 300, install_s=300)
+    assert not found.passed
+    assert "cannot be installed" in found.message
+    assert "no-such-package-of-emoray" in found.message
+    assert "not installed within" in clean_process.check(tmp_path, 300, install_s=0.01).message
+
+
 def test_a_version_without_its_code_fails_the_clean_check(tracking, logged, tmp_path):
     import shutil
 
