@@ -32,12 +32,7 @@ from emoray.registry.versions import resolve
 WIDTH, HEIGHT, SCALE = 1360, 1000, 1.0
 START_S = 120.0
 #: MLflow opens its assistant beside each page.
-CLOSE_ASSISTANT = """
-const title = [...document.querySelectorAll('*')].filter(one => one.textContent.trim() === 'MLflow Assistant').pop();
-let panel = title;
-while (panel && panel.querySelectorAll('button').length < 3) panel = panel.parentElement;
-if (panel) panel.querySelectorAll('button')[2].click();
-"""
+CLOSE_ASSISTANT = """document.querySelector('[data-component-id="mlflow.assistant.chat_panel.close"]')?.click()"""
 #: MLflow draws its pages in several steps after their last request: as long as nothing changed for so many looks.
 STILL_LOOKS = 15
 
@@ -94,7 +89,7 @@ async def take(tracking: Tracking, reference: str, url: str) -> None:
         run = f"{url}/#/experiments/{experiment}/runs/{version.run_id}"
         await shoot(tab, run, "mlflow-run", "emoray.corpus", 1300)
         model = f"{url}/#/experiments/{experiment}/models/{version.model_id}"
-        await shoot(tab, model, "mlflow-model", "dev/", 2400)
+        await shoot(tab, model, "mlflow-model", "dev/", 1500)
         page = f"{url}/#/models/{version.name}/versions/{version.version}"
         await shoot(tab, page, "mlflow-version", "emoray.corpus")
 

@@ -6,6 +6,7 @@ import functools
 import getpass
 import os
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -59,5 +60,7 @@ def release() -> str:
 
 def packages() -> list[str]:
     """All installed packages as `name==version`, sorted."""
-    found = {(one.metadata["Name"] or "").lower(): one.version for one in metadata.distributions()}
+    # Ray puts packages of its own on the path of processes that use it.
+    path = [one for one in sys.path if not one.endswith("thirdparty_files")]
+    found = {(one.metadata["Name"] or "").lower(): one.version for one in metadata.distributions(path=path)}
     return [f"{name}=={version}" for name, version in sorted(found.items()) if name]

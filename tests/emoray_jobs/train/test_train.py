@@ -86,6 +86,7 @@ def _looks_as_mlflow_users_expect(config, result, version, run):
 
     entity = tracking.client.get_model_version(version.name, version.version)
     assert entity.description.startswith("# emoray: acoustic on tiny")
+    assert "## Limits" in entity.description
     assert entity.tags["emoray.corpus"] == "tiny"
     logged = tracking.client.get_logged_model(version.model_id)
     assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": version.name, "version": int(version.version)}]

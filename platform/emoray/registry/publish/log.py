@@ -80,7 +80,8 @@ def log_bundle(
     repository can load it. A logged model that a killed call left behind is registered as it is.
 
     Args:
-        card: Markdown (`emoray.registry.card`), also the description of run, logged model and version.
+        card: Markdown (`emoray.registry.card`), also the description of run and version, its head that of the logged
+            model.
         tags: Configuration and data hashes, seeds, git commit …
         metrics: Figures of the bundle, for the pages of run and logged model.
         dataset: What they were measured on.
@@ -102,7 +103,7 @@ def log_bundle(
         tags = {**tags, shared.HASH: files}
     tracking.log_once(run_id, metrics or {}, step, dataset=dataset, model_id=model_id)
     tracking.set_tags(run_id, {MLFLOW_RUN_NOTE: card})
-    tracking.client.set_logged_model_tags(model_id, {MLFLOW_RUN_NOTE: card, **tags})
+    tracking.client.set_logged_model_tags(model_id, {MLFLOW_RUN_NOTE: _head(card), **tags})
     with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints what it did
         made = mlflow.register_model(
             f"models:/{model_id}",
@@ -170,6 +171,12 @@ def _description(card: str) -> str:
         return card
     more = f"\n\nThe rest is in the artifact {CARD}.\n"
     return card[: DESCRIPTION_CHARACTERS - len(more)].rpartition("\n")[0] + more
+
+
+def _head(card: str) -> str:
+    """The card before its first section: the page of a logged model has its metrics below the description."""
+    head = card.partition("\n## ")[0].rstrip()
+    return f"{head}\n\nThe whole card: artifact {CARD}.\n"
 
 
 @contextlib.contextmanager
