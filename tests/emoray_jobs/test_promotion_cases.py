@@ -229,10 +229,13 @@ def test_decisions_are_shown_to_people_and_machines(config, capsys):
     assert emoray(config, "history") == 0
     assert "Nothing was decided on emoray yet." in capsys.readouterr().out
     assert emoray(config, "promote", "--version", "1") == 0
-    assert emoray(config, "promote", "--version", "2", "--dry-run", "--json", "--set=promote.min_gain=9") == 3
+    words = ("promote", "--version", "2", "--dry-run", "--json", "--set=promote.min_gain=9")
+    assert emoray(config, *words) == 3
     decided = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
     assert (decided["dry_run"], decided["passed"], decided["previous"], decided["number"]) == (True, False, "1", 2)
     assert champion(config) == "1"
+    assert emoray(config, *words, "--refusal-is-success") == 0
+    assert '"passed": false' in capsys.readouterr().out
     assert emoray(config, "history") == 0
     table = capsys.readouterr().out
     assert "version 2 dry run: gain" in table
@@ -240,7 +243,7 @@ def test_decisions_are_shown_to_people_and_machines(config, capsys):
     assert emoray(config, "history", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["champion"] == "1"
-    assert [entry["kind"] for entry in shown["history"]] == ["first", "dry run"]
+    assert [entry["kind"] for entry in shown["history"]] == ["first", "dry run", "dry run"]
     assert all(entry["facts"]["policy_digest"] and entry["facts"]["data_digest"] for entry in shown["history"])
     assert shown["history"][0]["command"] == "emoray promote --version 1"
     assert emoray(config, "promote", "--explain", "2") == 0

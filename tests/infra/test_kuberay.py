@@ -172,6 +172,12 @@ def test_the_entrypoint_is_a_command_of_ours(name, config):
     assert config.lake.root.startswith("s3://")
 
 
+def test_a_refusal_of_the_gate_is_no_failed_job():
+    spec = only("promote")["spec"]
+    assert "--refusal-is-success" in shlex.split(spec["entrypoint"])
+    assert spec["backoffLimit"] == 0
+
+
 @pytest.mark.parametrize("name", JOBS)
 def test_ray_accepts_the_runtime_environment(name):
     RuntimeEnv(**yaml.safe_load(only(name)["spec"]["runtimeEnvYAML"]))

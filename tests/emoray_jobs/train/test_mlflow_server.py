@@ -26,9 +26,11 @@ from emoray.errors import RegistryError
 from emoray.lake.tables import Lake
 from emoray.registry import versions
 from emoray.registry.history import History
+from emoray.registry.publish import prune as plans
 from emoray.registry.publish.log import log_bundle
 from emoray.scoring import shared_files
 from emoray.scoring.scorer import load_bundle
+from emoray_jobs import prune
 from emoray_jobs.evaluate import job as evaluate
 from emoray_jobs.promote import job as promote
 from emoray_jobs.score import job as score
@@ -153,6 +155,24 @@ def test_shared_files_lie_on_s3_once_and_are_fetched_through_the_server(store, c
         (found,) = versions.load(tracking, version).score([scoring_kit.request()])
         (direct,) = load_bundle(tmp_path / f"b{seed}").score([scoring_kit.request()])
         assert found.valence.value == pytest.approx(direct.valence.value, abs=1e-6)
+
+
+def test_prune_removes_files_on_s3_through_the_server(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(plans, "LEAST_AGE_S", 0.0)
+    config = jobs_kit.config(tmp_path / "lake", f"tracking.uri={store.uri}", "tracking.model_name=pruned")
+    tracking = jobs_kit.store(config)
+    bundle = scoring_kit.make_bundle(tmp_path / "bundle", "acoustic")
+    old, newest = (
+        log_bundle(tracking, tracking.start_run("made"), bundle, card="# A model", tags={}) for _ in range(2)
+    )
+    needed = [key for key in store.objects() if "/files/" in key]
+    found = prune.run(config, yes=True, keep=1)
+    assert [one.what for one in found.gone][:2] == ["version 1", f"logged model {old.model_id}"]
+    left = store.objects()
+    assert not [key for key in left if old.model_id in key]
+    assert [key for key in left if newest.model_id in key]
+    assert [key for key in left if "/files/" in key] == needed  # versions of another registered model need them
+    assert versions.load(tracking, newest)
 
 
 def test_artifacts_may_go_to_the_store_directly(store, tmp_path):
