@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -250,5 +251,15 @@ def test_each_condition_is_judged_as_often_as_it_counts(tmp_path):
     assert judge.conditions([bundle, sound], weighted) == [enrolled, unknown, unknown, unknown]
     assert judge.conditions([bundle], options.model_copy(update={"conditions": {unknown: 1}})) == [unknown]
     assert judge.conditions([sound], options) == [judge.FIRST]
+    # Sound against the speaker is the same whatever the words come from, so recognised words are judged too.
+    norms = {"kind": "logmel", "speaker_norms": True}
+    against = open_bundle(scoring_kit.make_bundle(tmp_path / "n", "acoustic", encoder=norms))
+    heard = "unknown/moonshine"
+    more = dataclasses.replace(
+        bundle, conditions=(*bundle.conditions, dataclasses.replace(bundle.conditions[1], name=heard))
+    )
+    assert judge.conditions([more, against], options) == [enrolled, unknown, heard]
+    assert judge.level_under(against, "full", heard) == f"audio/{unknown}"
+    assert judge.conditions([against, sound], options) == [enrolled, unknown]
     with pytest.raises(ConfigError, check=of_kind("unknown_condition")):
         judge.conditions([bundle], options.model_copy(update={"conditions": {"unknown/whisper": 1}}))

@@ -206,18 +206,16 @@ def _coverage(bundle: Bundle, frames: Sequence[pl.DataFrame], levels: dict[str, 
 def conditions(bundles: Sequence[Bundle], policy: GateConfig) -> list[str]:
     """Names of the conditions to judge under: those that all versions know, each as often as it counts.
 
-    A version of the sound alone knows every condition, unless it measures sound against speakers. Where two know none
-    in common, each is judged under its first.
+    A version of the sound alone knows every source of words, and every state of the speaker unless it measures sound
+    against speakers. Where two know none in common, each is judged under its first.
 
     Raises:
         ConfigError: A condition that counts is not known.
     """
-    known = [
-        [one.name for one in bundle.conditions]
-        for bundle in bundles
-        if bundle.granularities or bundle.config.encoder.speaker_norms
-    ]
-    common = [name for name in known[0] if all(name in others for others in known)] if known else []
+    bound = [one for one in bundles if one.granularities]
+    bound = bound or [one for one in bundles if one.config.encoder.speaker_norms]
+    names = [one.name for one in bound[0].conditions] if bound else []
+    common = [name for name in names if all(_knows(one, name) for one in bundles)]
     if not common:
         return [FIRST]
     unknown = sorted(set(policy.conditions) - set(common))
@@ -230,6 +228,14 @@ def conditions(bundles: Sequence[Bundle], policy: GateConfig) -> list[str]:
         )
     weights = policy.conditions or dict.fromkeys(common, 1)
     return [name for name in common for _ in range(weights.get(name, 0))]
+
+
+def _knows(bundle: Bundle, name: str) -> bool:
+    fitted = [one.name for one in bundle.conditions]
+    if bundle.granularities:
+        return name in fitted
+    clips = [Condition.named(one).enrol_clips for one in fitted]
+    return not bundle.config.encoder.speaker_norms or Condition.named(name).enrol_clips in clips
 
 
 def level_under(bundle: Bundle, level: str, condition: str) -> str:
