@@ -26,6 +26,8 @@ from emoray.scoring.score import ScoreRequest
 from emoray.scoring.scorer import Scorer, load_bundle
 
 _DATA_URI = "data:"
+#: Of a refused address; what was meant as audio is long.
+SHOWN_CHARACTERS = 80
 _BATCH = 16
 
 _NUMBERS = [f"{name}{end}" for name in DIMENSIONS for end in ("", "_low", "_high", "_corpus")]
@@ -125,9 +127,11 @@ class EmorayModel(PythonModel):
                 raise InputError(f"the data URI is not valid base64: {error}") from error
         if isinstance(value, str):
             if not any(_below(value, allowed) for allowed in self.addresses):
+                shown = value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…"
                 raise InputError(
-                    f"the address {value!r} is not allowed",
-                    remedy='Send the audio itself, or load the model with model_config={"addresses": [folder, …]}',
+                    f"the address {shown!r} is not allowed",
+                    remedy=f"Send the audio itself (base64 begins with {_DATA_URI}audio/wav;base64,), or load the model"
+                    ' with model_config={"addresses": [folder, …]}',
                     kind="address_not_allowed",
                 )
             return value
