@@ -227,9 +227,13 @@ def test_a_caller_cannot_have_other_addresses_opened_than_are_allowed(logged, ad
     config = {"addresses": list(allowed)}
     found = mlflow.pyfunc.load_model(logged.uri, model_config=config).predict(pd.DataFrame({"audio": [address]}))
     assert found["error"][0].startswith("address_not_allowed")
-    assert (
-        len(mlflow.pyfunc.load_model(logged.uri).predict(pd.DataFrame({"audio": ["UklGR" * 9999]}))["error"][0]) < 400
-    )
+
+
+def test_audio_that_is_taken_for_an_address_is_not_repeated_whole(logged):
+    found = mlflow.pyfunc.load_model(logged.uri).predict(pd.DataFrame({"audio": ["UklGR" * 9999]}))
+    assert found["error"][0].startswith("address_not_allowed")
+    assert "data:audio/wav;base64," in found["error"][0]
+    assert len(found["error"][0]) < 400
 
 
 def test_a_link_does_not_lead_out_of_an_allowed_folder(tmp_path):
