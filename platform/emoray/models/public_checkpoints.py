@@ -144,7 +144,8 @@ def _changes(
     name: str, *, hidden: int, dropout: float, encoder: dict[str, Any], normalise: bool | Sequence[float]
 ) -> dict[str, Any]:
     ssl = {"revision": None, "layers": "last", "architecture": {"model": encoder, "normalise": normalise}}
-    return {"name": name, "hidden": hidden, "dropout": dropout, "encoder": {"kind": "ssl", "ssl": ssl}}
+    encoder_changes = {"kind": "ssl", "speaker_norms": False, "ssl": ssl}
+    return {"name": name, "hidden": hidden, "dropout": dropout, "encoder": encoder_changes}
 
 
 def _encoder_settings(named: str) -> dict[str, Any]:

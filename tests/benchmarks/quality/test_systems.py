@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from benchmarks.quality.page import Scored, write_page
 from benchmarks.quality.rows import Job, configuration
-from benchmarks.quality.systems import ROWS, SYSTEMS, chosen, jobs_of
+from benchmarks.quality.systems import LOG_MELS, ROWS, SYSTEMS, chosen, jobs_of
 
 from emoray.models.build import MODELS, build
 
@@ -25,7 +25,7 @@ DIMENSIONS = ("valence", "arousal", "dominance")
 
 @pytest.fixture(scope="module")
 def jobs() -> list[Job]:
-    sections = configuration(argparse.Namespace(lake="nowhere", set=[]))
+    sections = configuration(argparse.Namespace(lake="nowhere", set=[]), *LOG_MELS)
     return jobs_of(chosen(None), 3, sections, HASHES)
 
 
