@@ -103,7 +103,7 @@ class GateConfig(Section):
         approvals: Tag → value that the version must have, for example `{reviewed_by: alice}`.
         clean_process: Whether the version must load and score in a process that cannot see this repository.
         clean_process_timeout_s: How long that may take.
-        fresh_environment: Whether that process has an environment of its own, into which only the version's pinned
+        fresh_environment: Whether that process has its own environment, into which only the version's pinned
             requirements are installed, by pip.
         fresh_environment_timeout_s: How long the installation may take.
     """

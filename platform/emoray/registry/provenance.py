@@ -60,7 +60,7 @@ def release() -> str:
 
 def packages() -> list[str]:
     """All installed packages as `name==version`, sorted."""
-    # Ray puts packages of its own on the path of processes that use it.
+    # Ray puts its own packages on the path of processes that use it.
     path = [one for one in sys.path if not one.endswith("thirdparty_files")]
     found = {(one.metadata["Name"] or "").lower(): one.version for one in metadata.distributions(path=path)}
     return [f"{name}=={version}" for name, version in sorted(found.items()) if name]
