@@ -25,6 +25,8 @@ def log_setup(tracking: Tracking, run_id: str, configuration: Mapping[str, Any])
     tree = {name: dict(section) for name, section in configuration.items()}
     for section, key in _PRIVATE:
         tree[section][key] = dict.fromkeys(tree[section][key], "not kept")
+    if "@" in (tree["tracking"]["uri"] or ""):  # a user and a password; `reproduce` takes the caller's store anyway
+        tree["tracking"]["uri"] = None
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     tracking.log_text(run_id, text, CONFIGURATION)
     tracking.log_text(run_id, "\n".join(provenance.packages()) + "\n", PACKAGES)
