@@ -169,7 +169,7 @@ def chromium() -> Iterator[int]:
 
 @contextlib.asynccontextmanager
 async def new_tab() -> AsyncIterator[Tab]:
-    """A tab of its own Chromium."""
+    """A tab in a new Chromium."""
     with chromium() as port:
         async with aiohttp.ClientSession() as session:
             async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as reply:

@@ -33,7 +33,7 @@ def _tree(root):
 
 
 def emoray(root, *words):
-    """The output of a command in a process of its own: MLflow remembers, by run, where artifacts lie."""
+    """The output of a command in a separate process: MLflow remembers, by run, where artifacts lie."""
     settings = [f"lake.root={root}", *jobs_kit.SMALL, *LENIENT]
     command = [sys.executable, "-m", "emoray_jobs", *words, *(word for one in settings for word in ("--set", one))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)

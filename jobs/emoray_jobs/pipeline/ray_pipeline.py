@@ -50,7 +50,7 @@ IDS = pa.schema([("utterance_id", pa.string())])
 ENDS_RUN = (ConfigError, MissingExtraError, RefusedError)
 
 
-@dataclass(eq=False)  # not frozen: Ray Data sets attributes of its own
+@dataclass(eq=False)  # not frozen: Ray Data adds attributes
 class StageOperator:
     """The stages of one operator, over blocks of rows. An actor's may be called from several threads at a time.
 
@@ -200,7 +200,7 @@ class RayPipeline:
         return dataset
 
     def run_isolated(self, batches: pa.Table) -> list[str]:
-        """Run every batch as a task in a process of its own; returns the utterance_ids of those whose process died."""
+        """Run every batch as a task in a separate process; returns the utterance_ids of those whose process died."""
         operator = StageOperator(self.stages, None, self.fingerprints, self.guard, self.lake, self.sink)
         # Twice, so that no row is blamed for the loss of the machine that it was on.
         lone = ray.remote(num_cpus=1, max_retries=1)(_consume)

@@ -39,11 +39,18 @@ def lost_error(uri: str, error: BaseException) -> ServiceError:
 @contextlib.contextmanager
 def patient() -> Iterator[None]:
     """Wait longer for answers while a block runs: a server that stores a large file answers when it is stored."""
-    before = os.environ.get(_TIMEOUT)
-    os.environ[_TIMEOUT] = str(max(UPLOAD_S, int(before or 0)))
+    with environment_kept(_TIMEOUT):
+        os.environ[_TIMEOUT] = str(max(UPLOAD_S, int(os.environ.get(_TIMEOUT) or 0)))
+        yield
+
+
+@contextlib.contextmanager
+def environment_kept(name: str) -> Iterator[None]:
+    """Restore an environment variable after a block."""
+    before = os.environ.get(name)
     try:
         yield
     finally:
-        os.environ.pop(_TIMEOUT, None)
+        os.environ.pop(name, None)
         if before is not None:
-            os.environ[_TIMEOUT] = before
+            os.environ[name] = before

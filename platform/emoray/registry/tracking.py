@@ -28,7 +28,7 @@ from emoray.errors import RegistryError, ServiceError, StoppedError
 from emoray.lake.tables import Lake
 from emoray.registry import provenance
 from emoray.registry.config import LOCAL_ARTIFACTS, TRACKING_URI, TrackingConfig, tracking_uri
-from emoray.registry.reach import is_lost, lost_error
+from emoray.registry.reach import environment_kept, is_lost, lost_error
 
 __all__ = ["Tracking", "TrackingConfig", "connect", "tracking_uri"]
 
@@ -221,7 +221,7 @@ def connect(config: TrackingConfig, lake: Lake) -> Tracking:
     uri = tracking_uri(config, lake)
     try:
         with _one_at_a_time(uri):
-            with _environment_kept(TRACKING_URI):
+            with environment_kept(TRACKING_URI):  # the next `connect` would take what MLflow sets for the user's
                 mlflow.set_tracking_uri(uri)
             mlflow.set_registry_uri(uri)
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -304,18 +304,6 @@ def _assert_at_home(artifacts: str, config: TrackingConfig, lake: Lake, uri: str
             remedy="Let it name itself again: emoray lake rehome",
             kind="moved_lake",
         )
-
-
-@contextlib.contextmanager
-def _environment_kept(name: str) -> Iterator[None]:
-    """Restore a variable after a block: MLflow sets it, and the next `connect` would take it for the user's."""
-    before = os.environ.get(name)
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ def references(bundle: Path) -> Mapping[str, Mapping[str, Any]]:
 
 
 def locate(bundle: Path, name: str) -> Path | None:
-    """A folder of a bundle, of its own or shared; None if it has none of this name.
+    """A folder of a bundle, its own or a shared one; None if it has none of this name.
 
     Raises:
         RegistryError: It is shared, and not on this machine (`shared_files_missing`).
